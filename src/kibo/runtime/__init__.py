@@ -1,0 +1,1 @@
+"""The box runtime: warden, guest, namespaces, overlay, limits, images and layers."""

@@ -1,0 +1,286 @@
+"""The Linux system calls that boxes are made of, as typed functions.
+
+One function a call; each raises ``OSError`` with the kernel's errno. Nothing here decides anything. The calls are
+made through ``ctypes`` because CPython wraps none of the namespace and mount calls in every version that Kibo
+supports. Sources: the man pages named at each function, section 2.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import signal
+import struct
+from typing import Final
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_syscall: Final = _libc.syscall
+_syscall.restype = ctypes.c_long
+
+MACHINE: Final = platform.machine()
+_X86: Final = MACHINE == "x86_64"
+
+# Numbers differ by architecture only for calls older than the unified table (424 and up are common to all).
+_NR: Final[dict[str, int]] = (
+    {
+        "clone": 56, "unshare": 272, "setns": 308, "mount": 165, "umount2": 166, "pivot_root": 155,
+        "prctl": 157, "capset": 126, "seccomp": 317, "sethostname": 170, "ioctl": 16,
+    }
+    if _X86
+    else {
+        "clone": 220, "unshare": 97, "setns": 268, "mount": 40, "umount2": 39, "pivot_root": 41,
+        "prctl": 167, "capset": 91, "seccomp": 277, "sethostname": 161, "ioctl": 29,
+    }
+)  # fmt: skip
+_NR |= {
+    "pidfd_send_signal": 424, "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
+    "pidfd_open": 434, "close_range": 436, "openat2": 437, "mount_setattr": 442,
+    "landlock_create_ruleset": 444, "landlock_restrict_self": 446,
+}  # fmt: skip
+
+# clone(2), unshare(2), setns(2)
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWCGROUP: Final = 0x02000000
+CLONE_NEWUTS: Final = 0x04000000
+CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWPID: Final = 0x20000000
+CLONE_NEWNET: Final = 0x40000000
+CLONE_PARENT: Final = 0x00008000
+_CLONE_CHILD_SETTID: Final = 0x01000000
+_CLONE_CHILD_CLEARTID: Final = 0x00200000
+
+# mount(2), umount2(2), the mount API of fsopen(2)
+MS_RDONLY: Final = 1
+MS_NOSUID: Final = 2
+MS_NODEV: Final = 4
+MS_NOEXEC: Final = 8
+MS_REMOUNT: Final = 32
+MS_BIND: Final = 4096
+MS_REC: Final = 16384
+MS_PRIVATE: Final = 1 << 18
+MS_SLAVE: Final = 1 << 19
+MNT_DETACH: Final = 2
+AT_FDCWD: Final = -100
+AT_EMPTY_PATH: Final = 0x1000
+AT_RECURSIVE: Final = 0x8000
+OPEN_TREE_CLONE: Final = 1
+OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
+MOVE_MOUNT_T_EMPTY_PATH: Final = 0x40
+FSCONFIG_SET_FLAG: Final = 0
+FSCONFIG_SET_STRING: Final = 1
+FSCONFIG_SET_FD: Final = 5
+FSCONFIG_CMD_CREATE: Final = 6
+MOUNT_ATTR_RDONLY: Final = 0x1
+MOUNT_ATTR_NOSUID: Final = 0x2
+MOUNT_ATTR_NODEV: Final = 0x4
+MOUNT_ATTR_NOEXEC: Final = 0x8
+MOUNT_ATTR_IDMAP: Final = 0x00100000
+
+# openat2(2)
+RESOLVE_NO_XDEV: Final = 0x01
+RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_NO_SYMLINKS: Final = 0x04
+RESOLVE_BENEATH: Final = 0x08
+RESOLVE_IN_ROOT: Final = 0x10
+
+# prctl(2)
+PR_SET_PDEATHSIG: Final = 1
+PR_SET_DUMPABLE: Final = 4
+PR_SET_NAME: Final = 15
+PR_SET_SECUREBITS: Final = 28
+PR_SET_NO_NEW_PRIVS: Final = 38
+PR_GET_TID_ADDRESS: Final = 40
+SECBIT_LOCKED_NO_ROOT: Final = 0x2F  # noroot, no-setuid-fixup and keep-caps-off, each with its lock
+
+_pythonapi: Final = ctypes.pythonapi
+for _name in ("PyOS_BeforeFork", "PyOS_AfterFork_Child", "PyOS_AfterFork_Parent"):
+    getattr(_pythonapi, _name).restype = None
+
+
+def _call(name: str, *args: object) -> int:
+    result: int = _syscall(_NR[name], *args)
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+    return result
+
+
+def _tid_address() -> int:
+    """Finds where the C library keeps the main thread's id, so that a raw clone can correct it in the child.
+
+    ``fork`` of the C library does the same with its private knowledge. Without it, ``raise`` and recursive locks in
+    the child would use the parent's id. Returns 0 where the kernel cannot tell (no CHECKPOINT_RESTORE).
+    """
+    address = ctypes.c_ulong(0)
+    if _syscall(_NR["prctl"], PR_GET_TID_ADDRESS, ctypes.byref(address), 0, 0, 0) != 0:
+        return 0
+    return address.value
+
+
+_TID_ADDRESS: Final = _tid_address()
+
+
+def clone(flags: int) -> int:
+    """Forks the calling process into new namespaces in one step, clone(2).
+
+    Works as ``os.fork`` does, Python's own fork hooks included, for a process with one thread. Returns 0 in the
+    child and the child's process id (in the caller's PID namespace) in the parent.
+    """
+    tid = ctypes.c_void_p(_TID_ADDRESS)
+    if _TID_ADDRESS:
+        flags |= _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID
+    _pythonapi.PyOS_BeforeFork()
+    # The last two arguments stand in the other order on aarch64: (tls, child_tid).
+    tail = (tid, None) if _X86 else (None, tid)
+    pid: int = _syscall(_NR["clone"], ctypes.c_ulong(flags | signal.SIGCHLD), None, None, *tail)
+    if pid == 0:
+        _pythonapi.PyOS_AfterFork_Child()
+        return 0
+    number = ctypes.get_errno()
+    _pythonapi.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(number, f"clone: {os.strerror(number)}")
+    return pid
+
+
+def unshare(flags: int) -> None:
+    """Moves the caller into new namespaces, unshare(2)."""
+    _call("unshare", flags)
+
+
+def setns(fd: int, flags: int) -> None:
+    """Joins the namespaces of a process (a pidfd) or one namespace (its file), setns(2)."""
+    _call("setns", fd, flags)
+
+
+def mount(source: str | None, target: str, fstype: str | None, flags: int = 0, data: str | None = None) -> None:
+    """Mounts by path, mount(2)."""
+    _call(
+        "mount",
+        *(None if v is None else v.encode() for v in (source, target, fstype)),
+        ctypes.c_ulong(flags),
+        None if data is None else data.encode(),
+    )
+
+
+def umount2(target: str, flags: int = MNT_DETACH) -> None:
+    """Unmounts by path, umount2(2)."""
+    _call("umount2", target.encode(), flags)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """Makes a mount the root of the mount namespace and of every process whose root was the old one, pivot_root(2)."""
+    _call("pivot_root", new_root.encode(), put_old.encode())
+
+
+def fsopen(fstype: str) -> int:
+    """Opens a file system configuration context, fsopen(2). Returns its descriptor."""
+    return _call("fsopen", fstype.encode(), 1)
+
+
+def fsconfig_string(fd: int, key: str, value: str) -> None:
+    """Sets a string option, fsconfig(2)."""
+    _call("fsconfig", fd, FSCONFIG_SET_STRING, key.encode(), value.encode(), 0)
+
+
+def fsconfig_flag(fd: int, key: str) -> None:
+    """Sets a flag option, fsconfig(2)."""
+    _call("fsconfig", fd, FSCONFIG_SET_FLAG, key.encode(), None, 0)
+
+
+def fsconfig_fd(fd: int, key: str, value: int) -> None:
+    """Sets an option whose value is a descriptor, fsconfig(2)."""
+    _call("fsconfig", fd, FSCONFIG_SET_FD, key.encode(), None, value)
+
+
+def fsconfig_create(fd: int) -> None:
+    """Creates the file system that was configured, fsconfig(2)."""
+    _call("fsconfig", fd, FSCONFIG_CMD_CREATE, None, None, 0)
+
+
+def fsmount(fd: int, attributes: int = 0) -> int:
+    """Makes a detached mount of a created file system, fsmount(2). Returns its descriptor, which also keeps it alive."""
+    return _call("fsmount", fd, 1, attributes)
+
+
+def open_tree(fd: int, path: str, flags: int) -> int:
+    """Opens, or with OPEN_TREE_CLONE copies, a mount (AT_RECURSIVE: and those below it), open_tree(2)."""
+    return _call("open_tree", fd, path.encode(), flags | OPEN_TREE_CLOEXEC)
+
+
+def move_mount(from_fd: int, to_path: str, to_fd: int = AT_FDCWD) -> None:
+    """Attaches a detached mount at a path, move_mount(2)."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | (MOVE_MOUNT_T_EMPTY_PATH if not to_path else 0)
+    _call("move_mount", from_fd, b"", to_fd, to_path.encode(), flags)
+
+
+def mount_setattr(fd: int, *, set_: int = 0, clear: int = 0, userns_fd: int = 0, recursive: bool = False) -> None:
+    """Changes a mount's attributes; with MOUNT_ATTR_IDMAP maps its ids by a user namespace, mount_setattr(2)."""
+    attributes = struct.pack("QQQQ", set_, clear, 0, userns_fd)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    _call("mount_setattr", fd, b"", flags, attributes, len(attributes))
+
+
+def openat2(dir_fd: int, path: str, flags: int, mode: int = 0, resolve: int = RESOLVE_IN_ROOT) -> int:
+    """Opens a path with a promise about how it is resolved, openat2(2). Returns a descriptor, closed on exec."""
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
+    return _call("openat2", dir_fd, os.fsencode(path), how, len(how))
+
+
+def pidfd_open(pid: int) -> int:
+    """Opens a process, pidfd_open(2)."""
+    return _call("pidfd_open", pid, 0)
+
+
+def pidfd_send_signal(pidfd: int, signum: int) -> None:
+    """Signals the process behind a pidfd, which cannot have been replaced by another, pidfd_send_signal(2)."""
+    _call("pidfd_send_signal", pidfd, signum, None, 0)
+
+
+def prctl(option: int, value: int = 0) -> int:
+    """Sets one of the process's attributes, prctl(2)."""
+    return _call("prctl", option, ctypes.c_ulong(value), 0, 0, 0)
+
+
+def set_name(name: str) -> None:
+    """Names the calling thread as ``ps`` shows it, at most 15 bytes."""
+    _call("prctl", PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+
+
+_NO_CAPABILITIES: Final = struct.pack("IIIIII", 0, 0, 0, 0, 0, 0)
+_CAPABILITY_HEADER: Final = struct.pack("II", 0x20080522, 0)
+
+
+def drop_capabilities() -> None:
+    """Gives up every capability for good: empty sets, and root's id gives none back, capset(2), capabilities(7)."""
+    prctl(PR_SET_SECUREBITS, SECBIT_LOCKED_NO_ROOT)
+    _call("capset", _CAPABILITY_HEADER, _NO_CAPABILITIES)
+
+
+def sethostname(name: str) -> None:
+    """Names the UTS namespace, sethostname(2)."""
+    data = name.encode()
+    _call("sethostname", data, len(data))
+
+
+def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
+    """Closes a range of descriptors, close_range(2)."""
+    _call("close_range", first, last, 0)
+
+
+def ioctl_pointer(fd: int, request: int, data: ctypes.Array[ctypes.c_char]) -> int:
+    """An ioctl(2) on a caller's own buffer, which the kernel may write."""
+    return _call("ioctl", fd, ctypes.c_ulong(request), data)
+
+
+def landlock_create_ruleset(attributes: bytes, flags: int = 0) -> int:
+    """Makes a Landlock rule set, or with flags 1 and no attributes tells the ABI version, landlock_create_ruleset(2)."""
+    return _call("landlock_create_ruleset", attributes or None, ctypes.c_size_t(len(attributes)), flags)
+
+
+def landlock_restrict_self(fd: int) -> None:
+    """Applies a rule set to the caller and its children, landlock_restrict_self(2). Needs no_new_privs."""
+    _call("landlock_restrict_self", fd, 0)
