@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Installs the Debian packages of the list that are missing, or names them to whoever may.
+# Usage: system.sh LIST
+set -euo pipefail
+list=$1
+missing=()
+# venv is asked of Python itself: pyenv's and others' have it without a package of this name.
+python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
+if command -v dpkg-query >/dev/null; then
+  while read -r package; do
+    dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+  done < <(sed -e 's/#.*//' -e 's/[[:space:]]//g' -e '/^$/d' "$list")
+fi
+[ "${#missing[@]}" -gt 0 ] || exit 0
+if [ -n "${KIBO_NO_APT:-}" ] || [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+  printf 'setup: these Debian packages are missing: %s\n' "${missing[*]}"
+  printf 'setup: what needs them is skipped, with the reason. To install them: sudo apt-get install %s\n' "${missing[*]}"
+  exit 0
+fi
+printf 'setup: installing Debian packages: %s\n' "${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# --no-install-recommends: the list names what is used. Services of the packages must not start by themselves.
+policy=/usr/sbin/policy-rc.d
+made_policy=
+if [ ! -e "$policy" ]; then
+  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  chmod 755 "$policy"
+  made_policy=1
+fi
+trap '[ -z "$made_policy" ] || rm -f "$policy"' EXIT
+apt-get install -y --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}" | sed -n 's/^Setting up /setup:   /p'

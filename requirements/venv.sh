@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Makes the virtual environment from the hash-pinned list, with uv, which pip brings (pinned too) when it is missing.
+# Usage: venv.sh DIRECTORY LOCK
+set -euo pipefail
+venv=$1 lock=$2
+python3 - <<'PY'
+import sys
+if sys.version_info < (3, 11):
+    sys.exit(f"setup: Kibo needs Python 3.11 or newer; python3 here is {sys.version.split()[0]}")
+PY
+if [ ! -x "$venv/bin/python" ]; then
+  echo "setup: making $venv with $(python3 --version)"
+  python3 -m venv "$venv"
+fi
+pins=$(grep -cE '^[a-z0-9].*==' "$lock")
+uv=$venv/bin/uv
+if [ ! -x "$uv" ]; then
+  pin=$(mktemp)
+  trap 'rm -f "$pin"' EXIT
+  awk '/^uv==/{p=1; print; next} /^[^[:space:]#]/{p=0} p' "$lock" >"$pin"
+  echo "setup: bringing uv ($(sed -nE 's/^uv==([^ ]+).*/\1/p' "$pin"))"
+  "$venv/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes -r "$pin"
+fi
+# uv reads none of pip's settings; a machine that reaches its packages through a mirror tells pip of it.
+index=$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null || true)
+[ -z "${UV_DEFAULT_INDEX:-}" ] && [ -n "${PIP_INDEX_URL:-$index}" ] && export UV_DEFAULT_INDEX="${PIP_INDEX_URL:-$index}"
+export VIRTUAL_ENV=$PWD/$venv
+echo "setup: installing $pins pinned packages from $lock"
+"$uv" pip install --quiet --require-hashes -r "$lock"
+"$uv" pip install --quiet --no-deps --no-build-isolation --editable .
+echo "setup: ready ($venv)"
