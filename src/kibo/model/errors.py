@@ -1,0 +1,399 @@
+"""Every error that Kibo raises, in families by who must act.
+
+```
+KiboError
+├── InvalidInput            the caller's program or arguments are wrong
+│   ├── InvalidDefinition       a Box or an Env is not well formed
+│   ├── CompositionConflict     two sides of a sum define one thing differently
+│   ├── UnmetNeed               nothing to the left of a part meets its `use(...)`
+│   ├── UnknownAction           the box has no action of that name
+│   ├── InvalidArguments        an argument is missing, unknown or of the wrong type
+│   ├── PathRefused             a path would leave the box
+│   └── LockMismatch            a locked build would resolve to something else
+├── Denied                  policy forbids it
+├── NotFound                what was named is not there
+│   ├── InstanceUnknown
+│   └── FileMissing
+├── WrongState              it is there, and not in a state that allows this
+│   ├── InstanceEnded
+│   └── StateLocked
+├── ActionFailed            the action itself went wrong, inside the box
+│   ├── ActionRaised            carries the remote type and traceback
+│   ├── InvalidResult           the result is not of the declared type
+│   ├── ActionTimedOut
+│   └── ActionExited            the process that ran the action is gone
+├── Exhausted               a limit was reached
+│   ├── MemoryExceeded
+│   ├── DiskFull
+│   ├── ProcessesExceeded
+│   ├── HostDiskFull            the host's disk, not the box's share
+│   └── FrameTooLarge
+├── Unavailable             lost or too late; another try may find it
+│   ├── RuntimeLost
+│   └── CommandTimedOut
+├── BuildFailed             a step that builds an environment or a state failed
+├── HostUnsupported         this host cannot give what was asked
+├── GuestViolation          the box broke the protocol, and was ended
+└── Bug                     Kibo is wrong
+```
+
+Every class has a stable dotted ``code`` and says in ``retry`` whether the same call may be made again:
+
+- ``never``: the same call fails the same way;
+- ``safe``: nothing happened, call again;
+- ``after``: call again once the cause in the hint is gone;
+- ``unknown``: it may have happened; find out before calling again.
+"""
+
+from typing import Any, ClassVar, Literal, NamedTuple
+
+Retry = Literal["never", "safe", "after", "unknown"]
+
+
+class KiboError(Exception):
+    """The root of every error that Kibo raises on purpose.
+
+    Args:
+        message: What went wrong, in one sentence that names the thing.
+        hint: What to do next, as one sentence; empty where there is nothing to do.
+        details: The facts behind the message (path, id, expected, actual), as values that JSON can hold.
+    """
+
+    code: ClassVar[str] = "kibo.error"
+    retry: ClassVar[Retry] = "never"
+
+    def __init__(self, message: str, *, hint: str = "", details: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details: dict[str, Any] = details or {}
+
+    def __str__(self) -> str:
+        """The message and its hint, so that a bare traceback already says what to do."""
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles by class and state: `Exception` would call the class with the message alone."""
+        return (type(self).__new__, (type(self), *self.args), self.__dict__)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describes the error for `--json` and for every remote surface: code, message, retry, hint, details."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "retry": self.retry,
+            "hint": self.hint,
+            "details": self.details,
+        }
+
+
+class InvalidInput(KiboError):
+    """The caller's program or arguments are wrong; the same call fails again."""
+
+    code = "input.invalid"
+
+
+class InvalidDefinition(InvalidInput):
+    """A Box, an Env or a parameter is not well formed."""
+
+    code = "box.definition"
+
+
+class CompositionConflict(InvalidInput):
+    """Two sides of a sum define the same action, service, file or setting differently."""
+
+    code = "box.conflict"
+
+
+class UnmetNeed(InvalidInput):
+    """A part uses a Box that nothing to its left is an instance of."""
+
+    code = "box.unmet_need"
+
+
+class UnknownAction(InvalidInput):
+    """The box has no action of that name."""
+
+    code = "action.unknown"
+
+
+class InvalidArguments(InvalidInput):
+    """An argument of an action is missing, unknown, or not of the declared type. The action did not start."""
+
+    code = "action.arguments"
+
+
+class PathRefused(InvalidInput):
+    """A path would leave the box's root, or is not one."""
+
+    code = "files.path"
+
+
+class LockMismatch(InvalidInput):
+    """A locked build would resolve to something other than what `kibo.lock` records."""
+
+    code = "build.locked"
+
+
+class Denied(KiboError):
+    """Policy forbids it."""
+
+    code = "policy.denied"
+
+
+class NotFound(KiboError):
+    """What was named is not there."""
+
+    code = "missing"
+
+
+class InstanceUnknown(NotFound):
+    """No instance has that id."""
+
+    code = "instance.unknown"
+
+
+class FileMissing(NotFound):
+    """The box has no such file."""
+
+    code = "files.missing"
+
+
+class WrongState(KiboError):
+    """It is there, and not in a state that allows this."""
+
+    code = "state.wrong"
+
+
+class InstanceEnded(WrongState):
+    """The instance has been destroyed, or its processes have ended."""
+
+    code = "instance.ended"
+
+
+class StateLocked(WrongState):
+    """Another process holds what this call needs."""
+
+    code = "state.locked"
+    retry = "after"
+
+
+class ActionFailed(KiboError):
+    """The action went wrong inside the box; what it did before that has happened."""
+
+    code = "action.failed"
+    retry = "unknown"
+
+
+class ActionRaised(ActionFailed):
+    """The action raised an exception; the traceback is the box's own text and is never evaluated.
+
+    Args:
+        message: What went wrong, in one sentence.
+        remote_type: The exception's class as the box names it, such as ``builtins.ValueError``.
+        remote_traceback: The traceback as text.
+        hint: See KiboError.
+        details: See KiboError.
+    """
+
+    code = "action.raised"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remote_type: str = "",
+        remote_traceback: str = "",
+        hint: str = "",
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, details=details)
+        self.remote_type = remote_type
+        self.remote_traceback = remote_traceback
+
+    def __str__(self) -> str:
+        """The message with the remote traceback below it."""
+        text = super().__str__()
+        return f"{text}\n\n{self.remote_traceback.rstrip()}" if self.remote_traceback else text
+
+    def to_dict(self) -> dict[str, Any]:
+        """As KiboError, with the remote type and traceback."""
+        remote = {"type": self.remote_type, "traceback": self.remote_traceback}
+        return {**super().to_dict(), "remote": remote}
+
+
+class InvalidResult(ActionFailed):
+    """The action returned something that is not of its declared type."""
+
+    code = "action.result"
+
+
+class ActionTimedOut(ActionFailed):
+    """The action ran past its time limit and was stopped."""
+
+    code = "action.timeout"
+
+
+class ActionExited(ActionFailed):
+    """The process that ran the action exited or was killed during it; the instance is over."""
+
+    code = "action.exited"
+
+
+class Exhausted(KiboError):
+    """A limit was reached."""
+
+    code = "limit"
+    retry = "after"
+
+
+class MemoryExceeded(Exhausted):
+    """The box reached its memory limit."""
+
+    code = "limit.memory"
+
+
+class DiskFull(Exhausted):
+    """The box reached its disk limit."""
+
+    code = "limit.disk"
+
+
+class ProcessesExceeded(Exhausted):
+    """The box reached its limit of processes and threads."""
+
+    code = "limit.pids"
+
+
+class HostDiskFull(Exhausted):
+    """The file system of the state directory is full."""
+
+    code = "host.disk_full"
+
+
+class FrameTooLarge(Exhausted):
+    """A message to or from a box is larger than a frame may be."""
+
+    code = "guest.frame_too_large"
+    retry = "never"
+
+
+class Unavailable(KiboError):
+    """Lost, or too late; another try may find it."""
+
+    code = "unavailable"
+    retry = "unknown"
+
+
+class RuntimeLost(Unavailable):
+    """The warden ended; every instance it held ended with it."""
+
+    code = "runtime.lost"
+
+
+class CommandTimedOut(Unavailable):
+    """A command run with `exec` passed its time limit and was killed with its process group."""
+
+    code = "exec.timeout"
+
+
+class BuildFailed(KiboError):
+    """A step that builds an environment or launches a state failed; nothing of it is kept.
+
+    Args:
+        message: What failed, in one sentence.
+        step: The step as the definition gives it, such as ``apt: chromium``.
+        log_tail: The last lines the step printed.
+        log_path: The file that has all it printed; empty where there is none.
+        hint: See KiboError.
+        details: See KiboError.
+    """
+
+    code = "build.failed"
+    retry = "after"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        step: str = "",
+        log_tail: str = "",
+        log_path: str = "",
+        hint: str = "",
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, details=details)
+        self.step = step
+        self.log_tail = log_tail
+        self.log_path = log_path
+
+    def __str__(self) -> str:
+        """The message, then the end of the step's log and where the rest of it is."""
+        text = super().__str__()
+        if self.log_tail:
+            text += f"\n\n{self.log_tail.rstrip()}"
+        if self.log_path:
+            text += f"\n(the whole log: {self.log_path})"
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """As KiboError, with the step and its log."""
+        build = {"step": self.step, "log_tail": self.log_tail, "log_path": self.log_path}
+        return {**super().to_dict(), "build": build}
+
+
+class HostUnsupported(KiboError):
+    """This host cannot give what was asked; `details["missing"]` names it and the hint is the remedy."""
+
+    code = "host.unsupported"
+    retry = "after"
+
+
+class GuestViolation(KiboError):
+    """The box sent something that the protocol does not allow, and was ended for it."""
+
+    code = "guest.protocol"
+    retry = "unknown"
+
+
+class Bug(KiboError):
+    """Kibo is wrong; please report it with the details."""
+
+    code = "kibo.bug"
+    retry = "unknown"
+
+
+class Surface(NamedTuple):
+    """How one family of errors looks from outside."""
+
+    http: int
+    exit_code: int
+    json_rpc: int
+
+
+#: The one table from error to HTTP status, exit code and JSON-RPC code. The nearest ancestor in it decides.
+#: Exit codes follow sysexits.h where it has a word for the family.
+ERROR_SURFACES: dict[type[KiboError], Surface] = {
+    KiboError: Surface(500, 70, -32603),
+    InvalidInput: Surface(422, 65, -32602),
+    UnknownAction: Surface(404, 64, -32601),
+    CompositionConflict: Surface(409, 65, -32602),
+    Denied: Surface(403, 77, -32001),
+    NotFound: Surface(404, 66, -32004),
+    WrongState: Surface(409, 75, -32009),
+    ActionFailed: Surface(502, 1, -32010),
+    ActionTimedOut: Surface(504, 124, -32011),
+    Exhausted: Surface(507, 73, -32013),
+    FrameTooLarge: Surface(413, 65, -32013),
+    Unavailable: Surface(503, 75, -32014),
+    CommandTimedOut: Surface(504, 124, -32011),
+    BuildFailed: Surface(424, 74, -32015),
+    HostUnsupported: Surface(501, 69, -32016),
+    GuestViolation: Surface(502, 76, -32017),
+    Bug: Surface(500, 70, -32603),
+}
+
+
+def surface(error: KiboError) -> Surface:
+    """Returns how `error` looks from outside, by the nearest of its classes in the table."""
+    return next(ERROR_SURFACES[cls] for cls in type(error).__mro__ if cls in ERROR_SURFACES)

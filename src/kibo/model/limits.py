@@ -1,0 +1,51 @@
+"""Named bounds on everything that something outside could make large, each with its reason."""
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+#: One message between host and guest. Large enough for a screenshot or a page, small enough that a guest which
+#: announces the largest frame costs the host less than a hundredth of a small machine. Files stream instead.
+MAX_FRAME_BYTES = 16 * MIB
+
+#: Nesting of a value in a message: deeper than any sensible result, far below the interpreter's own recursion limit.
+MAX_VALUE_DEPTH = 64
+
+#: What of a remote traceback, or of a build log's end, is kept in an error. A screenful is 5 KiB.
+MAX_ERROR_TEXT_BYTES = 64 * KIB
+
+#: Items that a streaming action may send ahead of its reader before it waits.
+MAX_STREAM_AHEAD = 256
+
+#: What one stream of `exec` may return; more is an error that points at `popen`.
+MAX_EXEC_OUTPUT_BYTES = 64 * MIB
+
+#: A box's classes and parameters as shipped into it. A model's weights belong in `Env.files`.
+MAX_DEFINITION_BYTES = 16 * MIB
+
+#: The kernel's PATH_MAX, its terminating zero included.
+MAX_PATH_BYTES = 4096
+
+#: A SKILL.md is guidance for a prompt; 256 KiB is some 60,000 tokens.
+MAX_SKILL_BYTES = 256 * KIB
+
+#: Parts of one sum. Each is a cached state and a layer; overlayfs takes 500 lower layers, less its bases and steps.
+MAX_PARTS = 128
+
+#: Levels of nested PID and user namespaces that the kernel allows below the first (32 with it).
+MAX_NAMESPACE_DEPTH = 31
+
+#: Memory of one box where its Env gives no limit, file pages included.
+DEFAULT_MEMORY_BYTES = 2 * GIB
+
+#: Processes and threads of one box: Chromium with a few pages has about 200.
+DEFAULT_PIDS = 1024
+
+#: What one box may write to its own file system.
+DEFAULT_DISK_BYTES = 4 * GIB
+
+#: Open descriptors of one process of a box.
+DEFAULT_OPEN_FILES = 4096
+
+#: One action, from its call to its result.
+DEFAULT_ACTION_S = 300.0
