@@ -43,11 +43,6 @@ class Id(str):
     prefix: ClassVar[str] = ""
 
     @classmethod
-    def new(cls) -> Self:
-        """Makes an id that no other call has made."""
-        return cls(cls.prefix + _random_hex())
-
-    @classmethod
     def parse(cls, text: str) -> Self:
         """Reads an id that came from outside.
 
@@ -60,28 +55,39 @@ class Id(str):
         return cls(text)
 
 
-class InstanceId(Id):
+class RandomId(Id):
+    """An id that is made at random."""
+
+    __slots__ = ()
+
+    @classmethod
+    def new(cls) -> Self:
+        """Makes an id that no other call has made."""
+        return cls(cls.prefix + _random_hex())
+
+
+class InstanceId(RandomId):
     """One running box, from spawn to destroy."""
 
     __slots__ = ()
     prefix = "inst_"
 
 
-class BranchId(Id):
+class BranchId(RandomId):
     """One line of execution."""
 
     __slots__ = ()
     prefix = "br_"
 
 
-class StateId(Id):
+class StateId(RandomId):
     """One cached state on this machine: a prefix of a sum, launched."""
 
     __slots__ = ()
     prefix = "state_"
 
 
-class SnapshotId(Id):
+class SnapshotId(RandomId):
     """One sealed point of a branch."""
 
     __slots__ = ()
@@ -89,7 +95,7 @@ class SnapshotId(Id):
 
 
 class LayerDigest(Id):
-    """An immutable file delta, named by the BLAKE2b-256 of its content; made by hashing, never at random."""
+    """An immutable file delta, named by the BLAKE2b-256 of its content; made by hashing."""
 
     __slots__ = ()
     prefix = "b2:"

@@ -1,0 +1,91 @@
+"""Frozen records of named fields.
+
+What a frozen dataclass gives, without importing `dataclasses`: that module imports `inspect`, which costs a box two
+megabytes that it never uses, and these records are imported in every box.
+"""
+
+from typing import Any, ClassVar, Self, dataclass_transform
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=False)
+class Record:
+    """A base for immutable values that compare by their fields.
+
+    A subclass annotates its fields in order, with class attributes as defaults. `__init__` takes them by position or
+    by name, then calls `_settle`, where a subclass turns what is convenient to write into what is stored.
+    """
+
+    _fields: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own = [name for name in _annotated(cls) if not name.startswith("_")]
+        cls._fields = (*cls._fields, *(name for name in own if name not in cls._fields))
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        fields = self._fields
+        if len(args) > len(fields):
+            raise TypeError(f"{type(self).__name__} takes at most {len(fields)} values, got {len(args)}")
+        values = self.__dict__
+        values.update(zip(fields, args, strict=False))
+        for name, value in kwargs.items():
+            if name not in fields:
+                known = ", ".join(fields)
+                raise TypeError(f"{type(self).__name__} has no field {name!r}; it has {known}")
+            if name in values:
+                raise TypeError(f"{type(self).__name__} got {name!r} twice")
+            values[name] = value
+        for name in fields:
+            if name not in values:
+                try:
+                    values[name] = getattr(type(self), name)
+                except AttributeError:
+                    raise TypeError(f"{type(self).__name__} needs {name!r}") from None
+        self._settle()
+
+    def _settle(self) -> None:
+        """Checks the fields and stores them in their settled form, with `_store`."""
+
+    def _store(self, name: str, value: object) -> None:
+        self.__dict__[name] = value
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable; make another with replace({name}=...)")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    def replace(self, **changes: Any) -> Self:
+        """Returns a record with `changes`, and the rest as here."""
+        return type(self)(**{**self.as_dict(), **changes})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields by name, in order; nested records stay records."""
+        return {name: self.__dict__[name] for name in self._fields}
+
+    def _key(self) -> tuple[Any, ...]:
+        return tuple(self.__dict__[name] for name in self._fields)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._key() == other._key()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._key()))
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{name}={value!r}"
+            for name, value in self.as_dict().items()
+            if name not in type(self).__dict__ or value != type(self).__dict__[name]
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _annotated(cls: type) -> list[str]:
+    """The names that the class's own body annotates, in order, without evaluating any annotation."""
+    own = cls.__dict__.get("__annotations__")
+    if own is None and "__annotate_func__" in cls.__dict__:  # Python 3.14: annotations are computed on demand
+        import annotationlib  # noqa: PLC0415
+
+        own = annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF)
+    return [name for name, kind in (own or {}).items() if "ClassVar" not in str(kind)]

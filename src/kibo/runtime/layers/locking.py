@@ -1,0 +1,66 @@
+"""Locks between processes that end with their holder, flock(2).
+
+A lock is a file below the state directory. The kernel releases it when the holder's last descriptor closes, however
+the holder ended, so that no lock is ever stale.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    """Whether the locked descriptor is still what the path names; a remover may have unlinked it in between."""
+    try:
+        named = os.stat(path)
+    except FileNotFoundError:
+        return False
+    opened = os.fstat(fd)
+    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
+
+
+def try_lock(path: Path, *, shared: bool = False) -> int | None:
+    """Takes a lock without waiting.
+
+    Args:
+        path: The lock's file; made when it is missing.
+        shared: Whether other shared holders may hold it too.
+
+    Returns:
+        A descriptor to close in order to release, or None when another holds the lock.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        if _same_file(fd, path):
+            return fd
+        os.close(fd)
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[float]:
+    """Holds a lock for the time of a block; waits for it without bound, in the kernel.
+
+    Yields:
+        The seconds that were spent waiting for another holder.
+    """
+    began = time.monotonic()
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if _same_file(fd, path):
+            break
+        os.close(fd)
+    try:
+        yield time.monotonic() - began
+    finally:
+        os.close(fd)

@@ -1,0 +1,96 @@
+"""Work in progress below the state directory, and the removal of what a killed process left.
+
+An entry is a directory ``tmp/<name>`` with a lock file ``tmp/<name>.lock`` beside it that its maker holds. An entry
+whose lock nobody holds belongs to nobody, and `sweep` removes it. The lock is taken before the directory is made and
+unlinked after it is gone, so that at no moment a live entry looks abandoned, or a dead one looks live.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from kibo.runtime.layers.locking import try_lock
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a tree whatever its modes are, without following links. Missing is fine.
+
+    Overlay work directories have mode 0, and packages make directories that their owner cannot write.
+
+    Raises:
+        OSError: Something in it belongs to an id that this process has no power over.
+    """
+    try:
+        info = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(info.st_mode):
+        os.unlink(path)
+        return
+    if info.st_mode & 0o700 != 0o700:
+        os.chmod(path, 0o700)
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(Path(entry.path))
+            else:
+                os.unlink(entry.path)
+    os.rmdir(path)
+
+
+@dataclass(slots=True)
+class TemporaryEntry:
+    """A directory of work in progress that lives no longer than its holder.
+
+    Attributes:
+        path: The directory.
+        lock_fd: The descriptor that holds the entry's lock. A child that inherits it keeps the entry alive.
+    """
+
+    path: Path
+    lock_fd: int
+
+    @classmethod
+    def create(cls, home: Path, purpose: str) -> TemporaryEntry:
+        """Makes an empty entry. ``purpose`` is a word for its name that a person reads in ``tmp``."""
+        while True:
+            path = home / "tmp" / f"{purpose}-{secrets.token_hex(6)}"
+            lock_fd = try_lock(_lock_path(path))
+            if lock_fd is not None:
+                break
+        path.mkdir(mode=0o700)
+        return cls(path, lock_fd)
+
+    def remove(self) -> None:
+        """Removes the directory, then its lock. Safe to call twice."""
+        if self.lock_fd < 0:
+            return
+        remove_tree(self.path)
+        _lock_path(self.path).unlink(missing_ok=True)
+        os.close(self.lock_fd)
+        self.lock_fd = -1
+
+
+def _lock_path(entry: Path) -> Path:
+    return entry.with_name(entry.name + ".lock")
+
+
+def sweep(home: Path) -> list[str]:
+    """Removes the entries whose holders have ended. Returns their names. Leaves every held entry alone.
+
+    Raises:
+        OSError: An entry belongs to ids that this process has no power over; run it in the builder then.
+    """
+    removed = []
+    for lock_path in sorted((home / "tmp").glob("*.lock")):
+        lock_fd = try_lock(lock_path)
+        if lock_fd is None:
+            continue
+        entry = TemporaryEntry(lock_path.with_suffix(""), lock_fd)
+        entry.remove()
+        removed.append(entry.path.name)
+    return removed
