@@ -1,6 +1,6 @@
-"""The unified hierarchy as the kernel's documentation describes it, in memory: it refuses what the kernel refuses.
+"""The unified hierarchy in memory, as the kernel documents it: it refuses what the kernel refuses.
 
-A verified fake: `test_cgroups.py` runs the same suite over this tree and over the machine's own, where it has one.
+A verified fake: `test_cgroups.py` runs one suite over this tree and over the machine's own.
 """
 
 from __future__ import annotations

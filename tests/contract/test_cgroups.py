@@ -1,4 +1,4 @@
-"""One suite over every adapter of control groups: the machine's own where it has them, and a verified fake."""
+"""One suite over every adapter of control groups: the machine's own, and a verified fake."""
 
 from __future__ import annotations
 
@@ -174,6 +174,13 @@ def removed(handle: object, timeout_s: float = 2.0) -> bool:
     return False
 
 
+def wait_until_joined(pid: int, name: str, hierarchies: int) -> None:
+    end = time.monotonic() + 5
+    while groups_of(pid).count(f"/{name}") < hierarchies:
+        assert time.monotonic() < end, groups_of(pid)
+        time.sleep(0.005)
+
+
 def groups_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cgroup").read_text()
 
@@ -181,10 +188,7 @@ def groups_of(pid: int) -> str:
 def test_a_process_joins_by_itself_and_is_counted(real: Cgroups) -> None:
     handle = real.create("joined", settable(real))
     pid = start("import time; time.sleep(60)", handle.attach_fds)
-    end = time.monotonic() + 5
-    while groups_of(pid).count("/joined") < len(handle.attach_fds):
-        assert time.monotonic() < end, groups_of(pid)
-        time.sleep(0.005)
+    wait_until_joined(pid, "joined", len(handle.attach_fds))
     assert not handle.remove()
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -204,9 +208,7 @@ def test_a_process_is_moved_in_from_outside(real: Cgroups) -> None:
 def test_kill_ends_every_process_inside(real: Cgroups) -> None:
     handle = real.create("killed", settable(real))
     pid = start("import os, time; [os.fork() for _ in range(2)]; time.sleep(60)", handle.attach_fds)
-    end = time.monotonic() + 5
-    while groups_of(pid).count("/killed") < len(handle.attach_fds) or time.monotonic() > end:
-        time.sleep(0.005)
+    wait_until_joined(pid, "killed", len(handle.attach_fds))
     handle.kill()
     _, status = os.waitpid(pid, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
@@ -229,7 +231,15 @@ def test_processes_beyond_the_limit_are_refused_and_counted(real: Cgroups) -> No
     if not real.available()["pids"]:
         pytest.skip("no pids controller here")
     handle = real.create("forks", CgroupLimits(pids=8))
-    program = "import time\nfor _ in range(50):\n try:\n  if os.fork() == 0: time.sleep(30)\n except BlockingIOError: os._exit(9)"
+    program = """
+import time
+for _ in range(50):
+    try:
+        if os.fork() == 0:
+            time.sleep(30)
+    except BlockingIOError:
+        os._exit(9)
+"""
     pid = start(program, handle.attach_fds)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 9
