@@ -19,7 +19,7 @@ class Record:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        own = [name for name in _annotated(cls) if not name.startswith("_")]
+        own = [n for n, kind in annotations_of(cls).items() if n[0] != "_" and not is_class_variable(kind)]
         cls._fields = (*cls._fields, *(name for name in own if name not in cls._fields))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -81,11 +81,15 @@ class Record:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def _annotated(cls: type) -> list[str]:
-    """The names that the class's own body annotates, in order, without evaluating any annotation."""
-    own = cls.__dict__.get("__annotations__")
-    if own is None and "__annotate_func__" in cls.__dict__:  # Python 3.14: annotations are computed on demand
-        import annotationlib  # noqa: PLC0415
+def annotations_of(owner: type) -> dict[str, Any]:
+    """Returns what the body of `owner` itself annotates, in order, evaluating nothing that is still a string."""
+    own = owner.__dict__.get("__annotations__")
+    if own is None and "__annotate_func__" in owner.__dict__:  # Python 3.14 computes annotations on demand
+        annotationlib = __import__("annotationlib")
+        own = annotationlib.get_annotations(owner, format=annotationlib.Format.FORWARDREF)
+    return own or {}
 
-        own = annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF)
-    return [name for name, kind in (own or {}).items() if "ClassVar" not in str(kind)]
+
+def is_class_variable(annotation: Any) -> bool:
+    """Says whether an annotation, perhaps still a string, is a ClassVar."""
+    return "ClassVar" in str(annotation)

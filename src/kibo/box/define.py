@@ -1,0 +1,314 @@
+"""How a Box is defined: the class, its actions and its needs.
+
+This module is imported on the host, where a Box is an immutable definition, and inside boxes, where the same class
+is the live object: `__kibo_restore__` makes it one. Whatever only the host needs is imported where it is used.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, get_args, overload
+
+from kibo.box.env import Env
+from kibo.box.policy import Rule, Secret
+from kibo.model.errors import InvalidDefinition, WrongState
+
+if TYPE_CHECKING:
+    from kibo.box.tools import Format
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+BoxType = TypeVar("BoxType", bound="Box")
+
+#: What an action does to the outside world; decides what a branch that is not `main` does with it.
+Effect = Literal["none", "read", "bufferable", "reversible", "irreversible"]
+
+#: Names that every instance has of its own: an action with one of them could not be reached.
+INSTANCE_NAMES = frozenset(
+    "branch context delegate destroy diff digest env egress exec files fork id logs on_event popen publish_event"
+    " secrets send_message shell skill snapshot spawn status tools".split()
+)
+#: Names of the definition that a parameter cannot have.
+DEFINITION_NAMES = frozenset("digest egress env secrets skill spawn tools launch resume".split())
+#: What the tool formats of model providers take.
+MAX_ACTION_NAME = 64
+
+_CO_COROUTINES = 0x80 | 0x100 | 0x200  # inspect.CO_COROUTINE, CO_ITERABLE_COROUTINE, CO_ASYNC_GENERATOR
+_CO_GENERATOR = 0x20
+_LIVE = "_kibo_live"
+
+
+class Action:
+    """A method that `@action` marked. Read from a live object it is the method; a definition refuses to run it."""
+
+    def __init__(self, function: Callable[..., Any], effect: Effect, timeout_s: float | None) -> None:
+        self.function = function
+        self.effect = effect
+        self.timeout_s = timeout_s
+        #: The resolved annotations, once the host has read them. They travel into boxes, where the globals that
+        #: annotations written as strings name do not.
+        self.hints: dict[str, Any] | None = None
+        self.__doc__ = function.__doc__
+        self.__name__ = function.__name__
+
+    @property
+    def streaming(self) -> bool:
+        """Whether it is a generator: what it yields is streamed, what it returns is the result."""
+        return bool(self.function.__code__.co_flags & _CO_GENERATOR)
+
+    def __get__(self, owner: "Box | None", cls: type | None = None) -> Any:
+        """The bound method where the box is live; on a definition, a callable that says what to do instead."""
+        if owner is None:
+            return self
+        if owner.__dict__.get(_LIVE):
+            return self.function.__get__(owner, cls)
+        return _NotRunning(owner, self.function.__name__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the function with `self` given, as `super()`-less calls such as `Base.open(self, url)` do."""
+        return self.function(*args, **kwargs)
+
+
+class _NotRunning:
+    def __init__(self, box: "Box", name: str) -> None:
+        self.box = box
+        self.name = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise WrongState(
+            f"{self.box!r} is a definition and does not run: {self.name}() needs an instance",
+            hint=f"Call it on an instance: box.spawn().{self.name}(...).",
+            details={"action": self.name},
+        )
+
+
+@overload
+def action(function: Function, /) -> Function: ...
+@overload
+def action(*, effect: Effect = "none", timeout_s: float | None = None) -> Callable[[Function], Function]: ...
+def action(
+    function: Callable[..., Any] | None = None, /, *, effect: Effect = "none", timeout_s: float | None = None
+) -> Any:
+    """Makes a method of a Box an action: the only thing that callers of an instance see.
+
+    Its parameters and its result are typed by its annotations; its docstring is the guidance that a model reads. A
+    generator streams what it yields.
+
+    Args:
+        function: The method, where the decorator is used bare.
+        effect: What it does to the outside world.
+        timeout_s: Seconds it may take; None leaves it to the box's limits.
+
+    Raises:
+        InvalidDefinition: It is a coroutine, has a name that an instance uses itself, or an unknown effect.
+    """
+
+    def mark(method: Callable[..., Any]) -> Action:
+        _check_action(method, effect, timeout_s)
+        return Action(method, effect, timeout_s)
+
+    return mark if function is None else mark(function)
+
+
+def _check_action(method: Callable[..., Any], effect: str, timeout_s: float | None) -> None:
+    code = getattr(method, "__code__", None)
+    name = getattr(method, "__name__", "")
+    if code is None:
+        raise InvalidDefinition(f"@action marks methods, not {type(method).__name__}")
+    if code.co_flags & _CO_COROUTINES:
+        raise InvalidDefinition(
+            f"action {name}() is asynchronous; actions of a box run one at a time",
+            hint="Write it with `def`; a generator (`yield`) streams progress.",
+            details={"action": name},
+        )
+    if name in INSTANCE_NAMES:
+        raise InvalidDefinition(
+            f"an action cannot be called {name}: every instance has {name} of its own",
+            hint=f"Name it for what it does to the box's subject, such as {name}_page.",
+            details={"action": name},
+        )
+    if name.startswith("_") or not name.isascii() or len(name) > MAX_ACTION_NAME:
+        raise InvalidDefinition(
+            f"an action cannot be called {name!r}",
+            hint=f"Use at most {MAX_ACTION_NAME} ASCII letters, digits and _, and no leading _.",
+            details={"action": name},
+        )
+    if effect not in get_args(Effect):
+        raise InvalidDefinition(f"{effect!r} is not an effect", hint=f"One of {', '.join(get_args(Effect))}.")
+    if timeout_s is not None and not timeout_s > 0:
+        raise InvalidDefinition(f"action {name}(): timeout_s must be above 0, got {timeout_s!r}")
+
+
+def on_event(name: str) -> Callable[[Function], Function]:
+    """Marks a method of a Box as the handler of the events called `name`; it runs inside the instance."""
+
+    def mark(method: Function) -> Function:
+        method.__kibo_event__ = name  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+class Use:
+    """A typed need. In a live box the attribute is the part that meets it; a definition has nothing there yet."""
+
+    def __init__(self, box: type["Box"]) -> None:
+        self.box = box
+        self.name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    # A live box holds what meets the need in its `__dict__`, which wins over this descriptor: it defines no __set__.
+    def __get__(self, owner: "Box | None", cls: type | None = None) -> Any:
+        """Itself on the class; on a definition, an error that says where the part is to be found."""
+        if owner is None:
+            return self
+        raise WrongState(
+            f"{owner!r} is a definition: its {self.name} exists in an instance only",
+            hint=f"Use self.{self.name} inside launch(), resume() or an action.",
+            details={"need": self.box.__qualname__},
+        )
+
+
+def use(box: type[BoxType]) -> BoxType:
+    """Declares that a Box needs another, which some part to its left in a sum must be an instance of.
+
+    Where several are, the nearest to the left is used.
+
+    Raises:
+        InvalidDefinition: `box` is not a Box class.
+    """
+    if not (isinstance(box, type) and issubclass(box, Box)):
+        shown = f"{type(box).__name__}(...)" if isinstance(box, Box) else repr(box)
+        raise InvalidDefinition(f"use() takes a Box class, got {shown}", hint="Write use(Browser), not use(Browser()).")
+    return cast(BoxType, Use(box))
+
+
+class Box:
+    """A skill bound to an environment: an immutable definition with a digest, which `spawn()` makes instances of.
+
+    A subclass says what it is in its docstring (or `skill`), what it needs in `env`, `secrets`, `egress` and
+    `use(...)`, what it is parametrised by in annotations, and what it can do in methods marked with `@action`.
+    `launch()` runs once, when its state is built; `resume()` in every new instance. `Box()` itself is the empty box,
+    and changes nothing that it is added to.
+
+    Raises:
+        InvalidDefinition: A parameter is missing, unknown, or not of its annotated type.
+    """
+
+    env: ClassVar[Env] = Env()
+    secrets: ClassVar[Sequence[Secret]] = ()
+    egress: ClassVar[Sequence[Rule]] = ()
+    skill: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        body = cls.__dict__
+        if "__init__" in body or "__new__" in body:
+            raise InvalidDefinition(
+                f"{cls.__name__} defines __init__: a Box is made of its parameters alone",
+                hint="Annotate parameters in the class (`customer: str`), and do the work in launch().",
+            )
+        for name, value in body.items():
+            inherited = next((vars(base)[name] for base in cls.__mro__[1:] if name in vars(base)), None)
+            if isinstance(inherited, Action) and not isinstance(value, Action):
+                raise InvalidDefinition(
+                    f"{cls.__name__}.{name} hides an action of {cls.__mro__[1].__name__} without being one",
+                    hint="Decorate it with @action.",
+                )
+            if isinstance(value, Action) and name != value.function.__name__:
+                raise InvalidDefinition(f"{cls.__name__}.{name} and its action {value.function.__name__} differ in name")
+
+    def __init__(self, **parameters: Any) -> None:
+        from kibo.box.parameters import settle_parameters  # noqa: PLC0415
+
+        self.__dict__.update(settle_parameters(type(self), parameters))
+
+    @staticmethod
+    def __kibo_restore__(obj: "Box", parameters: Mapping[str, Any], bound: Mapping[str, "Box"]) -> None:
+        """Makes `obj`, fresh from `__new__`, the live object of a box: inside it attributes may be set."""
+        obj.__dict__.update(parameters)
+        obj.__dict__.update(bound)
+        obj.__dict__[_LIVE] = True
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not self.__dict__.get(_LIVE):
+            raise AttributeError(
+                f"{self!r} is a definition and immutable; attributes are set inside launch(), resume() and actions"
+            )
+        self.__dict__[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        if not self.__dict__.get(_LIVE):
+            raise AttributeError(f"{self!r} is a definition and immutable")
+        object.__delattr__(self, name)
+
+    @property
+    def digest(self) -> str:
+        """Names the definition: equal in every process and on every machine that defines the same."""
+        from kibo.box.sums import digest_of  # noqa: PLC0415
+
+        return digest_of(self)
+
+    def __add__(self, other: "Box") -> "Box":
+        """The two composed: the left launches first, and the right sees it through `use`.
+
+        Raises:
+            CompositionConflict: Both define an action, service, file or setting, and differently.
+        """
+        from kibo.box.sums import add  # noqa: PLC0415
+
+        return add(self, other) if isinstance(other, Box) else NotImplemented
+
+    def __or__(self, other: "Box") -> "Box":
+        """As `+`, and where the two conflict the right side wins."""
+        from kibo.box.sums import override  # noqa: PLC0415
+
+        return override(self, other) if isinstance(other, Box) else NotImplemented
+
+    def __eq__(self, other: object) -> bool:
+        if self is other or not isinstance(other, Box):
+            return self is other
+        if self.__dict__.get(_LIVE) or other.__dict__.get(_LIVE):
+            return False  # live objects are not values
+        return self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return id(self) if self.__dict__.get(_LIVE) else hash(self.digest)
+
+    def __repr__(self) -> str:
+        shown = [f"{name}={value!r}" for name, value in self.__dict__.items() if not name.startswith("_")]
+        return f"{type(self).__name__}({'...' if self.__dict__.get(_LIVE) else ', '.join(shown)})"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def spawn(self, **options: Any) -> Any:
+        """Makes an instance, forked from this box's cached state, which is built first where it is not cached.
+
+        Args:
+            **options: As the runtime takes them; see `kibo spawn --help`.
+
+        Returns:
+            A proxy that offers the box's actions. It is a context manager; unreferenced, it is destroyed.
+
+        Raises:
+            UnmetNeed: A part needs a Box that nothing to its left is.
+            BuildFailed: The environment or a `launch()` failed; nothing is left. Retry once the cause is gone.
+            HostUnsupported: This host cannot isolate as asked; the hint is the remedy.
+        """
+        from kibo.box.spawning import current  # noqa: PLC0415
+
+        return current().spawn(self, **options)
+
+    def tools(self, format: "Format" = "openai") -> list[dict[str, Any]]:
+        """Returns the actions as a model provider's tool definitions: names, guidance and arguments, nothing else.
+
+        Raises:
+            UnmetNeed: As for `spawn`.
+            InvalidInput: `format` is not one of openai, anthropic, mcp.
+        """
+        from kibo.box.tools import tools  # noqa: PLC0415
+
+        return tools(self, format)

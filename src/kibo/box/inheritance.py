@@ -1,0 +1,91 @@
+"""What a Box class has from its bases: environment, policy, needs, actions and guidance.
+
+Each class says what it adds or changes. Going from the farthest base to the class itself, environments are laid one
+over the other (lists grow, the nearer class wins where both say something), rules and secrets add up.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from kibo.box.define import Action, Box, Use
+from kibo.box.env import Env, Service
+from kibo.box.policy import Allow, Deny, Rule, Secret
+from kibo.model.errors import InvalidDefinition
+
+
+def _own(cls: type[Box], attribute: str) -> Iterator[tuple[type, Any]]:
+    for owner in reversed(cls.__mro__):
+        if owner is not Box and attribute in owner.__dict__:
+            yield owner, owner.__dict__[attribute]
+
+
+def unique(*lists: Any) -> tuple[Any, ...]:
+    """Joins sequences, keeping the first of what is equal."""
+    return tuple(dict.fromkeys(item for items in lists for item in items))
+
+
+def environment_of(cls: type[Box]) -> Env:
+    """Returns the environment of `cls`, its bases' included."""
+    env = Env()
+    for owner, own in _own(cls, "env"):
+        if not isinstance(own, Env):
+            raise InvalidDefinition(f"{owner.__name__}.env must be Env(...), got {type(own).__name__}")
+        env = extend(env, own)
+    return env
+
+
+def extend(env: Env, own: Env) -> Env:
+    """Returns `env` with `own` laid over it; where both say something, `own` wins."""
+    services: dict[str, Service] = {s.name: s for s in (*env.services, *own.services)}
+    return Env(
+        base=env.base if own.base == "host" else own.base,
+        apt=unique(env.apt, own.apt),
+        pip=unique(env.pip, own.pip),
+        npm=unique(env.npm, own.npm),
+        files={**env.files, **own.files},
+        run=unique(env.run, own.run),
+        services=tuple(services.values()),
+        variables={**env.variables, **own.variables},
+        limits=env.limits.inherited(own.limits),
+        user="root" if "root" in (env.user, own.user) else "box",
+        nested_namespaces=env.nested_namespaces or own.nested_namespaces,
+    )
+
+
+def egress_of(cls: type[Box]) -> tuple[Rule, ...]:
+    """Returns the rules of `cls`, its bases' included."""
+    return unique(*(_checked(owner, "egress", rules, (Allow, Deny)) for owner, rules in _own(cls, "egress")))
+
+
+def secrets_of(cls: type[Box]) -> tuple[Secret, ...]:
+    """Returns the secrets of `cls`, its bases' included; the nearer class wins for one name."""
+    named: dict[str, Secret] = {}
+    for owner, secrets in _own(cls, "secrets"):
+        named.update({secret.name: secret for secret in _checked(owner, "secrets", secrets, (Secret,))})
+    return tuple(named.values())
+
+
+def _checked(owner: type, attribute: str, values: Any, kinds: tuple[type, ...]) -> tuple[Any, ...]:
+    values = tuple(values) if isinstance(values, list | tuple) else (values,)
+    for value in values:
+        if not isinstance(value, kinds):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise InvalidDefinition(f"{owner.__name__}.{attribute} must be a list of {names}, got {value!r}")
+    return values
+
+
+def needs_of(cls: type[Box]) -> dict[str, type[Box]]:
+    """Returns the needs of `cls` by attribute, its bases' included."""
+    return {name: value.box for name, value in _attributes(cls).items() if isinstance(value, Use)}
+
+
+def actions_of(cls: type[Box]) -> dict[str, Action]:
+    """Returns the actions of `cls` by name, its bases' first."""
+    return {name: value for name, value in _attributes(cls).items() if isinstance(value, Action)}
+
+
+def _attributes(cls: type) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for owner in reversed(cls.__mro__):
+        found.update(owner.__dict__)
+    return found

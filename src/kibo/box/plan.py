@@ -1,0 +1,204 @@
+"""A plan: everything that a runtime needs to know of a definition, resolved and checked.
+
+Needs are checked here, and not in `+`: `b + c` alone may lack what `a` brings in `a + (b + c)`.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+from kibo.box.actions import ActionSpec
+from kibo.box.conflicts import PINNED, claims_of, pin_of, winners
+from kibo.box.define import Box
+from kibo.box.env import Env, Limits
+from kibo.box.identity import describe
+from kibo.box.inheritance import actions_of, egress_of, environment_of, extend, needs_of, secrets_of, unique
+from kibo.box.policy import Rule, Secret
+from kibo.box.skills import guidance_of
+from kibo.box.sums import digest_of, parts_of, prefix_digest, yields_of
+from kibo.model.errors import UnmetNeed
+from kibo.model.record import Record
+
+#: Plans kept, by digest; one is a few kilobytes. Enough for every box that one program is likely to use at once.
+_MAX_PLANS = 256
+_plans: dict[str, "Plan"] = {}
+
+
+class Part(Record):
+    """One single box of a plan.
+
+    Attributes:
+        cls: Its class.
+        params: Its parameters, by name.
+        name: The class's name.
+        digest: The digest of this part alone.
+        has_launch: Whether it has `launch()`.
+        has_resume: Whether it has `resume()`.
+        needs: For each `use` attribute, the index of the part that meets it.
+        env: Its environment, with what it yields to others left as it says it; `Plan.env` has the sum's.
+        guidance: Its skill's text.
+    """
+
+    cls: type[Box]
+    params: Mapping[str, Any]
+    name: str
+    digest: str
+    has_launch: bool
+    has_resume: bool
+    needs: Mapping[str, int]
+    env: Env
+    guidance: str
+
+
+class Plan(Record):
+    """A definition, resolved.
+
+    Attributes:
+        parts: In order of launch.
+        env: The merged environment.
+        egress: The rules of all parts; where they contradict, deny wins (`kibo.box.policy.find_rule`).
+        secrets: Those of all parts.
+        limits: Those of `env`: the larger of each.
+        actions: By name.
+        digest: The definition's.
+        prefixes: The digest of each prefix of the sum; the last is `digest`. Each names a cached state.
+    """
+
+    parts: tuple[Part, ...]
+    env: Env
+    egress: tuple[Rule, ...]
+    secrets: tuple[Secret, ...]
+    limits: Limits
+    actions: Mapping[str, ActionSpec]
+    digest: str
+    prefixes: tuple[str, ...]
+
+
+def plan(box: Box) -> Plan:
+    """Resolves a definition. The same digest gives the same plan, from a bounded cache.
+
+    Raises:
+        UnmetNeed: A part needs a Box that nothing to its left is an instance of; says which would meet it.
+        InvalidDefinition: An action's signature or type cannot be used, or a skill file cannot be read.
+        CompositionConflict: As for `+`.
+    """
+    digest = digest_of(box)
+    known = _plans.get(digest)
+    if known is None:
+        known = _resolve(box, digest)
+        while len(_plans) >= _MAX_PLANS:
+            del _plans[next(iter(_plans))]  # the oldest: dicts keep order
+        _plans[digest] = known
+    return known
+
+
+def _resolve(box: Box, digest: str) -> Plan:
+    boxes, yields = parts_of(box), yields_of(box)
+    say = winners(boxes, yields)
+    env = _merged(boxes, say)
+    secrets = {secret.name: secret for part in boxes for secret in secrets_of(type(part))}
+    for (kind, name), index in say.items():
+        if kind == "secret":
+            secrets[name] = next(s for s in secrets_of(type(boxes[index])) if s.name == name)
+    return Plan(
+        parts=tuple(_part(boxes, index) for index in range(len(boxes))),
+        env=env,
+        egress=_egress(boxes, say),
+        secrets=tuple(secrets.values()),
+        limits=env.limits,
+        actions=_actions(boxes, say),
+        digest=digest,
+        prefixes=tuple(prefix_digest(boxes[: end + 1], yields) for end in range(len(boxes))),
+    )
+
+
+def _part(boxes: Sequence[Box], index: int) -> Part:
+    box = boxes[index]
+    cls = type(box)
+    return Part(
+        cls=cls,
+        params={name: value for name, value in box.__dict__.items() if not name.startswith("_")},
+        name=cls.__name__,
+        digest=digest_of(box),
+        has_launch=callable(getattr(cls, "launch", None)),
+        has_resume=callable(getattr(cls, "resume", None)),
+        needs={name: _meeting(boxes, index, name, need) for name, need in needs_of(cls).items()},
+        env=environment_of(cls),
+        guidance=guidance_of(cls),
+    )
+
+
+def _meeting(boxes: Sequence[Box], index: int, attribute: str, need: type[Box]) -> int:
+    """The nearest part to the left that is an instance of `need`."""
+    for left in range(index - 1, -1, -1):
+        if isinstance(boxes[left], need) or _defined_again(type(boxes[left]), need):
+            return left
+    after = any(isinstance(box, need) for box in boxes[index + 1 :])
+    name = type(boxes[index]).__name__
+    raise UnmetNeed(
+        f"{name}.{attribute} needs {need.__name__}, and nothing to the left of {name} is one",
+        hint=f"Put {need.__name__} before {name}."
+        if after
+        else f"{need.__name__} would meet it: {need.__name__}(...) + {boxes[index]!r}.",
+        details={"part": name, "attribute": attribute, "needs": need.__name__},
+    )
+
+
+def _defined_again(cls: type, need: type[Box]) -> bool:
+    """Whether a base of `cls` is `need` by another run of the same definition, as when a notebook cell runs twice."""
+    return any(
+        base.__qualname__ == need.__qualname__ and describe(base, base) == describe(need, need)
+        for base in cls.__mro__
+        if base is not Box and issubclass(base, Box)
+    )
+
+
+def _actions(boxes: Sequence[Box], say: Mapping[tuple[str, str], int]) -> dict[str, ActionSpec]:
+    return {
+        name: ActionSpec(type(box), action, index)
+        for index, box in enumerate(boxes)
+        for name, action in actions_of(type(box)).items()
+        if say["action", name] == index
+    }
+
+
+def _egress(boxes: Sequence[Box], say: Mapping[tuple[str, str], int]) -> tuple[Rule, ...]:
+    return unique(
+        *(
+            [rule for rule in egress_of(type(box)) if say.get(("route to", rule.target), index) == index]
+            for index, box in enumerate(boxes)
+        )
+    )
+
+
+def _merged(boxes: Sequence[Box], say: Mapping[tuple[str, str], int]) -> Env:
+    return reduce(_join, (_without_lost(box, index, boxes, say) for index, box in enumerate(boxes)), Env())
+
+
+def _without_lost(box: Box, index: int, boxes: Sequence[Box], say: Mapping[tuple[str, str], int]) -> Env:
+    """The environment of one part, without what it says otherwise than the part that has the say."""
+    env, claims = environment_of(type(box)), claims_of(box)
+    lost = {
+        place
+        for place, claim in claims.items()
+        if say[place] != index and claims_of(boxes[say[place]])[place].content != claim.content
+    }
+    if not lost:
+        return env
+    packages = {
+        field: [item for item in getattr(env, field) if (kind, pin_of(field, item)[0]) not in lost]
+        for field, kind in PINNED.items()
+    }
+    return env.replace(
+        **packages,
+        base="host" if ("base", "") in lost else env.base,
+        files={path: source for path, source in env.files.items() if ("file", path) not in lost},
+        variables={name: value for name, value in env.variables.items() if ("variable", name) not in lost},
+        services=tuple(service for service in env.services if ("service", service.name) not in lost),
+    )
+
+
+def _join(env: Env, other: Env) -> Env:
+    """Two environments that do not conflict, as one: lists joined, the larger of each limit."""
+    joined = extend(env, other)
+    return joined.replace(limits=env.limits.merged(other.limits))
