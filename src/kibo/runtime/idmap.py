@@ -63,11 +63,20 @@ def _granted(path: str, user: str, uid: int) -> int | None:
     return None
 
 
+def _owns(first: int) -> bool:
+    """Tells whether a range exists in the process's own user namespace: a container's may be small."""
+    for path in ("/proc/self/uid_map", "/proc/self/gid_map"):
+        extents = [[int(field) for field in line.split()] for line in Path(path).read_text().splitlines()]
+        if not any(inside <= first and first + RANGE <= inside + count for inside, _, count in extents):
+            return False
+    return True
+
+
 @lru_cache(maxsize=1)
 def choose_map() -> IdMap:
     """Chooses the best map that this process may have. Reads ``/etc/subuid`` and ``/etc/subgid`` once."""
     uid, gid = os.geteuid(), os.getegid()
-    if uid == 0:
+    if uid == 0 and _owns(ROOT_BASE):
         lines = ((0, ROOT_BASE, RANGE),)
         return IdMap("root", lines, lines)
     try:
