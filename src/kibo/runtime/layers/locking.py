@@ -63,4 +63,6 @@ def holding(path: Path) -> Iterator[float]:
     try:
         yield time.monotonic() - began
     finally:
+        # Unlinked while it is held: a waiter then finds that the name is another file, and opens that one.
+        path.unlink(missing_ok=True)
         os.close(fd)

@@ -1,0 +1,1 @@
+"""From an Env to layers: bases, build steps, and the interpreter that every box shares."""

@@ -1,0 +1,152 @@
+"""The user's process's side of a build: starts the builder, follows its events, and ends it when no longer wanted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.abc
+
+import kibo
+from kibo.model import errors
+from kibo.model.errors import KiboError
+
+#: A line of the builder's is an event with one line of a program's output; programs print what they like.
+_MAX_LINE_BYTES: Final = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BuildEvent:
+    """One thing that happened during a build.
+
+    Attributes:
+        kind: ``started``, ``cached`` or ``built`` for a step, ``output`` for a line that a step printed.
+        step: The step's label, such as ``apt: chromium``.
+        index: Which step it is, from 0.
+        total: How many steps the build has.
+        text: The line, for ``output``.
+        seconds: How long the step took, for ``cached`` and ``built``.
+    """
+
+    kind: str
+    step: str
+    index: int = 0
+    total: int = 0
+    text: str = ""
+    seconds: float = 0.0
+
+
+Progress = Callable[[BuildEvent], None]
+
+
+def do_job(job: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> None:
+    """Runs one job in a builder process and waits for its end.
+
+    Raises:
+        KiboError: What the builder reported.
+    """
+    process = subprocess.Popen(
+        _command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_variables()
+    )
+    with process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        try:
+            process.stdin.write(_encode(job))
+            process.stdin.flush()
+            for line in process.stdout:
+                _take(line, on_event)
+        finally:
+            process.stdin.close()  # the order to stop, where it has not ended by itself
+            process.wait()
+        _check_end(process.returncode, process.stderr.read())
+
+
+async def follow_job(job: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> None:
+    """Runs one job in a builder process without blocking the event loop. Cancelling ends the builder and waits for that.
+
+    Raises:
+        KiboError: What the builder reported.
+    """
+    process = await anyio.open_process(
+        _command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_variables()
+    )
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    complaint = b""
+    try:
+        await process.stdin.send(_encode(job))
+        pending = b""
+        async for chunk in process.stdout:
+            *lines, pending = (pending + chunk).split(b"\n")
+            if len(pending) > _MAX_LINE_BYTES:
+                raise errors.FrameTooLarge(
+                    "the builder sent an event without end", details={"bytes": len(pending)}
+                )
+            for line in lines:
+                _take(line, on_event)
+        async for chunk in process.stderr:
+            complaint += chunk
+    finally:
+        with anyio.CancelScope(shield=True):
+            await process.stdin.aclose()  # the order to stop, where it has not ended by itself
+            await process.wait()
+            await process.stdout.aclose()
+            await process.stderr.aclose()
+    assert process.returncode is not None
+    _check_end(process.returncode, complaint)
+
+
+def _command() -> list[str]:
+    return [sys.executable, "-m", "kibo.runtime.builder"]
+
+
+def _variables() -> dict[str, str]:
+    """The builder must find this very Kibo, wherever it was imported from."""
+    return {**os.environ, "PYTHONPATH": str(Path(kibo.__path__[0]).parent)}
+
+
+def _encode(job: dict[str, Any]) -> bytes:
+    return json.dumps(job).encode() + b"\n"
+
+
+def _take(line: bytes, on_event: Callable[[dict[str, Any]], None]) -> None:
+    event = json.loads(line)
+    if event["event"] == "error":
+        raise _read_error(event)
+    on_event(event)
+
+
+def _check_end(status: int, complaint: bytes) -> None:
+    if status != 0:
+        raise errors.BuildFailed(
+            "the builder process ended before its work was done",
+            log_tail=complaint.decode(errors="replace")[-4096:],
+            hint="run the build again; the steps that were finished are kept",
+            details={"status": status},
+        )
+
+
+def read_event(event: dict[str, Any]) -> BuildEvent:
+    """Makes a builder's ``step`` or ``output`` event into the form that progress callbacks take."""
+    if event["event"] == "output":
+        return BuildEvent("output", event["step"], text=event["text"])
+    seconds = event.get("seconds", 0.0)
+    return BuildEvent(event["state"], event["step"], event["index"], event["total"], seconds=seconds)
+
+
+def _read_error(event: dict[str, Any]) -> KiboError:
+    """Makes the error that a builder reported into the exception of the same code."""
+    classes = {
+        cls.code: cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, KiboError)
+    }
+    cls = classes.get(event["code"], errors.Bug)
+    options: dict[str, Any] = {"hint": event.get("hint", ""), "details": event.get("details", {})}
+    if cls is errors.BuildFailed:
+        options |= event.get("build", {})
+    return cls(event["message"], **options)

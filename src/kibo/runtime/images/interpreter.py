@@ -1,0 +1,217 @@
+"""The layer that gives every box the warden's own Python: standard library, guest packages, Kibo's guest half.
+
+A guest is forked from the warden, so its interpreter is already in memory; what it imports later must be the files
+of exactly that interpreter, whatever the box's base is. They lie at ``/opt/kibo/python`` and ``/opt/kibo/site``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from kibo.model.errors import HostUnsupported
+
+#: Where things are in a box.
+PYTHON_HOME: Final = "/opt/kibo/python"
+SITE: Final = "/opt/kibo/site"
+PYTHON: Final = f"{PYTHON_HOME}/bin/python3"
+
+#: Raised when the layout below changes, so that an older Kibo's layer is not taken for this one's.
+_LAYOUT: Final = 1
+#: What no box imports: test suites, the editor and its toolkit, the build's own static library, other packages.
+_LEFT_OUT: Final = frozenset(
+    {"test", "tests", "idlelib", "idle_test", "tkinter", "turtledemo", "turtle.py", "lib2to3", "ensurepip",
+     "site-packages", "dist-packages", "__phello__", "msilib"}
+)  # fmt: skip
+_ROOT_PACKAGES: Final = ("cloudpickle", "msgspec", "pydantic")
+#: Parts of Kibo that only the host's side uses.
+_HOST_ONLY: Final = ("cli", "serve", "integrations", "client", "runtime/images", "runtime/layers")
+_RUNPATH: Final = f"{PYTHON_HOME}/lib".encode()
+
+
+@lru_cache(maxsize=1)
+def base_signature() -> str:
+    """Names the running interpreter and the guest packages that are installed beside it."""
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    facts = {
+        "layout": _LAYOUT,
+        "python": [
+            sys.version,
+            sys.implementation.cache_tag,
+            str(stdlib),
+            (stdlib / "os.py").stat().st_mtime_ns,
+        ],
+        "packages": sorted(f"{name}=={_distribution(name).version}" for name in _guest_packages()),
+    }
+    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=32).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def guest_signature() -> str:
+    """Names the state of Kibo's own guest half. One stat a module."""
+    hasher = hashlib.blake2b(base_signature().encode(), digest_size=32)
+    for source, name in _guest_modules():
+        info = source.stat()
+        hasher.update(f"{name}\0{info.st_size}\0{info.st_mtime_ns}\n".encode())
+    return hasher.hexdigest()
+
+
+def write_base(target: Path) -> None:
+    """Writes interpreter, standard library and guest packages below ``target``. About 50 MB.
+
+    Raises:
+        HostUnsupported: A package that the guest needs is not installed for this interpreter.
+    """
+    home = target / PYTHON_HOME.lstrip("/")
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    library = home / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    _copy_tree(stdlib, library)
+    platform = Path(sysconfig.get_path("platstdlib")) / "lib-dynload"
+    if not (library / "lib-dynload").is_dir():
+        _copy_tree(platform, library / "lib-dynload")
+    _write_programs(home)
+    # Programs that are started in a box with this interpreter find what its guest finds.
+    (library / "site-packages").mkdir()
+    (library / "site-packages/kibo.pth").write_text(f"/opt/kibo/pip\n{SITE}\n")
+    site = target / SITE.lstrip("/")
+    site.mkdir(parents=True)
+    for name in _guest_packages():
+        _copy_distribution(_distribution(name), site)
+
+
+def write_guest(base: Path, target: Path) -> None:
+    """Writes the whole layer: the base's files as hard links, and Kibo's guest half beside them.
+
+    Links keep a change of Kibo's own source from costing 50 MB; layers are immutable, so sharing is safe.
+    """
+    shutil.copytree(base, target, symlinks=True, copy_function=os.link, dirs_exist_ok=True)
+    for source, name in _guest_modules():
+        path = target / SITE.lstrip("/") / "kibo" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, path)
+        path.chmod(0o644)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    def leave_out(directory: str, names: list[str]) -> list[str]:
+        return [
+            name
+            for name in names
+            if name in _LEFT_OUT
+            or name.startswith("config-")
+            or name.endswith((".opt-1.pyc", ".opt-2.pyc", ".a", ".exe"))
+        ]
+
+    shutil.copytree(source, target, ignore=leave_out, symlinks=False, ignore_dangling_symlinks=True)
+
+
+def _write_programs(home: Path) -> None:
+    """Copies the interpreter's program and its shared library, and makes the one find the other.
+
+    The program names the host's directory of its library, which no box has. The name is overwritten in place when
+    it is long enough; otherwise a small script sets the library path.
+    """
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    bin_directory = home / "bin"
+    bin_directory.mkdir(parents=True)
+    program = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
+    image = program.read_bytes()
+    library = _shared_library()
+    name = version
+    if library is not None:
+        (home / "lib").mkdir(exist_ok=True)
+        shutil.copyfile(library, home / "lib" / library.name)
+        (home / "lib" / library.name).chmod(0o755)
+        patched = _replace_runpath(image, os.fspath(library.parent).encode())
+        if patched is None:
+            name = f"{version}.real"
+            script = f'#!/bin/sh\nLD_LIBRARY_PATH={PYTHON_HOME}/lib exec {PYTHON_HOME}/bin/{name} "$@"\n'
+            (bin_directory / version).write_text(script)
+            (bin_directory / version).chmod(0o755)
+        else:
+            image = patched
+    (bin_directory / name).write_bytes(image)
+    (bin_directory / name).chmod(0o755)
+    for link in ("python3", "python"):
+        (bin_directory / link).symlink_to(version)
+
+
+def _shared_library() -> Path | None:
+    """Finds libpython where the interpreter is linked to it."""
+    if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        return None
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            if re.search(r"/libpython\d[\d.]*\w*\.so[\d.]*$", line.rstrip()):
+                return Path(line[line.index("/") :].rstrip())
+    return None
+
+
+def _replace_runpath(image: bytes, old: bytes) -> bytes | None:
+    """Overwrites a run path in a program with the box's, padded with zeros. None when it does not fit or is not there."""
+    start = image.find(old + b"\0")
+    if start < 0 or len(old) < len(_RUNPATH):
+        return None
+    return image[:start] + _RUNPATH.ljust(len(old), b"\0") + image[start + len(old) :]
+
+
+@lru_cache(maxsize=1)
+def _guest_packages() -> tuple[str, ...]:
+    """Lists the distributions that guests import, with all that they need, sorted."""
+    found: set[str] = set()
+    waiting = list(_ROOT_PACKAGES)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        for requirement in _distribution(name).requires or ():
+            if "extra ==" in requirement or "extra==" in requirement or "sys_platform" in requirement:
+                continue
+            waiting.append(re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0].lower().replace("_", "-"))
+    return tuple(sorted(found))
+
+
+def _distribution(name: str) -> importlib.metadata.Distribution:
+    try:
+        return importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise HostUnsupported(
+            f"the Python package {name} is not installed for {sys.executable}",
+            hint="install kibo with its dependencies: `pip install kibo`",
+            details={"missing": name},
+        ) from None
+
+
+def _copy_distribution(distribution: importlib.metadata.Distribution, site: Path) -> None:
+    for file in distribution.files or ():
+        if ".." in file.parts or file.name in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json"):
+            continue  # programs, and notes of how the host's copy came to be there
+        source = Path(str(distribution.locate_file(file)))
+        if source.suffix == ".pyc" and not source.exists():
+            continue
+        path = site / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, path)
+        path.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
+
+
+def _guest_modules() -> Iterator[tuple[Path, str]]:
+    """Yields Kibo's modules that a guest may import, with their names below the package, sorted."""
+    import kibo
+
+    root = Path(kibo.__path__[0])
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root).as_posix()
+        if not name.startswith(_HOST_ONLY):
+            yield path, name

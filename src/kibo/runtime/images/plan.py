@@ -1,0 +1,115 @@
+"""Turns an Env into its chain of build steps. Reads facts of the host, builds nothing."""
+
+from __future__ import annotations
+
+import base64
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from kibo.box.env import Env
+from kibo.runtime.images import copying, host_tree, interpreter
+from kibo.runtime.images.steps import Chain, Step
+
+#: Steps whose result is worth recording in a lock. The others are made from this machine and this Kibo.
+LOCKED_KINDS = frozenset({"apt", "pip", "npm", "files", "run", "debian", "oci"})
+
+
+def plan_steps(env: Env) -> tuple[Step, ...]:
+    """Lists the steps of an environment, in build order: base, apt, pip, npm, files, run.
+
+    Raises:
+        InvalidDefinition: A file that the Env names cannot be read.
+        HostUnsupported: The host cannot be the base.
+    """
+    chain = Chain(host_usr=env.base == "host")
+    chain.add("interpreter", "python: standard library", {}, facts=interpreter.base_signature(), part=False)
+    _add_base(chain, env.base)
+    system = _system_state() if chain.host_usr else ""
+    if env.apt:
+        packages = sorted(env.apt)
+        chain.add("apt", f"apt: {' '.join(env.apt)}", {"packages": packages}, facts=system)
+    if env.pip:
+        _add_pip(chain, env)
+    if env.npm:
+        chain.add("npm", f"npm: {' '.join(env.npm)}", {"packages": sorted(env.npm)}, facts=system)
+    if env.files:
+        _add_files(chain, env.files)
+    for line in env.run:
+        spec = {"command": line, "variables": dict(sorted(env.variables.items()))}
+        chain.add("run", f"run: {line}", spec, facts=system)
+    return tuple(chain.steps)
+
+
+def _add_base(chain: Chain, base: str) -> None:
+    if base == "host":
+        chain.add("host", "base: host", {}, facts=_host_signature())
+        return
+    kind, _, reference = base.partition(":")
+    if kind == "debian":
+        _add_tools(chain)
+        chain.add("debian", f"base: {base}", {"suite": reference}, facts=os.uname().machine, below=())
+    else:
+        chain.add("oci", f"base: {base}", {"reference": reference}, facts=os.uname().machine, below=())
+    chain.add("boxroot", "base: users and mount points", {})
+
+
+def _add_tools(chain: Chain) -> None:
+    """Adds what bootstraps Debian: the host's mmdebstrap, or as root one installed into a layer of its own."""
+    host = chain.add("host", "tools: host", {}, facts=_host_signature(), below=(), part=False, host_usr=True)
+    if not os.path.exists("/usr/bin/mmdebstrap"):
+        spec = {"packages": ["mmdebstrap"]}
+        chain.add(
+            "apt",
+            "tools: mmdebstrap",
+            spec,
+            facts=_system_state(),
+            below=(host.key,),
+            part=False,
+            host_usr=True,
+        )
+
+
+def _add_pip(chain: Chain, env: Env) -> None:
+    """Adds the pip step. The guest's interpreter is the host's, so on a foreign base it runs on the host's system."""
+    spec = {"requirements": sorted(env.pip)}
+    label = f"pip: {' '.join(env.pip)}"
+    facts = interpreter.base_signature()
+    if chain.host_usr:
+        chain.add("pip", label, spec, facts=facts, stands_alone=True)
+        return
+    hosts = [step for step in chain.steps if step.kind == "host"]
+    host = hosts[0] if hosts else chain.add(
+        "host", "tools: host", {}, facts=_host_signature(), below=(), part=False, host_usr=True
+    )  # fmt: skip
+    chain.add("pip", label, spec, facts=facts, below=(host.key,), host_usr=True, stands_alone=True)
+
+
+def _add_files(chain: Chain, files: Any) -> None:
+    descriptions: list[dict[str, Any]] = []
+    payload: list[dict[str, str]] = []
+    for destination, source in sorted(files.items()):
+        descriptions.append(copying.describe_source(destination, source))
+        if isinstance(source, bytes):
+            payload.append({"to": destination, "content": base64.b64encode(source).decode()})
+        else:
+            payload.append({"to": destination, "path": str(Path(source).expanduser().absolute())})
+    label = f"files: {' '.join(sorted(files))}"
+    chain.add("files", label, {"files": descriptions}, stands_alone=True, payload={"files": payload})
+
+
+@lru_cache(maxsize=1)
+def _host_signature() -> str:
+    return host_tree.signature()
+
+
+def _system_state() -> str:
+    """Names the state of the host's packages by the status of its package database. One or two stats."""
+    for path in ("/var/lib/dpkg/status", "/var/lib/rpm/rpmdb.sqlite", "/usr/lib/sysimage/rpm/rpmdb.sqlite"):
+        try:
+            info = os.stat(path)
+        except FileNotFoundError:
+            continue
+        return f"{path} {info.st_size} {info.st_mtime_ns}"
+    return os.uname().release

@@ -1,0 +1,251 @@
+"""One step that runs in a sandbox: its root, its settings, its log, and the layer that it leaves."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from kibo.model.errors import BuildFailed, HostUnsupported, InvalidDefinition, KiboError, LockMismatch
+from kibo.model.limits import MAX_ERROR_TEXT_BYTES
+from kibo.runtime.images import copying, recipes
+from kibo.runtime.images.inside import Inside, Refusal
+from kibo.runtime.images.ownership import move_ids
+from kibo.runtime.images.sandbox import Bind, Overlay, Sandbox
+from kibo.runtime.images.settings import Settings
+from kibo.runtime.images.steps import Step
+from kibo.runtime.layers.normalise import EPOCH_S
+from kibo.runtime.layers.store import Built, disk_full
+from kibo.runtime.layers.temporary import TemporaryEntry, remove_tree
+
+if TYPE_CHECKING:
+    from kibo.runtime.images.work import Worker
+
+_SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_STEP_PATH: Final = f"{recipes.PIP_HOME}/bin:{recipes.NPM_HOME}/bin:{_SYSTEM_PATH}:/opt/kibo/python/bin"
+_DPKG: Final = "/var/lib/dpkg"
+#: What a step's programs may leave in the layers that are not theirs to change.
+_NOT_THE_STEPS: Final = ("opt/kibo/python", "opt/kibo/site")
+
+
+class StepRun:
+    """Makes one step's layer.
+
+    Args:
+        worker: Gives the layers below, the id map and the way for events.
+        entry: The work in progress that holds all that the step writes.
+        step: What to make.
+        locked: What the lock records for it, or None.
+    """
+
+    def __init__(
+        self, worker: Worker, entry: TemporaryEntry, step: Step, locked: dict[str, Any] | None
+    ) -> None:
+        self.worker = worker
+        self.entry = entry
+        self.step = step
+        self.locked: dict[str, Any] | None = locked["resolved"] if locked else None
+        self.log_path = entry.path / "log"
+        self._partial = b""
+        stage = entry.path / "stage"
+        stage.mkdir(mode=0o755)
+        entry.path.chmod(0o755)  # its parent keeps everyone else out
+        self.settings = Settings(stage)
+
+    def make(self) -> Built:
+        """Runs the step and seals what it left.
+
+        Raises:
+            BuildFailed: A program of the step failed; carries the end of its log and the log's path.
+            LockMismatch: The step would install something else than the lock records.
+            HostUnsupported: This host, or this user on it, cannot do the step.
+        """
+        recipe = self._recipe()
+        sandbox = self.sandbox()
+        resolved = self.run(sandbox, recipe)
+        tree = self._gather(sandbox)
+        layer = self.worker.store.seal(self.entry, tree, inside=self.worker.inside, step=self.step.label)
+        return Built((layer,), resolved)
+
+    def run(self, sandbox: Sandbox, recipe: Callable[[Inside], dict[str, Any]]) -> dict[str, Any]:
+        """Runs a recipe in a sandbox with its output logged and streamed; turns a refusal into the error for it."""
+        with open(self.log_path, "wb") as log:
+
+            def on_output(chunk: bytes) -> None:
+                log.write(chunk)
+                log.flush()
+                self._stream(chunk)
+
+            try:
+                resolved = sandbox.run(recipe, on_output)
+            except Refusal as refusal:
+                log.flush()
+                raise self._error(refusal) from None
+            if self._partial:
+                self._stream(b"\n")
+        return resolved
+
+    def sandbox(self) -> Sandbox:
+        """Puts the step's root together: the layers below, the interpreter, and on the host's base the host."""
+        below = self.worker.lowers(self.step.below)
+        tools = [key for key, step in self.worker.steps.items() if step.kind == "interpreter"]
+        lowers = [path for _, path in (*self.worker.lowers(tuple(tools)), *below)]
+        overlays = [Overlay("/", tuple(lowers))]
+        if self.step.host_usr:
+            writable = self.worker.idmap.kind == "root"
+            layers = [path for step, path in below if step.kind != "host"]
+            usr = tuple(path / "usr" for path in layers if (path / "usr").is_dir())
+            overlays.append(Overlay("/usr", usr, "/usr", writable))
+            if writable and os.path.isdir(_DPKG):
+                place = _DPKG.lstrip("/")
+                dpkg = tuple(path / place for path in layers if (path / place).is_dir())
+                overlays.append(Overlay(_DPKG, dpkg, _DPKG))
+        variables = {
+            "PATH": _STEP_PATH,
+            "HOME": "/root",
+            "LANG": "C.UTF-8",
+            "SOURCE_DATE_EPOCH": str(EPOCH_S),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **self.settings.variables,
+        }
+        return Sandbox(self.entry, self.worker.idmap, overlays, self.settings.binds, variables)
+
+    def _recipe(self) -> recipes.Recipe:
+        """Chooses what the step runs, and gives it the settings that it needs."""
+        spec, settings = self.step.spec, self.settings
+        if self.step.kind == "files":
+            return copying.put(self._stage_files())
+        settings.add_network()
+        match self.step.kind:
+            case "apt":
+                self._refuse_host_apt()
+                settings.add_apt(whole=self.step.host_usr)
+                return recipes.apt(spec["packages"], self.locked)
+            case "pip":
+                settings.add_pip()
+                return recipes.pip(spec["requirements"], self._show_pip(), self.locked)
+            case "npm":
+                settings.add_npm()
+                return recipes.npm(spec["packages"], self.locked)
+            case "run":
+                settings.add_apt(whole=self.step.host_usr)
+                settings.add_pip()
+                settings.add_npm()
+                return recipes.command(spec["command"], spec["variables"])
+            case other:
+                raise ValueError(f"no way to build a step of kind {other}")
+
+    def _refuse_host_apt(self) -> None:
+        if self.step.host_usr and self.worker.idmap.kind != "root":
+            raise HostUnsupported(
+                'apt packages on base="host" need root: only root can show the host\'s files with other owners',
+                hint='use base="debian:bookworm" for this Env, or run as root',
+                details={"missing": "idmapped-mounts", "step": self.step.label},
+            )
+
+    def _show_pip(self) -> str:
+        """Gives the sandbox a pip that the running interpreter can run. Returns its place inside."""
+        found = importlib.util.find_spec("pip")
+        if found is not None and found.submodule_search_locations:
+            self.settings.binds.append(
+                Bind(Path(next(iter(found.submodule_search_locations))), "/run/kibo/pip/pip")
+            )
+            return "/run/kibo/pip/pip"
+        bundled = importlib.util.find_spec("ensurepip")
+        places = [Path("/usr/share/python-wheels")]
+        if bundled is not None and bundled.origin is not None:
+            places.insert(0, Path(bundled.origin).parent / "_bundled")
+        for place in places:
+            for wheel in sorted(place.glob("pip-*.whl")):
+                self.settings.binds.append(Bind(wheel, f"/run/kibo/{wheel.name}"))
+                return f"/run/kibo/{wheel.name}/pip"
+        raise HostUnsupported(
+            "there is no pip for this Python, and Env.pip needs it",
+            hint="install it beside kibo: `python -m ensurepip`, or `apt install python3-pip`",
+            details={"missing": "pip"},
+        )
+
+    def _stage_files(self) -> list[tuple[str, Path]]:
+        """Copies the sources where the sandbox may read them, and checks that they are what the key says."""
+        stage = self.settings.stage / "files"
+        stage.mkdir()
+        sources = []
+        for index, item in enumerate(self.step.payload["files"]):
+            staged = stage / str(index)
+            if "content" in item:
+                staged.write_bytes(base64.b64decode(item["content"]))
+            elif os.path.isdir(item["path"]):
+                shutil.copytree(item["path"], staged, symlinks=True)
+            else:
+                shutil.copyfile(item["path"], staged)
+                shutil.copymode(item["path"], staged)
+            description = copying.describe_source(item["to"], os.fspath(staged))
+            if description != self.step.spec["files"][index]:
+                raise InvalidDefinition(
+                    f"the source of {item['to']} changed while it was built",
+                    hint="build again once it is at rest",
+                )
+            sources.append((item["to"], Path(f"/run/kibo/files/{index}")))
+        if self.worker.idmap.kind == "root":
+            from kibo.runtime.idmap import ROOT_BASE
+
+            move_ids(stage, ROOT_BASE)
+        self.settings.binds.append(Bind(stage, "/run/kibo/files"))
+        return sources
+
+    def _gather(self, sandbox: Sandbox) -> Path:
+        """Moves what was written below /usr and the package database into the one tree of the step's layer."""
+        tree = sandbox.upper(0)
+        for place in _NOT_THE_STEPS:
+            remove_tree(tree / place)
+        if (tree / "opt/kibo").is_dir() and not any((tree / "opt/kibo").iterdir()):
+            (tree / "opt/kibo").rmdir()
+        for index, overlay in enumerate(sandbox.overlays[1:], 1):
+            if not overlay.writable or not any(sandbox.upper(index).iterdir()):
+                continue
+            target = tree / overlay.target.lstrip("/")
+            for parent in reversed(target.relative_to(tree).parents[:-1]):
+                if not (tree / parent).exists():
+                    (tree / parent).mkdir(mode=0o755)
+                    sandbox.own(tree / parent)
+            if target.exists():
+                target.rmdir()  # the empty place where it was mounted
+            os.rename(sandbox.upper(index), target)
+        return tree
+
+    def _stream(self, chunk: bytes) -> None:
+        """Sends whole lines as they come; a carriage return also ends one, as progress meters use it."""
+        *lines, self._partial = (
+            (self._partial + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        )
+        for line in lines:
+            text = line.decode(errors="replace")
+            self.worker.emit({"event": "output", "step": self.step.label, "text": text})
+
+    def _error(self, refusal: Refusal) -> KiboError:
+        """Makes the error for a step that could not go on, and keeps its log."""
+        kept = self.worker.home / "logs" / f"{self.step.kind}-{self.step.key[:12]}.log"
+        shutil.copyfile(self.log_path, kept)
+        log = kept.read_bytes()
+        tail = b"\n".join(log[-MAX_ERROR_TEXT_BYTES:].splitlines()[-40:]).decode(errors="replace")
+        details = {"step": self.step.label, **refusal.details}
+        if refusal.code == "locked":
+            hint = "build without --locked to record what there is now"
+            return LockMismatch(refusal.message, hint=hint, details=details)
+        if "No space left on device" in tail or "Errno 28" in refusal.message:
+            return disk_full(self.worker.home)
+        hint = "read the log above; a build with the same inputs starts again at this step"
+        if refusal.code == "missing":
+            hint = f"add the package that has {refusal.details['program']!r} to Env.apt, or choose a base that has it"
+        return BuildFailed(
+            f"{self.step.label}: {refusal.message}",
+            step=self.step.label,
+            log_tail=tail,
+            log_path=str(kept),
+            hint=hint,
+            details=details,
+        )
