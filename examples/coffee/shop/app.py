@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, quote
 
 from starlette.applications import Starlette
@@ -14,7 +15,7 @@ from starlette.responses import FileResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.templating import Jinja2Templates
 
-from .store import SIZE_CENTS, Line, Session, Store
+from .store import SIZE_CENTS, Session, Store
 from .trouble import Trouble
 
 HERE = Path(__file__).parent
@@ -196,11 +197,11 @@ class Shop:
 
     # -- what the pages share
 
-    def _contents(self, visit: Visit) -> dict[str, list[Line] | int]:
+    def _contents(self, visit: Visit) -> dict[str, Any]:
         lines = self._store.basket(visit.basket)
         return {"lines": lines, "total": sum(line.cents for line in lines)}
 
-    def _show(self, visit: Visit, page: str, status: int = 200, **values: object) -> Response:
+    def _show(self, visit: Visit, page: str, status: int = 200, **values: Any) -> Response:
         context = {"visit": visit, **values}
         return self._pages.TemplateResponse(visit.request, f"{page}.html", context, status_code=status)
 

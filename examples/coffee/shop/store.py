@@ -120,7 +120,7 @@ class Store:
         return session
 
     def use_session(self, session_id: str, uses: int) -> Session | None:
-        """Finds a session and counts one use of it; a signed-in one is ended once it was used `uses` times (0: never)."""
+        """Finds a session and counts a use of it; a signed-in one ends after `uses` of them (0: never)."""
         row = self._db.execute(
             "UPDATE session SET uses = uses + 1 WHERE id = ? RETURNING csrf, customer, uses", (session_id,)
         ).fetchone()
@@ -167,7 +167,8 @@ class Store:
     def basket(self, basket: str) -> list[Line]:
         """Lists a basket at the prices of this moment."""
         rows = self._db.execute(
-            "SELECT title, size, quantity, cents, kind FROM line JOIN coffee USING (kind) WHERE basket = ? ORDER BY place",
+            "SELECT title, size, quantity, cents, kind FROM line JOIN coffee USING (kind) "
+            "WHERE basket = ? ORDER BY place",
             (basket,),
         )
         return [
