@@ -44,7 +44,9 @@ class ActionSpec:
         self.plain = all(slot.plain for slot in signature.parameters)
         self._by_name = {slot.name: (index, slot) for index, slot in enumerate(signature.parameters)}
         self._positional = sum(not slot.keyword_only for slot in signature.parameters)
-        self._required = [(index, slot.name) for index, slot in enumerate(signature.parameters) if slot.required]
+        self._required = [
+            (index, slot.name) for index, slot in enumerate(signature.parameters) if slot.required
+        ]
         self._item = signature.item
         self._result = signature.result
         self._prepare()
@@ -53,14 +55,16 @@ class ActionSpec:
         """Makes the validators of types that need one, so that a type that cannot travel is an error at once."""
         for slot in (*self.parameters, self._item, self._result):
             if slot is not None and not slot.plain:
-                from kibo.box.schema import adapter_of  # noqa: PLC0415  (pydantic: only where a type needs it)
+                from kibo.box.schema import adapter_of  # pydantic: only where a type needs it
 
                 adapter_of(slot)
 
     def __repr__(self) -> str:
         return f"ActionSpec({self.name!r}, part={self.part})"
 
-    def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    def check_arguments(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
         """Checks a call's arguments and turns them into builtins that a message can hold.
 
         Costs about 2 us for scalars, and pydantic's validation for everything else.
@@ -91,20 +95,25 @@ class ActionSpec:
         try:
             if type(value) in slot.accepts or slot.type is ANYTHING:
                 return to_builtins(value)
-            from kibo.box.schema import ValueRefused, validated  # noqa: PLC0415
+            from kibo.box.schema import ValueRefused, validated
 
             try:
                 return to_builtins(validated(slot, value))
             except ValueRefused as refused:
                 expected, got = shown(slot.type), type(value).__name__
                 raise self._refused(
-                    slot.name, f"{slot.name!r} must be {expected}, got {got}{refused}", expected=expected, got=got
+                    slot.name,
+                    f"{slot.name!r} must be {expected}, got {got}{refused}",
+                    expected=expected,
+                    got=got,
                 ) from None
         except InvalidResult as unsendable:
             raise self._refused(slot.name, f"{slot.name!r}: {unsendable.message}") from None
 
     def _refused(self, parameter: str, problem: str, **details: Any) -> InvalidArguments:
-        takes = ", ".join(f"{s.name}: {shown(s.type)}{'' if s.required else ' = ...'}" for s in self.parameters)
+        takes = ", ".join(
+            f"{s.name}: {shown(s.type)}{'' if s.required else ' = ...'}" for s in self.parameters
+        )
         return InvalidArguments(
             f"{self.name}(): {problem}",
             hint=f"{self.name}({takes})",
@@ -126,7 +135,7 @@ class ActionSpec:
     def _received(self, slot: Slot, data: Any, verb: str) -> Any:
         if type(data) in slot.accepts or slot.type is ANYTHING:
             return data
-        from kibo.box.schema import ValueRefused, validated  # noqa: PLC0415
+        from kibo.box.schema import ValueRefused, validated
 
         try:
             return validated(slot, data)

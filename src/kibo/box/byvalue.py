@@ -8,7 +8,11 @@ import sysconfig
 from types import ModuleType
 
 _INSTALLED = tuple(
-    {path.rstrip("/") + "/" for name in ("purelib", "platlib", "stdlib", "platstdlib") for path in [sysconfig.get_path(name)]}
+    {
+        path.rstrip("/") + "/"
+        for name in ("purelib", "platlib", "stdlib", "platstdlib")
+        for path in [sysconfig.get_path(name)]
+    }
 )
 
 

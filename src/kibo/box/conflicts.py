@@ -15,7 +15,6 @@ from kibo.box.inheritance import actions_of, egress_of, environment_of, secrets_
 from kibo.box.policy import Allow
 from kibo.model.errors import CompositionConflict
 
-
 #: The lists of packages of an Env, and what a pinned version in each is called.
 PINNED = {"apt": "Debian package", "pip": "Python package", "npm": "npm package"}
 

@@ -178,7 +178,9 @@ def use(box: type[BoxType]) -> BoxType:
     """
     if not (isinstance(box, type) and issubclass(box, Box)):
         shown = f"{type(box).__name__}(...)" if isinstance(box, Box) else repr(box)
-        raise InvalidDefinition(f"use() takes a Box class, got {shown}", hint="Write use(Browser), not use(Browser()).")
+        raise InvalidDefinition(
+            f"use() takes a Box class, got {shown}", hint="Write use(Browser), not use(Browser())."
+        )
     return cast(BoxType, Use(box))
 
 
@@ -215,10 +217,12 @@ class Box:
                     hint="Decorate it with @action.",
                 )
             if isinstance(value, Action) and name != value.function.__name__:
-                raise InvalidDefinition(f"{cls.__name__}.{name} and its action {value.function.__name__} differ in name")
+                raise InvalidDefinition(
+                    f"{cls.__name__}.{name} and its action {value.function.__name__} differ in name"
+                )
 
     def __init__(self, **parameters: Any) -> None:
-        from kibo.box.parameters import settle_parameters  # noqa: PLC0415
+        from kibo.box.parameters import settle_parameters
 
         self.__dict__.update(settle_parameters(type(self), parameters))
 
@@ -244,7 +248,7 @@ class Box:
     @property
     def digest(self) -> str:
         """Names the definition: equal in every process and on every machine that defines the same."""
-        from kibo.box.sums import digest_of  # noqa: PLC0415
+        from kibo.box.sums import digest_of
 
         return digest_of(self)
 
@@ -254,13 +258,13 @@ class Box:
         Raises:
             CompositionConflict: Both define an action, service, file or setting, and differently.
         """
-        from kibo.box.sums import add  # noqa: PLC0415
+        from kibo.box.sums import add
 
         return add(self, other) if isinstance(other, Box) else NotImplemented
 
     def __or__(self, other: "Box") -> "Box":
         """As `+`, and where the two conflict the right side wins."""
-        from kibo.box.sums import override  # noqa: PLC0415
+        from kibo.box.sums import override
 
         return override(self, other) if isinstance(other, Box) else NotImplemented
 
@@ -298,7 +302,7 @@ class Box:
             BuildFailed: The environment or a `launch()` failed; nothing is left. Retry once the cause is gone.
             HostUnsupported: This host cannot isolate as asked; the hint is the remedy.
         """
-        from kibo.box.spawning import current  # noqa: PLC0415
+        from kibo.box.spawning import current
 
         return current().spawn(self, **options)
 
@@ -309,6 +313,6 @@ class Box:
             UnmetNeed: As for `spawn`.
             InvalidInput: `format` is not one of openai, anthropic, mcp.
         """
-        from kibo.box.tools import tools  # noqa: PLC0415
+        from kibo.box.tools import tools
 
         return tools(self, format)

@@ -81,7 +81,9 @@ class Service(Record):
 
     def _settle(self) -> None:
         if not self.name or "/" in self.name or "\0" in self.name:
-            raise InvalidDefinition(f"a service cannot be named {self.name!r}", hint="Use letters, digits, - and _.")
+            raise InvalidDefinition(
+                f"a service cannot be named {self.name!r}", hint="Use letters, digits, - and _."
+            )
         if not isinstance(self.command, str):
             self._store("command", _strings("Service.command", self.command))
         if not self.command:
@@ -168,7 +170,7 @@ class FrozenMapping(dict[str, Any]):
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("a definition is immutable")
 
-    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
@@ -201,5 +203,7 @@ def _files(files: Mapping[str, str | bytes]) -> Mapping[str, str | bytes]:
 def _services(services: Sequence[Service]) -> tuple[Service, ...]:
     names = [s.name if isinstance(s, Service) else None for s in services]
     if None in names or len(set(names)) < len(names):
-        raise InvalidDefinition(f"Env.services must be Service(...) values with different names, got {services!r}")
+        raise InvalidDefinition(
+            f"Env.services must be Service(...) values with different names, got {services!r}"
+        )
     return tuple(services)

@@ -7,13 +7,14 @@ The user's own functions and classes are described by their content, installed o
 Bytecode differs between minor versions of Python, and so do digests: so does the live state that they name.
 """
 
-import opcode
 import sys
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, get_args, get_origin
+from weakref import WeakKeyDictionary
 
+from kibo.box.bytecode import global_names, normalise
 from kibo.box.byvalue import is_users_own
 from kibo.box.define import Action, Box, Use
 from kibo.model.record import Record, annotations_of
@@ -31,9 +32,10 @@ _NOT_WRITTEN = frozenset(
     " __dataclass_fields__ __init_subclass__ __signature__ __class_vars__ __private_attributes__".split()
 )
 
-_LOAD_GLOBAL, _LOAD_NAME = opcode.opmap["LOAD_GLOBAL"], opcode.opmap["LOAD_NAME"]
-_EXTENDED_ARG = opcode.opmap["EXTENDED_ARG"]
 _MISSING = object()
+
+#: Descriptions of code, as long as it lives: code never changes, and holds no function or class that could.
+_codes: WeakKeyDictionary[CodeType, bytes] = WeakKeyDictionary()
 
 
 def digest_bytes(*pieces: bytes) -> str:
@@ -146,6 +148,7 @@ class _Describer:
         return _frame(
             "function",
             self._code(function.__code__),
+            self.describe(function.__doc__),
             self.describe(function.__defaults__),
             self.describe(function.__kwdefaults__),
             self._annotations(function),
@@ -155,20 +158,17 @@ class _Describer:
         )
 
     def _code(self, code: CodeType) -> bytes:
-        names = (code.co_name, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
-        counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
-        return _frame(
-            "code",
-            code.co_code,
-            getattr(code, "co_exceptiontable", b""),
-            self.describe(names),
-            self.describe(counts),
-            self.describe(code.co_consts),
-        )
+        known = _codes.get(code)
+        if known is None:
+            normal = normalise(code)
+            operations = (_frame(name, self.describe(argument)) for name, argument in normal.operations)
+            known = _frame("code", self.describe(normal.shape), self.describe(normal.handlers), *operations)
+            _codes[code] = known
+        return known
 
     def _annotations(self, function: FunctionType) -> bytes:
         """Annotations with the types that strings in them name, where these can be found."""
-        from kibo.box.annotations import resolve  # noqa: PLC0415
+        from kibo.box.annotations import resolve
 
         return self.describe(resolve(function, strict=False))
 
@@ -177,7 +177,9 @@ class _Describer:
         pieces = [_text(cls.__qualname__), *map(self.describe, bases)]
         if hasattr(cls, "__members__"):
             pieces.append(self.describe({name: member._value_ for name, member in cls.__members__.items()}))
-            body = {name: v for name, v in cls.__dict__.items() if isinstance(v, FunctionType) and name[0] != "_"}
+            body: dict[str, Any] = {
+                name: v for name, v in cls.__dict__.items() if isinstance(v, FunctionType) and name[0] != "_"
+            }
         else:
             body = dict(cls.__dict__)
             fields = body.get("__pydantic_fields__") or body.get("__dataclass_fields__")
@@ -215,7 +217,10 @@ class _Describer:
             return _frame("opaque", _text(f"{kind.__module__}:{kind.__qualname__}"))
         if isinstance(reduced, str):
             return _frame("global", _text(reduced))
-        parts = [list(part) if index in (3, 4) and part is not None else part for index, part in enumerate(reduced[:5])]
+        parts = [
+            list(part) if index in (3, 4) and part is not None else part
+            for index, part in enumerate(reduced[:5])
+        ]
         return _frame("object", *map(self.describe, parts))
 
 
@@ -232,7 +237,16 @@ def _is_slot(value: Any) -> bool:
 
 def _field(field: Any) -> list[Any]:
     """A dataclass's or pydantic field: its type, default and metadata, without the library's own bookkeeping."""
-    names = ("type", "annotation", "default", "default_factory", "kw_only", "alias", "metadata", "description")
+    names = (
+        "type",
+        "annotation",
+        "default",
+        "default_factory",
+        "kw_only",
+        "alias",
+        "metadata",
+        "description",
+    )
     return [(name, value) for name in names if not _undefined(value := getattr(field, name, _MISSING))]
 
 
@@ -242,23 +256,4 @@ def _undefined(value: Any) -> bool:
 
 def _used_globals(function: FunctionType) -> dict[str, Any]:
     space = function.__globals__
-    return {name: space[name] for name in sorted(_global_names(function.__code__)) if name in space}
-
-
-def _global_names(code: CodeType) -> set[str]:
-    """The global names that the code, and code nested in it, loads."""
-    names: set[str] = set()
-    argument, raw = 0, code.co_code
-    for position in range(0, len(raw), 2):
-        operation = raw[position]
-        argument = argument << 8 | raw[position + 1]
-        if operation == _LOAD_GLOBAL:
-            names.add(code.co_names[argument >> 1])  # the lowest bit says whether a NULL is pushed too
-        elif operation == _LOAD_NAME:
-            names.add(code.co_names[argument])
-        if operation != _EXTENDED_ARG:
-            argument = 0
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            names |= _global_names(constant)
-    return names
+    return {name: space[name] for name in sorted(global_names(function.__code__)) if name in space}

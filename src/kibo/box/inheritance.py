@@ -66,12 +66,12 @@ def secrets_of(cls: type[Box]) -> tuple[Secret, ...]:
 
 
 def _checked(owner: type, attribute: str, values: Any, kinds: tuple[type, ...]) -> tuple[Any, ...]:
-    values = tuple(values) if isinstance(values, list | tuple) else (values,)
-    for value in values:
+    listed: tuple[Any, ...] = tuple(values) if isinstance(values, list | tuple) else (values,)
+    for value in listed:
         if not isinstance(value, kinds):
             names = " or ".join(kind.__name__ for kind in kinds)
             raise InvalidDefinition(f"{owner.__name__}.{attribute} must be a list of {names}, got {value!r}")
-    return values
+    return listed
 
 
 def needs_of(cls: type[Box]) -> dict[str, type[Box]]:

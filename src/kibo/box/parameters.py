@@ -27,7 +27,11 @@ def parameters_of(cls: type[Box]) -> dict[str, tuple[Any, Any, type]]:
         if owner is Box or not issubclass(owner, Box):
             continue
         for name, annotation in annotations_of(owner).items():
-            if name.startswith("_") or is_class_variable(annotation) or isinstance(getattr(cls, name, None), Use):
+            if (
+                name.startswith("_")
+                or is_class_variable(annotation)
+                or isinstance(getattr(cls, name, None), Use)
+            ):
                 continue
             if name in DEFINITION_NAMES or isinstance(getattr(cls, name, None), Action):
                 raise InvalidDefinition(
@@ -61,7 +65,9 @@ def settle_parameters(cls: type[Box], given: dict[str, Any]) -> dict[str, Any]:
         value = given.get(name, default)
         if value is REQUIRED:
             raise InvalidDefinition(
-                f"{cls.__name__} needs {name!r}", hint=f"{cls.__name__}({name}=...)", details={"parameter": name}
+                f"{cls.__name__} needs {name!r}",
+                hint=f"{cls.__name__}({name}=...)",
+                details={"parameter": name},
             )
         if name in given and type(value) is not _SCALARS.get(annotation):
             value = _validated(cls, owner, name, annotation, value)
@@ -70,6 +76,6 @@ def settle_parameters(cls: type[Box], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _validated(cls: type[Box], owner: type, name: str, annotation: Any, value: Any) -> Any:
-    from kibo.box.schema import validate_parameter  # noqa: PLC0415  (pydantic: only where a type needs it)
+    from kibo.box.schema import validate_parameter  # pydantic: only where a type needs it
 
     return validate_parameter(cls, owner, name, annotation, value)

@@ -13,7 +13,7 @@ from kibo.box.define import Box
 from kibo.box.env import Env, Limits
 from kibo.box.identity import describe
 from kibo.box.inheritance import actions_of, egress_of, environment_of, extend, needs_of, secrets_of, unique
-from kibo.box.policy import Rule, Secret
+from kibo.box.policy import Deny, Rule, Secret
 from kibo.box.skills import guidance_of
 from kibo.box.sums import digest_of, parts_of, prefix_digest, yields_of
 from kibo.model.errors import UnmetNeed
@@ -163,11 +163,9 @@ def _actions(boxes: Sequence[Box], say: Mapping[tuple[str, str], int]) -> dict[s
 
 
 def _egress(boxes: Sequence[Box], say: Mapping[tuple[str, str], int]) -> tuple[Rule, ...]:
+    rules = ((index, rule) for index, box in enumerate(boxes) for rule in egress_of(type(box)))
     return unique(
-        *(
-            [rule for rule in egress_of(type(box)) if say.get(("route to", rule.target), index) == index]
-            for index, box in enumerate(boxes)
-        )
+        rule for index, rule in rules if isinstance(rule, Deny) or say["route to", rule.target] == index
     )
 
 

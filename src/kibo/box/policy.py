@@ -21,7 +21,9 @@ class Allow(Record):
     def _settle(self) -> None:
         split_target(self.target)
         if self.to is not None and split_target(self.to)[1] is None:
-            raise InvalidDefinition(f"Allow({self.target!r}, to={self.to!r}): `to` needs a port", hint='to="127.0.0.1:8443"')
+            raise InvalidDefinition(
+                f"Allow({self.target!r}, to={self.to!r}): `to` needs a port", hint='to="127.0.0.1:8443"'
+            )
 
 
 class Deny(Record):
@@ -73,7 +75,8 @@ def split_target(target: str) -> tuple[str, int | None]:
         InvalidDefinition: It is a URL, is empty, or has a port that is none.
     """
     problem = InvalidDefinition(
-        f"{target!r} is not a host or host:port", hint='Write "shop.example" or "shop.example:8443", without a scheme.'
+        f"{target!r} is not a host or host:port",
+        hint='Write "shop.example" or "shop.example:8443", without a scheme.',
     )
     if not isinstance(target, str) or not target or any(c in target for c in "/@ \t\n\0?#"):
         raise problem

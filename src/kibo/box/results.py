@@ -28,7 +28,9 @@ def to_builtins(value: Any, _depth: int = 0) -> Any:
     if kind is int:
         return _checked_int(value)
     if _depth >= MAX_VALUE_DEPTH:
-        raise InvalidResult(f"the value is nested more than {MAX_VALUE_DEPTH} deep", hint="Does it contain itself?")
+        raise InvalidResult(
+            f"the value is nested more than {MAX_VALUE_DEPTH} deep", hint="Does it contain itself?"
+        )
     inner = _depth + 1
     if kind is list or kind is tuple:
         return [to_builtins(item, inner) for item in value]
@@ -50,6 +52,7 @@ def _object_to_builtins(value: Any, kind: type, depth: int) -> Any:
     if isinstance(value, dict):
         return {_key(key, depth): to_builtins(item, depth) for key, item in value.items()}
     # Subclasses of builtins (a numpy float, a str with methods) travel as the builtin.
+    builtin: Any
     for builtin in (str, int, float, bytes):
         if isinstance(value, builtin):
             return to_builtins(builtin.__new__(builtin, value), depth)
@@ -82,13 +85,17 @@ def _fields_to_builtins(value: Any, kind: type, fields: Any, depth: int) -> Any:
 def _key(key: Any, depth: int) -> Any:
     plain = to_builtins(key, depth)
     if isinstance(plain, list | dict):
-        raise InvalidResult(f"a dict key of type {type(key).__name__} cannot leave or enter a box", hint="Use strings.")
+        raise InvalidResult(
+            f"a dict key of type {type(key).__name__} cannot leave or enter a box", hint="Use strings."
+        )
     return plain
 
 
 def _checked_int(value: int) -> int:
     if not _MIN_INT <= value <= _MAX_INT:
-        raise InvalidResult("an integer beyond 64 bits cannot leave or enter a box", hint="Send it as a string.")
+        raise InvalidResult(
+            "an integer beyond 64 bits cannot leave or enter a box", hint="Send it as a string."
+        )
     return value
 
 
@@ -97,7 +104,8 @@ def _checked_text(value: str) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise InvalidResult(
-            "a string with lone surrogates cannot leave or enter a box", hint="Send undecodable text as bytes."
+            "a string with lone surrogates cannot leave or enter a box",
+            hint="Send undecodable text as bytes.",
         ) from None
     return value
 

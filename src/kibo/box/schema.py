@@ -5,7 +5,7 @@ Imported on first use: by the host where a type needs it, by a guest where an ac
 
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -73,7 +73,8 @@ def _problems(error: ValidationError) -> str:
     """The problems with their places, without the values: these may be large, or secret."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     shown_problems = [
-        f"{'.'.join(map(str, p['loc']))}: {p['msg']}" if p["loc"] else str(p["msg"]) for p in problems[:_MAX_PROBLEMS]
+        f"{'.'.join(map(str, p['loc']))}: {p['msg']}" if p["loc"] else str(p["msg"])
+        for p in problems[:_MAX_PROBLEMS]
     ]
     more = len(problems) - len(shown_problems)
     return f" ({'; '.join(shown_problems)}{f'; and {more} more' if more else ''})"
@@ -98,8 +99,8 @@ def validate_parameter(cls: type[Box], owner: type, name: str, annotation: Any, 
         ) from None
 
 
-@lru_cache(maxsize=256)
-def _signature(cls: type[Box], action: str) -> Signature:
+@cache
+def _signature(cls: Any, action: str) -> Signature:
     return read_signature(cls, actions_of(cls)[action])
 
 
@@ -111,7 +112,8 @@ def restore_arguments(
     Raises:
         ValueRefused: They are not of those types; the host checks first, so this is a bug or another version.
     """
-    parameters = _signature(cls, action).parameters
+    known: Any = cls  # to mypy a class with `__hash__` of its own is not hashable
+    parameters = _signature(known, action).parameters
     by_name = {slot.name: slot for slot in parameters}
     return (
         [_restored(slot, value) for slot, value in zip(parameters, args, strict=False)],
@@ -126,7 +128,7 @@ def _restored(slot: Slot, value: Any) -> Any:
 def json_schema(slot: Slot) -> dict[str, Any]:
     """Returns the JSON Schema of a slot's type, with its default where JSON can hold it, and without titles."""
     adapter = adapter_of(slot)
-    schema = _untitled(adapter.json_schema(mode="validation"))
+    schema: dict[str, Any] = _untitled(adapter.json_schema(mode="validation"))
     if not slot.required:
         try:
             with warnings.catch_warnings():

@@ -28,13 +28,13 @@ def encode_parts(plan: "Plan") -> bytes:
     Raises:
         InvalidDefinition: A class holds or uses something that cannot be sent, or is too large in all.
     """
-    import cloudpickle  # noqa: PLC0415  (imports `inspect`: not for every guest)
-
     parts = [(part.cls, dict(part.params), dict(part.needs)) for part in plan.parts]
     with _registering, _users_modules_by_value():
         try:
-            blob: bytes = cloudpickle.dumps((_FORMAT, parts))
-        except Exception as error:  # pickling runs the user's own __reduce__, which may raise whatever it likes
+            blob = _pickled((_FORMAT, parts))
+        except (
+            Exception
+        ) as error:  # pickling runs the user's own __reduce__, which may raise whatever it likes
             raise InvalidDefinition(
                 f"a box cannot be sent: {error}",
                 hint="Open connections, files and locks in launch() or resume(), not at module level.",
@@ -55,7 +55,7 @@ def decode_parts(blob: bytes) -> list[Shipped]:
     Raises:
         GuestViolation: It is of another format.
     """
-    import cloudpickle  # noqa: PLC0415
+    import cloudpickle
 
     form, parts = cloudpickle.loads(blob)
     if form != _FORMAT:
@@ -63,11 +63,37 @@ def decode_parts(blob: bytes) -> list[Shipped]:
     return [(cls, params, needs) for cls, params, needs in parts]
 
 
+def _pickled(value: object) -> bytes:
+    import dataclasses  # (imports `inspect`: not for every guest, nor does cloudpickle come without it)
+    import io
+
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            # A dataclass's fields mark what has no default with this one object, and compare by identity. Sent by
+            # value it would be another, and a field would seem to have both a default and a factory.
+            if obj is dataclasses.MISSING:
+                return _attribute, ("dataclasses", "MISSING")
+            return super().reducer_override(obj)
+
+    file = io.BytesIO()
+    Pickler(file).dump(value)
+    return file.getvalue()
+
+
+def _attribute(module: str, name: str) -> Any:
+    """Finds a named object. Runs in the guest, when it unpickles."""
+    from importlib import import_module
+
+    return getattr(import_module(module), name)
+
+
 @contextmanager
 def _users_modules_by_value() -> Iterator[None]:
-    import cloudpickle  # noqa: PLC0415
+    import cloudpickle
 
-    from kibo.box.byvalue import users_modules  # noqa: PLC0415
+    from kibo.box.byvalue import users_modules
 
     known = cloudpickle.list_registry_pickle_by_value()
     added = [module for module in users_modules() if module.__name__ not in known]

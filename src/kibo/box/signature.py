@@ -33,7 +33,12 @@ class Slot:
     __slots__ = ("accepts", "adapter", "default", "keyword_only", "name", "plain", "required", "type")
 
     def __init__(
-        self, name: str, annotation: Any, *, default: Any = inspect.Parameter.empty, keyword_only: bool = False
+        self,
+        name: str,
+        annotation: Any,
+        *,
+        default: Any = inspect.Parameter.empty,
+        keyword_only: bool = False,
     ) -> None:
         self.name = name
         self.type = annotation
@@ -134,6 +139,8 @@ def shown(annotation: Any) -> str:
     """Returns a type as its author would write it."""
     if annotation in (None, NoneType):
         return "None"
-    return annotation.__qualname__ if isinstance(annotation, type) and not get_args(annotation) else (
-        str(annotation).replace("typing.", "").replace("NoneType", "None")
+    return (
+        annotation.__qualname__
+        if isinstance(annotation, type) and not get_args(annotation)
+        else (str(annotation).replace("typing.", "").replace("NoneType", "None"))
     )

@@ -25,7 +25,9 @@ class Sum(Box):
         yields: frozenset[Yield]
 
     def __repr__(self) -> str:
-        return " + ".join(map(repr, self.parts)) if not self.yields else f"({' | '.join(map(repr, self.parts))})"
+        return (
+            " + ".join(map(repr, self.parts)) if not self.yields else f"({' | '.join(map(repr, self.parts))})"
+        )
 
 
 def parts_of(box: Box) -> tuple[Box, ...]:

@@ -14,7 +14,18 @@ from kibo.model.errors import InvalidInput
 
 Format = Literal["openai", "anthropic", "mcp"]
 
-_SECTIONS = ("args", "arguments", "parameters", "returns", "yields", "raises", "example", "examples", "note", "notes")
+_SECTIONS = (
+    "args",
+    "arguments",
+    "parameters",
+    "returns",
+    "yields",
+    "raises",
+    "example",
+    "examples",
+    "note",
+    "notes",
+)
 
 
 def tools(box: Box, format: Format = "openai") -> list[dict[str, Any]]:
@@ -42,7 +53,10 @@ def _tool(spec: ActionSpec, format: Format) -> dict[str, Any]:
     description, arguments = split_doc(spec.doc)
     schema = argument_schema(spec, arguments)
     if format == "openai":
-        return {"type": "function", "function": {"name": spec.name, "description": description, "parameters": schema}}
+        return {
+            "type": "function",
+            "function": {"name": spec.name, "description": description, "parameters": schema},
+        }
     key = "input_schema" if format == "anthropic" else "inputSchema"
     return {"name": spec.name, "description": description, key: schema}
 
@@ -72,7 +86,9 @@ def split_doc(doc: str) -> tuple[str, dict[str, str]]:
     arguments: dict[str, str] = {}
     section, current = "", ""
     for line in cleaned(doc).split("\n"):
-        heading = line.rstrip()[:-1].lower() if line.rstrip().endswith(":") and line[:1] not in (" ", "\t") else ""
+        heading = (
+            line.rstrip()[:-1].lower() if line.rstrip().endswith(":") and line[:1] not in (" ", "\t") else ""
+        )
         if heading in _SECTIONS:
             section = heading
         elif line and line[0] not in " \t":

@@ -244,7 +244,7 @@ class Exhausted(KiboError):
     """A limit was reached."""
 
     code = "limit"
-    retry = "after"
+    retry: ClassVar[Retry] = "after"
 
 
 class MemoryExceeded(Exhausted):

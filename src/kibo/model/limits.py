@@ -49,3 +49,9 @@ DEFAULT_OPEN_FILES = 4096
 
 #: One action, from its call to its result.
 DEFAULT_ACTION_S = 300.0
+
+#: One order to the warden or its answer. Whatever is larger travels in a channel or a memory file.
+MAX_COMMAND_BYTES = 128 * KIB
+
+#: Descriptors that come with one order: a reply, three streams and a few control groups.
+MAX_DESCRIPTORS = 16

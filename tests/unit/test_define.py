@@ -1,0 +1,184 @@
+"""Defining boxes."""
+
+from typing import ClassVar
+
+import pytest
+
+from coffee_boxes import Account, Browser, Coffee, OatCoffee
+from kibo import Allow, Box, Deny, Env, Limits, Secret, action, on_event, use
+from kibo.box.inheritance import actions_of, egress_of, environment_of, secrets_of
+from kibo.box.skills import guidance_of
+from kibo.model.errors import InvalidDefinition, WrongState
+
+
+def test_the_designs_definitions_work_as_written():
+    box = Browser() + Account(customer="ada") + Coffee()
+    assert repr(box) == "Browser() + Account(customer='ada') + Coffee()"
+    assert isinstance(box, Box)
+
+
+def test_a_missing_parameter_is_named():
+    with pytest.raises(InvalidDefinition, match="Account needs 'customer'"):
+        Account()
+
+
+def test_an_unknown_parameter_is_named_with_the_known_ones():
+    with pytest.raises(InvalidDefinition, match=r"no parameter 'costumer'\n  hint: It has customer"):
+        Account(costumer="ada")
+
+
+def test_a_parameter_of_the_wrong_type_is_refused_when_the_box_is_made():
+    with pytest.raises(InvalidDefinition, match="'customer' must be str, got int") as caught:
+        Account(customer=3)
+    assert caught.value.details == {"parameter": "customer", "expected": "str", "got": "int"}
+
+
+def test_parameters_may_have_any_type_that_validates_and_are_converted_to_it():
+    class Sized(Box):
+        sizes: list[int]
+        where: "dict[str, float] | None" = None
+
+    assert Sized(sizes=[1]).sizes == [1]
+    with pytest.raises(InvalidDefinition, match="sizes"):
+        Sized(sizes=["one"])
+    with pytest.raises(InvalidDefinition, match="where"):
+        Sized(sizes=[], where=3)
+
+
+def test_changing_a_value_after_it_was_given_does_not_change_the_definition():
+    class Sized(Box):
+        sizes: list[int]
+
+    given = [1]
+    box = Sized(sizes=given)
+    given.append(2)
+    assert box == Sized(sizes=[1])
+
+
+def test_class_variables_private_names_and_needs_are_no_parameters():
+    class Odd(Box):
+        shared: ClassVar[int] = 3
+        _live: object
+        browser: Browser = use(Browser)
+
+    assert Odd().digest
+
+
+def test_a_definition_is_immutable():
+    box = Account(customer="ada")
+    with pytest.raises(AttributeError, match="immutable"):
+        box.customer = "bob"
+    with pytest.raises(AttributeError, match="immutable"):
+        del box.customer
+
+
+def test_an_action_of_a_definition_says_to_spawn_first():
+    with pytest.raises(WrongState, match=r"box\.spawn\(\)\.open"):
+        Browser().open("http://shop.example")
+
+
+def test_a_need_of_a_definition_says_where_it_exists():
+    with pytest.raises(WrongState, match="instance"):
+        Account(customer="ada").browser  # noqa: B018
+
+
+def test_inside_a_box_the_same_class_is_the_live_object():
+    browser, account = Browser.__new__(Browser), Account.__new__(Account)
+    Box.__kibo_restore__(browser, {}, {})
+    Box.__kibo_restore__(account, {"customer": "ada"}, {"browser": browser})
+    account.session = "cookie"
+    assert (account.customer, account.session) == ("ada", "cookie")
+    assert account.browser is browser
+    assert browser.open("u") is None
+
+
+def test_live_objects_are_not_values():
+    one, two = Browser.__new__(Browser), Browser.__new__(Browser)
+    Box.__kibo_restore__(one, {}, {})
+    Box.__kibo_restore__(two, {}, {})
+    assert one != two
+    assert one != Browser()
+    assert len({one, two}) == 2
+
+
+@pytest.mark.parametrize("name", ["exec", "spawn", "files", "_hidden", "größe", "a" * 65])
+def test_an_action_cannot_have_a_name_that_callers_could_not_use(name):
+    def method(self): ...
+
+    method.__name__ = name
+    with pytest.raises(InvalidDefinition, match="cannot be called"):
+        action(method)
+
+
+def test_an_asynchronous_action_is_refused_with_a_hint():
+    with pytest.raises(InvalidDefinition, match="asynchronous"):
+
+        @action
+        async def open(self): ...
+
+
+def test_an_unknown_effect_is_refused():
+    with pytest.raises(InvalidDefinition, match="not an effect"):
+
+        @action(effect="destructive")
+        def wipe(self): ...
+
+
+def test_a_box_has_no_constructor_of_its_own():
+    with pytest.raises(InvalidDefinition, match="launch"):
+
+        class Built(Box):
+            def __init__(self): ...
+
+
+def test_hiding_an_action_by_accident_is_refused():
+    with pytest.raises(InvalidDefinition, match="hides an action of Coffee"):
+
+        class Tea(Coffee):
+            def buy_coffee(self, kind): ...
+
+
+def test_use_takes_a_class_not_a_box():
+    with pytest.raises(InvalidDefinition, match="not use"):
+        use(Browser())
+
+
+def test_a_subclass_inherits_skill_environment_and_policy():
+    class Base(Box):
+        """Base guidance."""
+
+        env = Env(apt=["a"], variables={"X": "1", "Y": "1"}, limits=Limits(memory_bytes=200, pids=5))
+        egress = [Allow("one.example")]
+        secrets = [Secret("TOKEN", hosts=["one.example"])]
+
+    class Derived(Base):
+        env = Env(apt=["b"], variables={"X": "2"}, limits=Limits(memory_bytes=100))
+        egress = [Deny("two.example")]
+
+    env = environment_of(Derived)
+    assert env.apt == ("a", "b")
+    assert env.variables == {"X": "2", "Y": "1"}
+    assert env.limits == Limits(memory_bytes=100, pids=5)
+    assert egress_of(Derived) == (Allow("one.example"), Deny("two.example"))
+    assert secrets_of(Derived) == (Secret("TOKEN", hosts=["one.example"]),)
+    assert guidance_of(Derived) == "Base guidance."
+    assert list(actions_of(OatCoffee)) == ["buy_coffee"]
+
+
+def test_an_event_handler_carries_its_event():
+    class Listener(Box):
+        @on_event("paid")
+        def note(self, event): ...
+
+    assert Listener.note.__kibo_event__ == "paid"
+
+
+def test_an_event_handler_keeps_being_a_method():
+    class Listener(Box):
+        @on_event("paid")
+        def note(self, event):
+            return event
+
+    listener = Listener.__new__(Listener)
+    Box.__kibo_restore__(listener, {}, {})
+    assert listener.note(3) == 3

@@ -1,0 +1,83 @@
+"""What a box imports of Kibo stays light, and the package itself lazy."""
+
+import json
+import subprocess
+import sys
+
+import kibo
+from kibo.model import errors, ids
+
+HEAVY = ["anyio", "asyncio", "dataclasses", "hashlib", "inspect", "msgspec", "pydantic", "cloudpickle"]
+
+#: What the guest imports of `box` and `model`.
+IN_THE_GUEST = (
+    "kibo kibo.box kibo.box.define kibo.box.env kibo.box.policy kibo.box.results kibo.box.ship".split()
+)
+IN_THE_GUEST += "kibo.box.spawning kibo.model.errors kibo.model.ids kibo.model.limits".split()
+
+
+def loaded_by(statement: str) -> set[str]:
+    # -S: what the environment's own start-up files import is not ours.
+    program = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}; {statement}; import json; "
+    program += "print(json.dumps([m for m in sys.modules]))"
+    done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+def test_what_a_box_imports_brings_in_nothing_heavy():
+    modules = loaded_by(f"import {', '.join(IN_THE_GUEST)}")
+    assert modules.isdisjoint(HEAVY)
+
+
+def test_using_the_public_names_brings_in_nothing_heavy():
+    modules = loaded_by(
+        "from kibo import Box, Env, Secret, Allow, action, use\nclass B(Box):\n  env = Env(apt=['x'])"
+    )
+    assert modules.isdisjoint(HEAVY)
+    assert "kibo.box.plan" not in modules
+
+
+def test_importing_the_package_alone_defines_nothing():
+    assert "kibo.box.define" not in loaded_by("import kibo")
+
+
+def test_every_public_name_is_there():
+    for name in kibo.__all__:
+        assert getattr(kibo, name) is not None
+
+
+def test_every_error_has_its_own_code_a_surface_and_survives_pickling():
+    import pickle
+
+    def family(cls):
+        yield cls
+        for sub in cls.__subclasses__():
+            yield from family(sub)
+
+    classes = list(family(errors.KiboError))
+    assert len({cls.code for cls in classes}) == len(classes)
+    for cls in classes:
+        error = cls("message", hint="hint", details={"a": 1})
+        again = pickle.loads(pickle.dumps(error))
+        assert (again.to_dict(), str(again)) == (error.to_dict(), "message\n  hint: hint")
+        assert errors.surface(error).exit_code in range(1, 126)
+        assert cls.retry in ("never", "safe", "after", "unknown")
+        assert cls.__name__ in errors.__doc__, f"{cls.__name__} is missing from the drawing"
+
+
+def test_ids_carry_their_prefix_and_are_not_repeated_after_a_fork():
+    import os
+
+    made = {ids.InstanceId.new() for _ in range(1000)}
+    assert len(made) == 1000
+    assert all(ids.InstanceId.parse(one) == one for one in made)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, ids.InstanceId.new().encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(read, 100).decode()
+    os.close(read)
+    os.close(write)
+    assert theirs not in {ids.InstanceId.new() for _ in range(1000)}
