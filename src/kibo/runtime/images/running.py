@@ -204,6 +204,7 @@ class StepRun:
             remove_tree(tree / place)
         if (tree / "opt/kibo").is_dir() and not any((tree / "opt/kibo").iterdir()):
             (tree / "opt/kibo").rmdir()
+        _prune(tree, [bind.target for bind in sandbox.binds], sandbox.overlays[0].lowers)
         for index, overlay in enumerate(sandbox.overlays[1:], 1):
             if not overlay.writable or not any(sandbox.upper(index).iterdir()):
                 continue
@@ -249,3 +250,19 @@ class StepRun:
             hint=hint,
             details=details,
         )
+
+
+def _prune(tree: Path, targets: list[str], lowers: tuple[Path, ...]) -> None:
+    """Removes directories that are in the layer only because a setting was mounted below them.
+
+    Which settings there are is this host's business, and must not show in the layer.
+    """
+    for target in targets:
+        for parent in list(Path(target.lstrip("/")).parents)[:-1]:
+            path = tree / parent
+            copied = any((lower / parent).is_dir() for lower in lowers)
+            if not copied or not path.is_dir() or path.is_symlink() or any(path.iterdir()):
+                break
+            if "user.overlay.opaque" in os.listxattr(path):
+                break  # emptied by the step itself
+            path.rmdir()

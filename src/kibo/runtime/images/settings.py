@@ -28,6 +28,8 @@ _PIP_REFUSED: Final = frozenset(
      "PIP_PYTHON", "PIP_CACHE_DIR", "PIP_LOG", "PIP_REQUIREMENT", "PIP_EDITABLE", "PIP_KEYRING_PROVIDER",
      "PIP_CLIENT_CERT", "PIP_REPORT", "PIP_DRY_RUN", "PIP_REQUIRE_HASHES"}
 )  # fmt: skip
+#: The certificates that the host trusts, in one file.
+_BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
 _NPM_KEYS: Final = re.compile(
     r"^(@[\w.-]+:registry|registry|proxy|https-proxy|noproxy|cafile|ca(\[\])?|strict-ssl|fetch-[\w-]+|maxsockets|"
     r"omit-lockfile-registry-resolved|replace-registry-host|fund|audit|update-notifier|nodedir)\s*=",
@@ -61,10 +63,18 @@ class Settings:
             self.add_text(f"/etc/{name}", _read(Path("/etc") / name))
         for name, value in os.environ.items():
             if name.lower() in _NETWORK_VARIABLES or name == "PIP_CERT":
-                self.variables[name] = without_credentials(value)
-                if os.path.isabs(value):
-                    self.add_path(value)
-        self.add_path("/etc/ssl/certs")
+                self.variables[name] = (
+                    self._show_certificates(value) if os.path.isabs(value) else (without_credentials(value))
+                )
+        if os.path.isfile(_BUNDLE):
+            self._show_certificates(_BUNDLE)
+
+    def _show_certificates(self, path: str) -> str:
+        """Shows trusted certificates where no package writes its own. Returns their place in the sandbox."""
+        target = "/run/kibo/certs/" + path.strip("/").replace("/", "-")
+        if os.path.exists(path) and all(bind.target != target for bind in self.binds):
+            self.binds.append(Bind(Path(path), target))
+        return target
 
     def add_text(self, target: str, text: str) -> None:
         """Shows a text as a file."""
@@ -75,17 +85,17 @@ class Settings:
 
     def add_path(self, path: str) -> None:
         """Shows a file or directory of the host at its own place. Missing, or already shown, is fine."""
-        shown = [bind.target for bind in self.binds]
+        path = path.rstrip("/")
+        if os.path.basename(path) == "simple":
+            path = os.path.dirname(path)  # a local package index links to files that lie beside it
+        shown = ["/usr", "/proc", "/dev", "/sys", "/run", "/etc/ssl", *(bind.target for bind in self.binds)]
         covered = any(path == target or path.startswith(target + "/") for target in shown)
-        if (
-            os.path.exists(path)
-            and not covered
-            and not path.startswith(("/usr/", "/proc/", "/dev/", "/sys/"))
-        ):
+        # A whole top-level directory is no setting, and would hide the base's own.
+        if path.count("/") > 1 and os.path.exists(path) and not covered:
             self.binds.append(Bind(Path(path), path))
 
     def add_apt(self, *, whole: bool) -> None:
-        """apt's settings at ``/run/kibo/apt``.
+        """Shows apt's settings at ``/run/kibo/apt``.
 
         Args:
             whole: Whether the step's root is the host's own system, so that its sources and keys apply too; else only
@@ -99,6 +109,8 @@ class Settings:
             lines.append('Dir::Etc "/run/kibo/apt";')
         else:
             lines += _apt_network_lines()
+        if os.path.isfile(_BUNDLE):
+            lines.append(f'Acquire::https::CaInfo "{self._show_certificates(_BUNDLE)}";')
         # The sandbox has one network user; _apt's id need not exist, and its downloads lie in root's directory.
         lines.append('APT::Sandbox::User "root";')
         (stage / "kibo.conf").write_text("\n".join(lines) + "\n")
@@ -106,7 +118,7 @@ class Settings:
         self.variables["APT_CONFIG"] = "/run/kibo/apt/kibo.conf"
 
     def add_pip(self) -> None:
-        """pip's settings: its variables and configuration files, and the local paths that they name."""
+        """Copies pip's settings: its variables and configuration files, and the local paths that they name."""
         texts = []
         for name, value in os.environ.items():
             if name.startswith("PIP_") and name not in _PIP_REFUSED:
@@ -121,7 +133,7 @@ class Settings:
             self.add_path(path)
 
     def add_npm(self) -> None:
-        """npm's settings: addresses and certificates of its configuration files; tokens are left behind."""
+        """Copies npm's settings: addresses and certificates of its configuration files; tokens are left behind."""
         for name, value in os.environ.items():
             key = name.lower().removeprefix("npm_config_").replace("_", "-")
             if name.lower().startswith("npm_config_") and _NPM_KEYS.match(f"{key}="):

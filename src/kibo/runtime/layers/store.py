@@ -170,7 +170,7 @@ def flush_file_system(path: Path) -> None:
         os.close(fd)
 
 
-class exhausting_disk:  # noqa: N801 - reads as a statement: `with exhausting_disk(home):`
+class exhausting_disk:
     """Turns "no space left" inside a block into the error that says whose disk is full."""
 
     def __init__(self, home: Path) -> None:
