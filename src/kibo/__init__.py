@@ -5,6 +5,8 @@ The public names, each imported on first use: this package is also imported insi
 
 from typing import TYPE_CHECKING, Any
 
+from kibo.box.spawning import Spawner, provide
+
 if TYPE_CHECKING:
     from kibo.box.define import Box as Box
     from kibo.box.define import action as action
@@ -46,6 +48,16 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'kibo' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(module), name)
     return value
+
+
+def _runtime() -> Spawner:
+    from kibo.wiring import spawner
+
+    return spawner()
+
+
+# Here, because definitions know nothing above them: the first `spawn()` wires the runtime in.
+provide(_runtime)
 
 
 def __dir__() -> list[str]:

@@ -287,3 +287,22 @@ def test_what_no_message_can_hold_is_refused(value):
 def test_floats_pass_unchanged():
     assert math.isnan(to_builtins(math.nan))
     assert to_builtins(-0.0) == 0.0
+
+
+def test_a_decorated_method_keeps_its_own_signature_and_types():
+    import functools
+
+    def loud(function):
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    class Decorated(Box):
+        @action
+        @loud
+        def count(self, what: "Size", n: int = 1) -> int: ...
+
+    sent = spec("count", Decorated).check_arguments((Size.SMALL,), {"n": 2})
+    assert sent == (["s"], {"n": 2})

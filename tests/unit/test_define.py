@@ -22,6 +22,11 @@ def test_a_missing_parameter_is_named():
         Account()
 
 
+def test_parameters_are_given_by_name():
+    with pytest.raises(InvalidDefinition, match="by name"):
+        Account("ada")
+
+
 def test_an_unknown_parameter_is_named_with_the_known_ones():
     with pytest.raises(InvalidDefinition, match=r"no parameter 'costumer'\n  hint: It has customer"):
         Account(costumer="ada")

@@ -20,6 +20,7 @@ def resolve(owner: FunctionType | type, *, strict: bool = True, cls: type | None
         InvalidDefinition: An annotation names something that is not there, with `strict`.
     """
     local = dict(vars(cls)) if cls is not None else {}
+    owner = _innermost(owner)
     if isinstance(owner, FunctionType):
         for name, cell in zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=True):
             try:
@@ -41,6 +42,13 @@ def resolve(owner: FunctionType | type, *, strict: bool = True, cls: type | None
             hint="Define or import the type at module level, before the box is used.",
             details={"where": owner.__qualname__},
         ) from error
+
+
+def _innermost(owner: Any) -> Any:
+    """What the decorators around a function wrap: its annotations name what its own module defines."""
+    while hasattr(owner, "__wrapped__"):
+        owner = owner.__wrapped__
+    return owner
 
 
 def _written(owner: FunctionType | type) -> dict[str, Any]:

@@ -221,7 +221,12 @@ class Box:
                     f"{cls.__name__}.{name} and its action {value.function.__name__} differ in name"
                 )
 
-    def __init__(self, **parameters: Any) -> None:
+    def __init__(self, *values: Any, **parameters: Any) -> None:
+        if values:
+            raise InvalidDefinition(
+                f"the parameters of {type(self).__name__} are given by name",
+                hint=f"{type(self).__name__}(name=value)",
+            )
         from kibo.box.parameters import settle_parameters
 
         self.__dict__.update(settle_parameters(type(self), parameters))

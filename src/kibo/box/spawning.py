@@ -1,16 +1,18 @@
 """The port through which a definition is spawned: definitions know no runtime, whoever wires one in provides it."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from kibo.box.define import Box
 from kibo.model.errors import Bug
+
+if TYPE_CHECKING:
+    from kibo.box.define import Box
 
 
 class Spawner(Protocol):
     """Makes instances of boxes."""
 
-    def spawn(self, box: Box, **options: Any) -> Any:
+    def spawn(self, box: "Box", **options: Any) -> Any:
         """Makes an instance of `box` and returns its proxy; see `Box.spawn`."""
 
 

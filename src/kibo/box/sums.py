@@ -42,6 +42,11 @@ def yields_of(box: Box) -> frozenset[Yield]:
     return box.yields if isinstance(box, Sum) else frozenset()
 
 
+def prefix(box: Box, count: int) -> Box:
+    """Returns the sum of the first `count` parts of a definition, whose cached state the whole is built on."""
+    return _sum(parts_of(box)[:count], yields_of(box))
+
+
 def add(left: Box, right: Box) -> Box:
     """`left + right`; see `Box.__add__`."""
     return _sum(parts_of(left) + parts_of(right), yields_of(left) | yields_of(right))
