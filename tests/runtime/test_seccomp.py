@@ -8,11 +8,14 @@ import errno
 import mmap
 import os
 import platform
+import queue
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from kibo.runtime import kernel, seccomp, seccomp_listener
-from kibo.runtime.seccomp_policy import BOX, Check, Deny
+from kibo.runtime.seccomp_policy import BOX, Allow, Check, Deny, Policy
 from kibo.runtime.syscalls import ARCHITECTURES
 
 pytestmark = pytest.mark.runtime
@@ -313,7 +316,55 @@ def test_a_process_that_dies_while_it_waits_is_noticed() -> None:
 
 def test_the_supervised_cannot_answer_their_own_calls_with_a_second_listener() -> None:
     child = Supervised(lambda: seccomp.install(seccomp.compile_filter(), listener=True))
-    assert f"OSError({errno.EBUSY}" in child.answer()
+    assert "PermissionError(1" in child.answer()
+
+
+def test_a_program_under_a_filter_without_supervisor_cannot_become_its_own() -> None:
+    # It would install a listener, ask by a filter of its own, and answer from a thread: "go on".
+    asks = struct.pack("=HBBI", 0x20, 0, 0, 0) + struct.pack("=HBBI", 0x15, 0, 1, NUMBERS["clone"])
+    asks += seccomp._ASK + struct.pack("=HBBI", 0x06, 0, 0, seccomp.RET_ALLOW)
+
+    def attack() -> object:
+        seccomp.install(seccomp.compile_filter(), listener=False)
+        refused = raw("clone", kernel.CLONE_NEWUSER | signal.SIGCHLD)
+        try:
+            seccomp.install(asks, listener=True)
+        except OSError as error:
+            return refused, error.errno
+        return "it listens"
+
+    assert in_child(attack) == repr((errno.EPERM, errno.EPERM))
+
+
+def test_that_attack_would_succeed_without_the_rule_against_listeners() -> None:
+    asks = struct.pack("=HBBI", 0x20, 0, 0, 0) + struct.pack("=HBBI", 0x15, 0, 1, NUMBERS["clone"])
+    asks += seccomp._ASK + struct.pack("=HBBI", 0x06, 0, 0, seccomp.RET_ALLOW)
+    others = tuple(entry for entry in BOX.entries if getattr(entry, "name", "") != "seccomp")
+    naive = seccomp.compile_filter(Policy((*others, Allow("as it was", "seccomp")), BOX.nested))
+    descriptor = seccomp._Program(len(naive) // 8, naive)
+
+    def attack() -> object:
+        handed: queue.Queue[int] = queue.Queue()
+
+        def supervise() -> None:
+            listener = handed.get()
+            notification = seccomp_listener.receive(listener)
+            assert notification is not None
+            seccomp_listener.proceed(listener, notification)
+
+        # A thread that no filter of the attacker's holds back, because it is older.
+        threading.Thread(target=supervise, daemon=True).start()
+        libc.prctl(38, 1, 0, 0, 0)
+        libc.syscall(NUMBERS["seccomp"], 1, 0, ctypes.byref(descriptor))
+        listener = seccomp.install(asks, listener=True)
+        assert listener is not None
+        handed.put(listener)
+        pid = libc.syscall(NUMBERS["clone"], ctypes.c_long(kernel.CLONE_NEWUSER | signal.SIGCHLD), 0, 0, 0, 0)
+        if pid == 0:
+            os._exit(7)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert in_child(attack) == "7"
 
 
 def test_a_filter_that_the_supervised_add_cannot_let_more_through() -> None:
@@ -329,5 +380,5 @@ def test_a_filter_that_the_supervised_add_cannot_let_more_through() -> None:
 
 def test_the_checks_of_the_policy_are_all_exercised_here() -> None:
     assert {entry.name for entry in BOX.entries if isinstance(entry, Check)} == {
-        "clone", "ioctl", "socket", "personality", "mknod", "mknodat",
+        "clone", "ioctl", "socket", "seccomp", "personality", "mknod", "mknodat",
     }  # fmt: skip

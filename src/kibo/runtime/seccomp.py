@@ -10,12 +10,14 @@ Documentation/userspace-api/seccomp_filter.rst.
 from __future__ import annotations
 
 import ctypes
+import errno
+import itertools
 import os
 import platform
 import struct
 from typing import Final, NamedTuple
 
-from kibo.runtime.seccomp_policy import BOX, Allow, Check, Deny, Policy
+from kibo.runtime.seccomp_policy import BOX, NEW_LISTENER, Allow, Check, Deny, Policy
 from kibo.runtime.syscalls import ARCHITECTURES, Architecture
 
 # Actions, seccomp(2).
@@ -38,10 +40,16 @@ _ARGUMENTS_OFFSET: Final = 16
 
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _SET_MODE_FILTER: Final = 1
-_FLAG_NEW_LISTENER: Final = 1 << 3
 _FLAG_WAIT_KILLABLE_RECV: Final = 1 << 5
 
-_UNKNOWN: Final = RET_ERRNO | 38  # ENOSYS, as the kernel answers numbers it does not know
+_ASK: Final = struct.pack("=HBBI", _RETURN, 0, 0, RET_USER_NOTIF)
+_REFUSE: Final = struct.pack("=HBBI", _RETURN, 0, 0, RET_ERRNO | errno.EPERM)
+
+#: As the kernel itself answers numbers it does not know.
+_UNKNOWN: Final = RET_ERRNO | errno.ENOSYS
+
+
+_RANGE_WEIGHT: Final = 2
 
 
 class Instruction(NamedTuple):
@@ -144,11 +152,10 @@ def _tree(ranges: list[_Range], notify: frozenset[str]) -> list[Instruction]:
         return (
             _check(outcome, notify) if isinstance(outcome, Check) else [Instruction(_RETURN, 0, 0, outcome)]
         )
-    total, below, split, best = sum(r.weight for r in ranges), 0, 1, None
-    for index in range(1, len(ranges)):
-        below += ranges[index - 1].weight
-        if best is None or abs(total - 2 * below) < best:
-            split, best = index, abs(total - 2 * below)
+    # A little for the range itself keeps rare ones from lying too deep.
+    weights = [each.weight + _RANGE_WEIGHT for each in ranges]
+    total, below = sum(weights), list(itertools.accumulate(weights))
+    split = min(range(1, len(ranges)), key=lambda index: abs(total - 2 * below[index - 1]))
     lower, upper = _tree(ranges[:split], notify), _tree(ranges[split:], notify)
     assert len(lower) < 256, "a jump of classic BPF is one byte"
     return [Instruction(_AT_LEAST, len(lower), 0, ranges[split].first), *lower, *upper]
@@ -189,7 +196,7 @@ def install(program: bytes, *, listener: bool = False) -> int | None:
 
     Args:
         program: What `compile_filter` returned.
-        listener: Whether calls in ``notify`` are to be answered by a supervisor.
+        listener: Whether calls in ``notify`` are to be answered by a supervisor; else they are refused.
 
     Returns:
         The listener's descriptor (closed on exec), to be sent to the supervisor and closed here; None without
@@ -203,10 +210,13 @@ def install(program: bytes, *, listener: bool = False) -> int | None:
         _PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)
     ):
         raise _error("prctl(PR_SET_NO_NEW_PRIVS)")
+    if not listener:
+        # Left as they are, these calls would be anyone's to answer who installs a listener later.
+        program = program.replace(_ASK, _REFUSE)
     descriptor = _Program(len(program) // 8, program)
     # WAIT_KILLABLE_RECV (Linux 5.19): once the supervisor has taken a notification, signals other than deadly
     # ones wait, so that it does not answer a call that a stray SIGCHLD has meanwhile restarted.
-    flags = _FLAG_NEW_LISTENER | _FLAG_WAIT_KILLABLE_RECV if listener else 0
+    flags = NEW_LISTENER | _FLAG_WAIT_KILLABLE_RECV if listener else 0
     result = _libc.syscall(number, _SET_MODE_FILTER, ctypes.c_uint(flags), ctypes.byref(descriptor))
     if result < 0:
         raise _error("seccomp(SECCOMP_SET_MODE_FILTER)")

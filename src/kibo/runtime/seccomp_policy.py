@@ -76,6 +76,9 @@ class Policy:
 #: with the exit signal there and is reachable only through clone3 and unshare.
 NEW_NAMESPACES: Final = 0x7E020000
 
+#: SECCOMP_FILTER_FLAG_NEW_LISTENER of seccomp(2).
+NEW_LISTENER: Final = 1 << 3
+
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE, _NETLINK_SOCK_DIAG, _NETLINK_KOBJECT_UEVENT, _NETLINK_GENERIC = 0, 4, 15, 16
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
@@ -199,7 +202,7 @@ BOX: Final = Policy(
         Allow("random bytes", "getrandom"),
         Allow(
             "programs that confine themselves further: a filter or rule set can only take away",
-            "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self "
+            "landlock_create_ruleset landlock_add_rule landlock_restrict_self "
             "lsm_get_self_attr lsm_list_modules",
         ),
         Allow(
@@ -245,6 +248,16 @@ BOX: Final = Policy(
                     ),
                 ),
             ),
+        ),
+        Check(
+            "seccomp",
+            1,
+            (0,),
+            True,
+            _EPERM,
+            "browsers filter themselves; a listener of the box's own (FILTER_FLAG_NEW_LISTENER) would answer in "
+            "place of the warden, because of two filters that both ask, the newer one is heard",
+            mask=NEW_LISTENER,
         ),
         Check(
             "personality",
