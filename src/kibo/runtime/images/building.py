@@ -56,7 +56,9 @@ def do_job(job: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> N
         _command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_variables()
     )
     with process:
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         try:
             process.stdin.write(_encode(job))
             process.stdin.flush()
@@ -69,7 +71,9 @@ def do_job(job: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> N
 
 
 async def follow_job(job: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> None:
-    """Runs one job in a builder process without blocking the event loop. Cancelling ends the builder and waits for that.
+    """Runs one job in a builder process without blocking the event loop.
+
+    Cancelling ends the builder and waits until it is gone.
 
     Raises:
         KiboError: What the builder reported.
@@ -77,7 +81,9 @@ async def follow_job(job: dict[str, Any], on_event: Callable[[dict[str, Any]], N
     process = await anyio.open_process(
         _command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_variables()
     )
-    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     complaint = b""
     try:
         await process.stdin.send(_encode(job))

@@ -159,9 +159,9 @@ def _pin_steps(steps: tuple[Step, ...], locked: Lock) -> tuple[tuple[Step, ...],
         LockMismatch: The environment has other steps than the lock.
     """
     wanted = [step for step in steps if step.part and step.kind in LOCKED_KINDS]
-    for step, record in zip(wanted, locked.steps, strict=False):
-        if (step.kind, step.spec) != (record.kind, record.spec):
-            _refuse_lock(step.label, record)
+    for step, wanted_record in zip(wanted, locked.steps, strict=False):
+        if (step.kind, step.spec) != (wanted_record.kind, wanted_record.spec):
+            _refuse_lock(step.label, wanted_record)
     if len(wanted) != len(locked.steps):
         _refuse_lock(f"{len(wanted)} steps", None)
     keys: dict[str, str] = {}

@@ -125,16 +125,24 @@ def make_directories(target: Path, directories: tuple[tuple[str, int, int], ...]
         _own(path, owner)
 
 
-def write_identity(target: Path, passwd: str, group: str) -> None:
+def write_box_places(target: Path) -> None:
+    """Adds to a base what every box needs and it lacks: its user, its directories, mount points. Keeps the rest."""
+    make_directories(target, tuple(place for place in BOX_DIRECTORIES if not (target / place[0]).exists()))
+    texts = [(target / "etc" / name) for name in ("passwd", "group")]
+    passwd, group = (path.read_text() if path.is_file() else "" for path in texts)
+    write_identity(target, passwd or "root:x:0:0::/root:/bin/sh\n", group or "root:x:0:\n", people=True)
+
+
+def write_identity(target: Path, passwd: str, group: str, *, people: bool = False) -> None:
     """Writes the files that say who and what the machine is: users, groups, names.
 
-    System accounts stay, so that files of installed packages have their owners; people's accounts and every password
-    go; ``box`` is added.
+    System accounts stay, so that files of installed packages have their owners; people's accounts, unless ``people``
+    keeps them, and every password go; ``box`` is added.
     """
     users = [line.split(":") for line in passwd.splitlines() if line.count(":") == 6]
     groups = [line.split(":") for line in group.splitlines() if line.count(":") == 3]
-    users = [user for user in users if _is_system(user[2]) and user[0] != "box"]
-    groups = [entry for entry in groups if _is_system(entry[2]) and entry[0] != "box"]
+    users = [user for user in users if (people or _is_system(user[2])) and user[0] != "box"]
+    groups = [entry for entry in groups if (people or _is_system(entry[2])) and entry[0] != "box"]
     names = {user[0] for user in users}
     for entry in groups:
         entry[1], entry[3] = "x", ",".join(name for name in entry[3].split(",") if name in names)

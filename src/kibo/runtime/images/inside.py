@@ -52,6 +52,17 @@ class Inside:
         os.close(fd)
         self._attached.append(target)
 
+    def enter(self, root: str) -> None:
+        """Makes a directory the root of this process, for good. Programs and mounts are out of reach after it."""
+        os.chroot(root)
+        os.chdir("/")
+        self._attached.clear()
+        self._made.clear()
+
+    def keep_mount_points(self) -> None:
+        """Counts the mount points that had to be made as the step's work, so that `leave` lets them stay."""
+        self._made.clear()
+
     def leave(self) -> None:
         """Detaches everything and removes the mount points that had to be made: they are not the step's work."""
         for target in reversed(self._attached):
@@ -73,6 +84,7 @@ class Inside:
         variables: Mapping[str, str] | None = None,
         cwd: str = "/",
         capture: bool = False,
+        accept: tuple[int, ...] = (0,),
     ) -> bytes:
         """Runs a program to its end; what it prints goes to the step's log.
 
@@ -81,9 +93,10 @@ class Inside:
             variables: Additions to the step's environment.
             cwd: Its working directory.
             capture: Whether to return its standard output instead of logging it.
+            accept: Exit statuses that count as success.
 
         Raises:
-            Refusal: There is no such program, or it ended with anything but 0.
+            Refusal: There is no such program, or it ended otherwise than ``accept`` says.
         """
         environment = {**self.variables, **(variables or {})}
         program = shutil.which(arguments[0], path=environment.get("PATH"))
@@ -101,7 +114,7 @@ class Inside:
             with os.fdopen(read, "rb") as pipe:
                 captured = pipe.read()
         code = os.waitstatus_to_exitcode(self._reap(pid))
-        if code != 0:
+        if code not in accept:
             how = f"ended with status {code}" if code > 0 else f"was killed by {signal.Signals(-code).name}"
             raise Refusal("failed", f"{arguments[0]} {how}", {"program": list(arguments), "status": code})
         return captured

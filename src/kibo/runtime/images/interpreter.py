@@ -158,7 +158,7 @@ def _shared_library() -> Path | None:
 
 
 def _replace_runpath(image: bytes, old: bytes) -> bytes | None:
-    """Overwrites a run path in a program with the box's, padded with zeros. None when it does not fit or is not there."""
+    """Overwrites a run path in a program with the box's, padded with zeros. None when it does not fit."""
     start = image.find(old + b"\0")
     if start < 0 or len(old) < len(_RUNPATH):
         return None

@@ -44,31 +44,47 @@ def plan_steps(env: Env) -> tuple[Step, ...]:
 
 def _add_base(chain: Chain, base: str) -> None:
     if base == "host":
-        chain.add("host", "base: host", {}, facts=_host_signature())
+        chain.add("host", "base: host", {}, facts=_host_signature(), host_usr=False)
         return
     kind, _, reference = base.partition(":")
+    host = _add_host_tool(chain)
+    machine = os.uname().machine
     if kind == "debian":
-        _add_tools(chain)
-        chain.add("debian", f"base: {base}", {"suite": reference}, facts=os.uname().machine, below=())
+        below = [host.key]
+        if not os.path.exists("/usr/bin/mmdebstrap"):
+            # Nothing is installed on the host: the tool gets a layer of its own.
+            packages = {"packages": ["mmdebstrap"]}
+            tool = chain.add("apt", "tools: mmdebstrap", packages, facts=_system_state(), below=(host.key,),
+                             part=False, host_usr=True)  # fmt: skip
+            below.append(tool.key)
+        suite = {"suite": reference}
+        chain.add(
+            "debian",
+            f"base: {base}",
+            suite,
+            facts=machine,
+            below=tuple(below),
+            stands_alone=True,
+            host_usr=True,
+        )
     else:
-        chain.add("oci", f"base: {base}", {"reference": reference}, facts=os.uname().machine, below=())
+        image = {"reference": reference}
+        facts = [machine, _layout_state(reference)]
+        chain.add("oci", f"base: {base}", image, facts=facts, below=(host.key,), stands_alone=True)
     chain.add("boxroot", "base: users and mount points", {})
 
 
-def _add_tools(chain: Chain) -> None:
-    """Adds what bootstraps Debian: the host's mmdebstrap, or as root one installed into a layer of its own."""
-    host = chain.add("host", "tools: host", {}, facts=_host_signature(), below=(), part=False, host_usr=True)
-    if not os.path.exists("/usr/bin/mmdebstrap"):
-        spec = {"packages": ["mmdebstrap"]}
-        chain.add(
-            "apt",
-            "tools: mmdebstrap",
-            spec,
-            facts=_system_state(),
-            below=(host.key,),
-            part=False,
-            host_usr=True,
-        )
+def _add_host_tool(chain: Chain) -> Step:
+    """Adds the host's own system as a place to run tools in, which is no part of the environment."""
+    return chain.add("host", "tools: host", {}, facts=_host_signature(), below=(), part=False, host_usr=False)
+
+
+def _layout_state(reference: str) -> str:
+    """Names what a layout on disk holds now. A registry is asked once: a tag there is taken to stay what it was."""
+    if not reference.startswith("dir:"):
+        return ""
+    index = Path(reference.removeprefix("dir:").partition(":")[0], "index.json")
+    return index.read_text() if index.is_file() else ""
 
 
 def _add_pip(chain: Chain, env: Env) -> None:
@@ -79,11 +95,8 @@ def _add_pip(chain: Chain, env: Env) -> None:
     if chain.host_usr:
         chain.add("pip", label, spec, facts=facts, stands_alone=True)
         return
-    hosts = [step for step in chain.steps if step.kind == "host"]
-    host = hosts[0] if hosts else chain.add(
-        "host", "tools: host", {}, facts=_host_signature(), below=(), part=False, host_usr=True
-    )  # fmt: skip
-    chain.add("pip", label, spec, facts=facts, below=(host.key,), host_usr=True, stands_alone=True)
+    host = next(step for step in chain.steps if step.kind == "host")
+    chain.add("pip", label, spec, facts=facts, below=(host.key,), stands_alone=True, host_usr=True)
 
 
 def _add_files(chain: Chain, files: Any) -> None:

@@ -140,7 +140,11 @@ def pip(requirements: list[str], pip_path: str, locked: dict[str, Any] | None) -
             command += ["--no-deps", "--require-hashes", "-r", "/run/kibo/requirements.txt"]
         else:
             command += requirements
-        inside.run(command, variables={"PYTHONHASHSEED": "0", "PIP_ROOT_USER_ACTION": "ignore"})
+        inside.run([*command, "--no-compile"], variables={"PIP_ROOT_USER_ACTION": "ignore"})
+        # pip itself would compile in a temporary place and leave that name in each file. Packages contain templates
+        # and sources for other versions that do not compile; pip passes over them too.
+        compile_all = [PYTHON, "-m", "compileall", "-q", "-q", PIP_HOME]
+        inside.run(compile_all, variables={"PYTHONHASHSEED": "0"}, accept=(0, 1))
         for name in os.listdir(PIP_HOME):
             # A local path of the build's own would end up in the layer.
             note = f"{PIP_HOME}/{name}/direct_url.json"

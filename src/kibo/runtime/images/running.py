@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kibo.model.errors import BuildFailed, HostUnsupported, InvalidDefinition, KiboError, LockMismatch
 from kibo.model.limits import MAX_ERROR_TEXT_BYTES
-from kibo.runtime.images import copying, recipes
+from kibo.runtime.idmap import ROOT_BASE
+from kibo.runtime.images import bases, copying, recipes
 from kibo.runtime.images.inside import Inside, Refusal
 from kibo.runtime.images.ownership import move_ids
 from kibo.runtime.images.sandbox import Bind, Overlay, Sandbox
@@ -52,7 +53,7 @@ class StepRun:
         self.log_path = entry.path / "log"
         self._partial = b""
         stage = entry.path / "stage"
-        stage.mkdir(mode=0o755)
+        stage.mkdir(mode=0o755, exist_ok=True)
         entry.path.chmod(0o755)  # its parent keeps everyone else out
         self.settings = Settings(stage)
 
@@ -64,6 +65,10 @@ class StepRun:
             LockMismatch: The step would install something else than the lock records.
             HostUnsupported: This host, or this user on it, cannot do the step.
         """
+        if self.step.kind == "debian":
+            return bases.make_debian(self)
+        if self.step.kind == "oci":
+            return bases.make_image(self)
         recipe = self._recipe()
         sandbox = self.sandbox()
         resolved = self.run(sandbox, recipe)
@@ -88,6 +93,15 @@ class StepRun:
             if self._partial:
                 self._stream(b"\n")
         return resolved
+
+    def tell(self, text: str) -> None:
+        """Sends a line of Kibo's own among the step's output."""
+        self.worker.emit({"event": "output", "step": self.step.label, "text": text})
+
+    def own(self, path: Path) -> None:
+        """Gives a path to the root inside."""
+        if self.worker.idmap.kind == "root":
+            os.chown(path, ROOT_BASE, ROOT_BASE)
 
     def sandbox(self) -> Sandbox:
         """Puts the step's root together: the layers below, the interpreter, and on the host's base the host."""
@@ -117,6 +131,8 @@ class StepRun:
     def _recipe(self) -> recipes.Recipe:
         """Chooses what the step runs, and gives it the settings that it needs."""
         spec, settings = self.step.spec, self.settings
+        if self.step.kind == "boxroot":
+            return bases.add_box_places
         if self.step.kind == "files":
             return copying.put(self._stage_files())
         settings.add_network()
@@ -191,8 +207,6 @@ class StepRun:
                 )
             sources.append((item["to"], Path(f"/run/kibo/files/{index}")))
         if self.worker.idmap.kind == "root":
-            from kibo.runtime.idmap import ROOT_BASE
-
             move_ids(stage, ROOT_BASE)
         self.settings.binds.append(Bind(stage, "/run/kibo/files"))
         return sources
@@ -225,7 +239,7 @@ class StepRun:
         )
         for line in lines:
             text = line.decode(errors="replace")
-            self.worker.emit({"event": "output", "step": self.step.label, "text": text})
+            self.tell(text)
 
     def _error(self, refusal: Refusal) -> KiboError:
         """Makes the error for a step that could not go on, and keeps its log."""

@@ -119,7 +119,7 @@ class Sandbox:
             # Process 1 ends every process of its namespace with it.
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-        reply = (
+        reply: dict[str, Any] = (
             json.loads(answer)
             if answer
             else {"refused": "exited", "message": "the step's first process was killed"}

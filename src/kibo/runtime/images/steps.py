@@ -87,8 +87,8 @@ class Chain:
             spec: See Step.
             facts: Inputs that are this machine's own, such as the state of its package database.
             below: What it stands on; all earlier parts of the chain unless given.
-            stands_alone: Whether its result does not depend on the state of the host's system, so that a change of
-                that is no reason to build it again.
+            stands_alone: Whether its result does not depend on the state of the host's system and tools, so that a
+                change of them is no reason to build it again.
             host_usr: Whether it sees the host's /usr; as the chain does unless given.
             part: See Step.
             payload: See Step.
@@ -96,8 +96,8 @@ class Chain:
         if below is None:
             below = tuple(step.key for step in self.steps if step.part)
         usr = self.host_usr if host_usr is None else host_usr
-        host_keys = {step.key for step in self.steps if step.kind == "host"} if stands_alone else set()
-        inputs = [key for key in below if key not in host_keys]
+        tools = {step.key for step in self.steps if step.kind == "host" or not step.part}
+        inputs = [key for key in below if not stands_alone or key not in tools]
         key = digest_of([GENERATION, kind, spec, facts, inputs, usr])
         step = Step(kind, label, spec, key, below, usr, part, payload or {})
         self.steps.append(step)
