@@ -9,6 +9,7 @@ import mmap
 import os
 import platform
 import queue
+import select
 import shutil
 import signal
 import socket
@@ -269,6 +270,11 @@ class Supervised:
         return answer
 
 
+def awaited(listener: int) -> seccomp_listener.Notification | None:
+    select.select([listener], [], [], 10)
+    return seccomp_listener.receive(listener)
+
+
 def clone_user() -> str:
     pid = kernel.clone(kernel.CLONE_NEWUSER)
     if pid == 0:
@@ -278,7 +284,7 @@ def clone_user() -> str:
 
 def test_a_namespace_call_reaches_the_supervisor_who_may_let_it_through() -> None:
     child = Supervised(clone_user)
-    notification = seccomp_listener.receive(child.listener)
+    notification = awaited(child.listener)
     assert notification is not None
     assert notification.pid == child.pid
     assert notification.number == NUMBERS["clone"]
@@ -290,7 +296,7 @@ def test_a_namespace_call_reaches_the_supervisor_who_may_let_it_through() -> Non
 
 def test_a_namespace_call_that_the_supervisor_refuses_fails() -> None:
     child = Supervised(clone_user)
-    notification = seccomp_listener.receive(child.listener)
+    notification = awaited(child.listener)
     assert notification is not None
     seccomp_listener.refuse(child.listener, notification)
     assert "PermissionError(1" in child.answer()
@@ -305,12 +311,22 @@ def test_a_namespace_call_with_no_supervisor_left_fails() -> None:
 
 def test_a_process_that_dies_while_it_waits_is_noticed() -> None:
     child = Supervised(clone_user)
-    notification = seccomp_listener.receive(child.listener)
+    notification = awaited(child.listener)
     assert notification is not None
     os.kill(child.pid, signal.SIGKILL)
     os.waitpid(child.pid, 0)
     assert not seccomp_listener.still_waits(child.listener, notification)
     assert not seccomp_listener.proceed(child.listener, notification)
+    os.close(child.listener)
+
+
+def test_a_supervisor_that_nobody_asks_is_not_held_up() -> None:
+    child = Supervised(lambda: 1)
+    os.waitpid(child.pid, 0)
+    with pytest.raises(ConnectionResetError):
+        for _ in range(100):
+            assert seccomp_listener.receive(child.listener) is None
+            select.select([child.listener], [], [], 0.05)
     os.close(child.listener)
 
 
@@ -348,7 +364,7 @@ def test_that_attack_would_succeed_without_the_rule_against_listeners() -> None:
 
         def supervise() -> None:
             listener = handed.get()
-            notification = seccomp_listener.receive(listener)
+            notification = awaited(listener)
             assert notification is not None
             seccomp_listener.proceed(listener, notification)
 

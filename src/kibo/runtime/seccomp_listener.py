@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import select
 import struct
 from typing import Final, NamedTuple
 
@@ -38,11 +39,22 @@ class Notification(NamedTuple):
 
 
 def receive(listener: int) -> Notification | None:
-    """Takes the next waiting call; blocks until there is one (poll the descriptor to avoid that).
+    """Takes the next waiting call. Never blocks; poll the descriptor to learn of one.
 
     Returns:
-        The call, or None when its process died before it was taken.
+        The call, or None when there is none: its process may have died before it was taken.
+
+    Raises:
+        ConnectionResetError: No process is left under the filter: close the listener.
     """
+    # The ioctl waits, and before Linux 6.11 it does so even when nobody is left who could ask.
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    events = dict(poll.poll(0)).get(listener, 0)
+    if not events & select.POLLIN:
+        if events & select.POLLHUP:
+            raise ConnectionResetError(errno.ECONNRESET, "no process is left under the filter")
+        return None
     buffer = bytearray(_NOTIFICATION.size)
     try:
         fcntl.ioctl(listener, _RECEIVE, buffer)
