@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No deadline for an example: how long one takes says more of the machine than of the code.
+settings.register_profile("kibo", deadline=None, print_blob=True)
+settings.load_profile("kibo")
 
 HERE = Path(__file__).parent
 

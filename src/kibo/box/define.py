@@ -22,11 +22,11 @@ Effect = Literal["none", "read", "bufferable", "reversible", "irreversible"]
 
 #: Names that every instance has of its own: an action with one of them could not be reached.
 INSTANCE_NAMES = frozenset(
-    "branch context delegate destroy diff digest env egress exec files fork id logs on_event popen publish_event"
-    " secrets send_message shell skill snapshot spawn status tools".split()
+    "branch context delegate destroy diff digest env egress exec files fork id launch logs on_event popen"
+    " publish_event resume secrets send_message shell skill snapshot spawn status suspend tools".split()
 )
 #: Names of the definition that a parameter cannot have.
-DEFINITION_NAMES = frozenset("digest egress env secrets skill spawn tools launch resume".split())
+DEFINITION_NAMES = frozenset("digest egress env launch resume secrets skill spawn suspend tools".split())
 #: What the tool formats of model providers take.
 MAX_ACTION_NAME = 64
 
@@ -252,7 +252,10 @@ class Box:
 
     @property
     def digest(self) -> str:
-        """Names the definition: equal in every process and on every machine that defines the same."""
+        """Names the definition: equal in every process and on every machine that defines the same.
+
+        Taken when it is first asked for; globals that the code uses and that change afterwards do not change it.
+        """
         from kibo.box.sums import digest_of
 
         return digest_of(self)

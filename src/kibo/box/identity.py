@@ -7,6 +7,7 @@ The user's own functions and classes are described by their content, installed o
 Bytecode differs between minor versions of Python, and so do digests: so does the live state that they name.
 """
 
+import copyreg
 import sys
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
@@ -211,8 +212,9 @@ class _Describer:
 
     def _by_reduction(self, value: Any, kind: type) -> bytes:
         """Any other object, as pickle would take it apart; what pickle refuses is described by its type alone."""
+        registered = copyreg.dispatch_table.get(kind)  # as regular expressions have it
         try:
-            reduced = value.__reduce_ex__(4)
+            reduced = registered(value) if registered is not None else value.__reduce_ex__(4)
         except Exception:  # noqa: BLE001  (a `__reduce__` may raise whatever it likes; the type is all there is then)
             return _frame("opaque", _text(f"{kind.__module__}:{kind.__qualname__}"))
         if isinstance(reduced, str):
