@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kibo.runtime.images.inside import Inside
-from kibo.runtime.images.recipes import Recipe
+from kibo.runtime.images.recipes import Recipe, compare
 
 #: Where the sandbox shows the directory that becomes the layer.
 TARGET: Final = "/run/kibo/target"
@@ -42,8 +42,6 @@ def bootstrap(suite: str, sources: str, locked: dict[str, Any] | None) -> Recipe
                 os.unlink(path)
         packages = _installed(Path(TARGET, "var/lib/dpkg/status"))
         if locked:
-            from kibo.runtime.images.recipes import compare
-
             compare("mmdebstrap", locked["packages"], packages)
         return {"packages": packages}
 

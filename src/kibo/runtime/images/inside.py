@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kibo.runtime import kernel
+from kibo.runtime.images.fakeids import fake_id_changes  # here: inside, Python's own files are out of reach
 
 
 class Refusal(Exception):
@@ -128,8 +129,6 @@ class Inside:
             os.chdir(cwd)
             os.closerange(3, 1024)
             if self._fake_ids:
-                from kibo.runtime.images.fakeids import fake_id_changes
-
                 fake_id_changes()
             os.execve(program, list(arguments), dict(environment))
         finally:

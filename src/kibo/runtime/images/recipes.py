@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import urllib.parse
@@ -43,7 +44,6 @@ def apt(packages: list[str], locked: dict[str, Any] | None) -> Recipe:
         names = [f"{package['name']}={package['version']}" for package in locked["packages"]]
 
     def run(inside: Inside) -> dict[str, Any]:
-        import os
 
         variables = {"DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true"}
         for path in ("/var/lib/apt/lists/partial", "/var/cache/apt/archives/partial", "/var/log/apt"):
@@ -116,7 +116,6 @@ def pip(requirements: list[str], pip_path: str, locked: dict[str, Any] | None) -
     """
 
     def run(inside: Inside) -> dict[str, Any]:
-        import os
 
         report = "/run/kibo/report.json"
         command = [
@@ -178,7 +177,6 @@ def npm(packages: list[str], locked: dict[str, Any] | None) -> Recipe:
     """Installs npm packages into their own directory, with npm's own lock where there is one."""
 
     def run(inside: Inside) -> dict[str, Any]:
-        import os
 
         os.makedirs(NPM_HOME)
         variables = {

@@ -218,6 +218,11 @@ class StepRun:
             remove_tree(tree / place)
         if (tree / "opt/kibo").is_dir() and not any((tree / "opt/kibo").iterdir()):
             (tree / "opt/kibo").rmdir()
+        if self.step.kind == "boxroot":
+            # /run was a file system in memory while the step ran, so what belongs in the layer's is made here.
+            for place in (tree / "run", tree / "run/kibo"):
+                place.mkdir(mode=0o755, exist_ok=True)
+                sandbox.own(place)
         _prune(tree, [bind.target for bind in sandbox.binds], sandbox.overlays[0].lowers)
         for index, overlay in enumerate(sandbox.overlays[1:], 1):
             if not overlay.writable or not any(sandbox.upper(index).iterdir()):

@@ -32,8 +32,6 @@ def unpack(archive: str, target: str) -> Recipe:
 
     def run(inside: Inside) -> dict[str, Any]:
         file = open(archive, "rb")  # noqa: SIM115 - open for the process's life
-        # Codecs and account databases would otherwise be looked for below the new root.
-        "".encode("idna")
         inside.enter(target)
         with _decompress(file) as stream, tarfile.open(fileobj=stream, mode="r|") as members:
             for member in members:
