@@ -16,7 +16,8 @@ KiboError
 │   └── FileMissing
 ├── WrongState              it is there, and not in a state that allows this
 │   ├── InstanceEnded
-│   └── StateLocked
+│   ├── StateLocked
+│   └── StateNotForkable        a launch() left what no fork can have
 ├── ActionFailed            the action itself went wrong, inside the box
 │   ├── ActionRaised            carries the remote type and traceback
 │   ├── InvalidResult           the result is not of the declared type
@@ -176,6 +177,12 @@ class StateLocked(WrongState):
 
     code = "state.locked"
     retry = "after"
+
+
+class StateNotForkable(WrongState):
+    """A state cannot be kept for forking: its launch() left threads behind."""
+
+    code = "state.not_forkable"
 
 
 class ActionFailed(KiboError):

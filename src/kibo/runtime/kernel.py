@@ -254,9 +254,13 @@ _NO_CAPABILITIES: Final = struct.pack("IIIIII", 0, 0, 0, 0, 0, 0)
 _CAPABILITY_HEADER: Final = struct.pack("II", 0x20080522, 0)
 
 
-def drop_capabilities() -> None:
-    """Gives up every capability for good: empty sets, and root's id gives none back, capset(2), capabilities(7)."""
+def disarm_root() -> None:
+    """Makes user ids give and take no capabilities from now on, for good, capabilities(7). Needs CAP_SETPCAP."""
     prctl(PR_SET_SECUREBITS, SECBIT_LOCKED_NO_ROOT)
+
+
+def drop_capabilities() -> None:
+    """Gives up every capability, capset(2). After `disarm_root` none comes back."""
     _call("capset", _CAPABILITY_HEADER, _NO_CAPABILITIES)
 
 

@@ -23,7 +23,16 @@ import msgspec
 from kibo.model.limits import MAX_COMMAND_BYTES, MAX_DESCRIPTORS, MAX_FRAME_BYTES
 
 _LENGTH: Final = struct.Struct("<I")
-_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+def _plain(value: object) -> str:
+    """Encodes the ids, which are strings of a class of their own."""
+    if isinstance(value, str):
+        return "".join(value)
+    raise TypeError(f"a message cannot hold {type(value).__name__}")
+
+
+_encode: Final = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 _decode: Final = msgspec.msgpack.Decoder().decode
 _FD_SPACE: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4) + socket.CMSG_SPACE(12)
 _CREDENTIALS: Final = struct.Struct("iII")

@@ -27,3 +27,5 @@ def prepare_home(home: Path) -> None:
         return
     for path in (home, *(home / part for part in ("layers", "keys", "locks", "tmp", "run", "logs"))):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Boxes' ids, which are nobody's on the host, pass through to the layers; the directory above keeps others out.
+    (home / "layers").chmod(0o711)

@@ -1,0 +1,161 @@
+"""What the warden knows of each box that it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import Any
+
+from kibo.runtime import wire
+from kibo.runtime.mapwriter import MapWriter
+from kibo.runtime.roots import Root
+
+
+class CellState(enum.Enum):
+    """Where a cell is in its life. STARTING -> ENTERED -> LIVE -> SEALING -> SEALED; any -> ENDED."""
+
+    STARTING = "starting"
+    ENTERED = "entered"
+    LIVE = "live"
+    SEALING = "sealing"
+    SEALED = "sealed"
+    ENDED = "ended"
+
+
+@dataclass(slots=True)
+class Group:
+    """A control group that a box joins by writing ``0`` into each of its files."""
+
+    name: str
+    attach_fds: tuple[int, ...]
+
+
+class Groups:
+    """Control groups by their limits, used again and again: making one costs more than a box.
+
+    The keeper, which can reach the host's files, makes them and answers on ``keeper``.
+    """
+
+    def __init__(self, keeper: socket.socket, *, enabled: bool) -> None:
+        self._keeper = keeper
+        self._enabled = enabled
+        self._free: dict[str, list[Group]] = {}
+        self._limits: dict[str, str] = {}
+        self._kills: dict[str, int] = {}
+
+    def take(self, limits: dict[str, Any]) -> Group | None:
+        """Returns a group with these limits, or None where there is nothing to limit."""
+        if not self._enabled or not limits:
+            return None
+        key = repr(sorted(limits.items()))
+        free = self._free.setdefault(key, [])
+        if free:
+            return free.pop()
+        wire.send_command(self._keeper, ["make", limits])
+        answer, descriptors, _ = wire.receive_command(self._keeper)
+        if answer["kind"] != "ok":
+            raise OSError(answer["errno"], answer["message"])
+        self._limits[answer["name"]] = key
+        return Group(answer["name"], tuple(descriptors))
+
+    def give_back(self, group: Group) -> str:
+        """Takes back the group of an ended box. Returns why the kernel ended it, where the group was the reason."""
+        self._free[self._limits[group.name]].append(group)
+        wire.send_command(self._keeper, ["kills", group.name])
+        answer, _, _ = wire.receive_command(self._keeper)
+        before = self._kills.get(group.name, 0)
+        self._kills[group.name] = answer["kills"]
+        return "out of memory" if answer["kills"] > before else ""
+
+
+@dataclass(slots=True, eq=False)
+class Cell:
+    """One box's namespaces, processes and files, from the warden's side.
+
+    Attributes:
+        source: The sealed cell that it was forked from, or None.
+        channel: The guest's end of its channel to the user's process, kept until the guest has entered.
+        egress: Where to send the listening socket of its only way out, or -1.
+        expected_clones: Forks of this cell that were ordered and not yet asked of the kernel.
+        own_userns: Whether it has a user namespace below the warden's own.
+        reason: Why it ended.
+    """
+
+    id: str
+    root: Root
+    source: Cell | None
+    channel: int
+    egress: int
+    label: str = ""
+    state: CellState = CellState.STARTING
+    setup: dict[str, Any] = field(default_factory=dict)
+    pid: int = 0
+    pidfd: int = -1
+    pid_namespace: int = -1
+    control: socket.socket | None = None
+    listener: int = -1
+    log: int = -1
+    own_userns: bool = False
+    expected_clones: int = 0
+    group: Group | None = None
+    map_writer: MapWriter | None = None
+    seal_reply: int = -1
+    end_replies: list[int] = field(default_factory=list)
+    commands: dict[int, Any] = field(default_factory=dict)
+    reason: str = ""
+
+    def forked_setup(self) -> dict[str, Any]:
+        """What a fork is told: all else it has from its source."""
+        assert self.source is not None
+        setup = {"cwd": self.setup["cwd"], "pids": self.setup["pids"]}
+        if self.setup["variables"] is not self.source.setup["variables"]:
+            setup["variables"] = self.setup["variables"]
+        return setup
+
+    def tell(self, data: dict[str, Any]) -> None:
+        """Tells the caller, on the channel that is still ours, that the box could not be made."""
+        if self.channel < 0:
+            return
+        with socket.socket(fileno=os.dup(self.channel)) as reply, contextlib.suppress(ConnectionError):
+            wire.send_frame(reply, ["failed", 0, data])
+
+    def release_channel(self) -> None:
+        """Closes our copy of the guest's channel, so that its end is seen when the guest ends."""
+        if self.channel >= 0:
+            os.close(self.channel)
+            self.channel = -1
+
+    def describe(self) -> dict[str, Any]:
+        """Tells what a person may know."""
+        return {
+            "id": self.id,
+            "label": self.label,
+            "state": self.state.value,
+            "pid": self.pid,
+            "source": self.source.id if self.source else "",
+        }
+
+    def close(self) -> None:
+        """Lets go of everything and answers those who wait for the end."""
+        if self.state is CellState.STARTING:
+            self.tell({"kind": "refused", "code": "instance.ended", "message": self.reason, "details": {}})
+        self.state = CellState.ENDED
+        self.release_channel()
+        for name in ("pidfd", "pid_namespace", "listener", "log", "seal_reply", "egress"):
+            fd = getattr(self, name)
+            if fd >= 0:
+                os.close(fd)
+                setattr(self, name, -1)
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+        if self.map_writer is not None:
+            self.map_writer.close()
+        self.root.close()
+        for fd in self.end_replies:
+            with socket.socket(fileno=fd) as reply, contextlib.suppress(ConnectionError):
+                wire.send_command(reply, {"kind": "ok", "reason": self.reason})
+        self.end_replies.clear()

@@ -1,0 +1,116 @@
+"""The user's end of the sockets to guests and to the warden, for coroutines."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import Any, Final
+
+from kibo.runtime import wire
+from kibo.runtime.waiting import Waiting
+
+_RECEIVE_BYTES: Final = 65536
+
+
+class Channel:
+    """A stream of frames to a guest or to one of its servers. One conversation at a time.
+
+    What comes in is untrusted: lengths are checked before memory is given, and each conversation has a deadline.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self._buffer = bytearray()
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, socket.socket]:
+        """Makes a channel and its other end, to be handed to the warden."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        return cls(ours), theirs
+
+    async def send(self, waiting: Waiting, message: object) -> None:
+        """Sends one frame.
+
+        Raises:
+            ConnectionError: The other side is gone.
+            wire.FrameError: The message is larger than a frame may be.
+        """
+        view = memoryview(wire.pack(message))
+        while view:
+            try:
+                view = view[self.sock.send(view) :]
+            except BlockingIOError:
+                await waiting.ready((), (self.sock.fileno(),))
+
+    async def receive(self, waiting: Waiting, timeout_s: float | None = None) -> Any:
+        """Receives one frame.
+
+        Raises:
+            wire.Closed: The other side is gone.
+            wire.FrameError: It sent something that is no frame.
+            TimeoutError: No whole frame came within ``timeout_s`` seconds.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        need = 4
+        while True:
+            if len(self._buffer) >= 4:
+                need = 4 + wire.frame_length(bytes(self._buffer[:4]))
+            if len(self._buffer) >= need:
+                body = bytes(self._buffer[4:need])
+                del self._buffer[:need]
+                return wire.unpack(body)
+            left = None if deadline is None else deadline - time.monotonic()
+            await waiting.ready((self.sock.fileno(),), (), left)
+            try:
+                chunk = self.sock.recv(max(_RECEIVE_BYTES, min(need - len(self._buffer), 1 << 20)))
+            except BlockingIOError:
+                continue
+            except ConnectionError:
+                chunk = b""
+            if not chunk:
+                if self._buffer:
+                    raise wire.FrameError("the channel was closed inside a frame")
+                raise wire.Closed
+            self._buffer += chunk
+
+    def close(self) -> None:
+        """Closes our end; the guest sees it."""
+        self.sock.close()
+
+
+class Reply:
+    """Where the warden answers one order: messages, and descriptors with them."""
+
+    def __init__(self) -> None:
+        self.sock, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.setblocking(False)
+
+    async def receive(self, waiting: Waiting, timeout_s: float | None = None) -> tuple[Any, list[int]]:
+        """Receives one message and its descriptors.
+
+        Raises:
+            wire.Closed: The warden is gone.
+            TimeoutError: Nothing came in time.
+        """
+        while True:
+            await waiting.ready((self.sock.fileno(),), (), timeout_s)
+            try:
+                message, descriptors, _ = wire.receive_command(self.sock)
+            except BlockingIOError:
+                continue
+            except ConnectionError:
+                raise wire.Closed from None
+            return message, descriptors
+
+    def close(self) -> None:
+        """Closes both ends. For a running command that means: kill it."""
+        self.sock.close()
+        self.theirs.close()
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Closes descriptors that came along and are not wanted."""
+    for fd in descriptors:
+        os.close(fd)

@@ -1,0 +1,89 @@
+"""The runtime's only way to the network: a port that is handed listening sockets from inside boxes.
+
+The warden opens one socket in a box's own network, and whatever implements `Forwarding` accepts from it on the host's
+side. Nothing else of the runtime touches the network.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from kibo.box.policy import Rule
+from kibo.runtime import wire
+from kibo.runtime.waiting import Waiting
+
+
+class Forwarding(Protocol):
+    """Carries what boxes send to where their rules allow."""
+
+    def serve(self, listening_fd: int, rules: Sequence[Rule], box_id: str) -> None:
+        """Accepts from a box's socket until the box ends. Takes a copy of the descriptor; the caller closes its own."""
+
+    def stop(self, box_id: str) -> None:
+        """Forgets a box."""
+
+    def close(self) -> None:
+        """Ends all of it."""
+
+
+class Door:
+    """One box's way out while it is being made."""
+
+    def __init__(self, forwarding: Forwarding, box_id: str, rules: Sequence[Rule]) -> None:
+        self._forwarding = forwarding
+        self._box_id = box_id
+        self._rules = rules
+        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    @property
+    def theirs(self) -> int:
+        """The descriptor to hand to the warden, which sends the listening socket there."""
+        return self._theirs.fileno()
+
+    async def open(self, waiting: Waiting) -> None:
+        """Receives the listening socket and has it served. The warden sends it before it lets the guest in.
+
+        Raises:
+            wire.Closed: The cell could not be made.
+        """
+        self._theirs.close()
+        await waiting.ready((self._ours.fileno(),))
+        _, descriptors, _ = wire.receive_command(self._ours)
+        try:
+            self._forwarding.serve(descriptors[0], self._rules, self._box_id)
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+
+    def close(self) -> None:
+        """Closes both ends."""
+        self._ours.close()
+        self._theirs.close()
+
+
+class Egress:
+    """Opens doors; makes its forwarding on first use, because most boxes have no way out."""
+
+    def __init__(self, make: Callable[[], Forwarding]) -> None:
+        self._make = make
+        self._forwarding: Forwarding | None = None
+
+    def door(self, box_id: str, rules: Sequence[Rule]) -> Door:
+        """Makes a way out for a box with these rules."""
+        if self._forwarding is None:
+            self._forwarding = self._make()
+        return Door(self._forwarding, box_id, rules)
+
+    def stop(self, box_id: str) -> None:
+        """Closes a box's way out, if it had one."""
+        if self._forwarding is not None:
+            self._forwarding.stop(box_id)
+
+    def close(self) -> None:
+        """Ends the forwarding."""
+        if self._forwarding is not None:
+            self._forwarding.close()
+            self._forwarding = None

@@ -1,0 +1,246 @@
+"""A box's files from the caller's side: single files, whole trees, and watching.
+
+The server at the other end runs inside the box with the rights of the box's programs; what it sends is checked here,
+above all the names that are about to become files of the host.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from kibo.model.errors import DiskFull, FileMissing, InvalidInput, KiboError, PathRefused
+from kibo.model.limits import MAX_PATH_BYTES
+from kibo.model.record import Record
+from kibo.runtime import wire
+from kibo.runtime.channel import Channel
+from kibo.runtime.refusals import refusal_error, violation
+from kibo.runtime.waiting import Waiting
+
+#: Bytes of one piece of a large file, and of many small files that share a frame.
+PIECE_BYTES: Final = 4 << 20
+#: Small files in one frame.
+BATCH_FILES: Final = 512
+
+#: Called with files and bytes done so far.
+Progress = Callable[[int, int], None]
+
+
+class FileInfo(Record):
+    """One entry of a directory in a box.
+
+    Attributes:
+        name: Its name in the directory.
+        kind: ``"file"``, ``"directory"``, ``"link"`` or ``"other"``.
+        size: In bytes.
+        mode: Permission bits.
+        modified_ns: Nanoseconds since 1970.
+    """
+
+    name: str
+    kind: str
+    size: int
+    mode: int
+    modified_ns: int
+
+
+class FileChange(Record):
+    """One change that `watch` saw.
+
+    Attributes:
+        kind: ``"created"``, ``"changed"`` or ``"removed"``.
+        name: The entry's name in the watched directory.
+    """
+
+    kind: str
+    name: str
+
+
+def box_path(path: str | os.PathLike[str]) -> str:
+    """Checks a path in a box. Relative ones start at ``/work``; ``..`` at the root stays there, as for any process.
+
+    Raises:
+        PathRefused: It is empty, too long, or holds a zero byte.
+    """
+    text = os.fspath(path)
+    if not text or "\0" in text or len(os.fsencode(text)) >= MAX_PATH_BYTES:
+        raise PathRefused(
+            f"not a path in a box: {text[:80]!r}",
+            hint=f"A path has 1 to {MAX_PATH_BYTES - 1} bytes and no zero byte.",
+        )
+    return text if text.startswith("/") else f"/work/{text}"
+
+
+class FileStream:
+    """A conversation with one box's file server."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+
+    async def _answer(self, waiting: Waiting) -> list[Any]:
+        try:
+            reply = await self.channel.receive(waiting)
+        except wire.FrameError as error:
+            raise violation(str(error)) from None
+        if not isinstance(reply, list) or not reply:
+            raise violation("its file server's answer has no form")
+        if reply[0] == "error":
+            raise _file_error(int(reply[1]), str(reply[2]), str(reply[3]))
+        if reply[0] == "failed":
+            raise refusal_error(reply[2])
+        return reply
+
+    async def ask(self, waiting: Waiting, request: list[Any]) -> Any:
+        """Makes a request with one answer and returns its value."""
+        await self.channel.send(waiting, request)
+        return (await self._answer(waiting))[1]
+
+    async def read(self, waiting: Waiting, path: str) -> bytes:
+        """Reads a whole file."""
+        await self.channel.send(waiting, ["read", path])
+        content = bytearray()
+        while (reply := await self._answer(waiting))[0] == "piece":
+            content += reply[1]
+        return bytes(content)
+
+    async def write(self, waiting: Waiting, path: str, content: bytes, mode: int) -> None:
+        """Writes a whole file, and the directories above it."""
+        if len(content) <= PIECE_BYTES:
+            await self.ask(waiting, ["put", [[path, mode, "file", content]]])
+            return
+        await self.channel.send(waiting, ["write", path, mode])
+        view = memoryview(content)
+        while view:
+            await self.channel.send(waiting, view[:PIECE_BYTES])
+            view = view[PIECE_BYTES:]
+        await self.channel.send(waiting, b"")
+        await self._answer(waiting)
+
+    async def list(self, waiting: Waiting, path: str) -> list[FileInfo]:
+        """Lists a directory, in order of name."""
+        await self.channel.send(waiting, ["list", path])
+        found: list[FileInfo] = []
+        while (reply := await self._answer(waiting))[0] == "entries":
+            found += [FileInfo(name=str(n), kind=str(k), size=int(s), mode=int(m), modified_ns=int(t)) for n, k, s, m, t in reply[1]]
+        return sorted(found, key=lambda info: info.name)
+
+    async def upload(self, waiting: Waiting, source: Path, target: str, progress: Progress | None) -> int:
+        """Copies a file or tree of the host into the box; see `Files.upload`."""
+        files = total = size = 0
+        batch: list[list[Any]] = []
+        for relative, path, info in _host_tree(source):
+            place = f"{target}/{relative}" if relative else target
+            mode = stat.S_IMODE(info.st_mode)
+            if stat.S_ISDIR(info.st_mode):
+                batch.append([place, mode | 0o700, "directory", b""])
+            elif stat.S_ISLNK(info.st_mode):
+                batch.append([place, mode, "link", os.readlink(path)])
+            elif info.st_size <= PIECE_BYTES:
+                with open(path, "rb", buffering=0) as file:
+                    content = file.read()
+                batch.append([place, mode, "file", content])
+                size += len(content)
+                total += len(content)
+            else:
+                total += await self._upload_large(waiting, path, place, mode)
+            files += 1
+            if size >= PIECE_BYTES or len(batch) >= BATCH_FILES:
+                await self.ask(waiting, ["put", batch])
+                batch, size = [], 0
+                if progress is not None:
+                    progress(files, total)
+        if batch:
+            await self.ask(waiting, ["put", batch])
+        if progress is not None:
+            progress(files, total)
+        return files
+
+    async def _upload_large(self, waiting: Waiting, path: Path, place: str, mode: int) -> int:
+        done = 0
+        await self.channel.send(waiting, ["write", place, mode])
+        with open(path, "rb", buffering=0) as file:
+            while piece := file.read(PIECE_BYTES):
+                await self.channel.send(waiting, piece)
+                done += len(piece)
+        await self.channel.send(waiting, b"")
+        await self._answer(waiting)
+        return done
+
+    async def download(self, waiting: Waiting, source: str, target: Path, progress: Progress | None) -> int:
+        """Copies a file or tree of the box to the host; see `Files.download`."""
+        await self.channel.send(waiting, ["get", source])
+        files = total = 0
+        while (reply := await self._answer(waiting))[0] == "entries":
+            for name, mode, kind, content in reply[1]:
+                _place(target, _safe_name(name), int(mode), kind, content)
+                files += kind != "more"
+                total += len(content)
+            if progress is not None:
+                progress(files, total)
+        return files
+
+    async def changes(self, waiting: Waiting) -> FileChange:
+        """Waits for the next change after a ``watch`` request."""
+        reply = await self._answer(waiting)
+        return FileChange(kind=str(reply[1]), name=str(reply[2]))
+
+
+def _host_tree(source: Path) -> Iterator[tuple[str, Path, os.stat_result]]:
+    info = os.lstat(source)
+    if not stat.S_ISDIR(info.st_mode):
+        yield "", source, os.stat(source)
+        return
+    yield "", source, info
+    for directory, names, files in os.walk(source):
+        base = Path(directory)
+        for name in sorted(names + files):
+            path = base / name
+            found = os.lstat(path)
+            if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode) or stat.S_ISLNK(found.st_mode):
+                yield str(path.relative_to(source)), path, found
+
+
+def _safe_name(name: object) -> str:
+    """Checks a name that a box sent and that is to become a path of the host."""
+    if not isinstance(name, str) or "\0" in name or name.startswith("/") or ".." in name.split("/"):
+        raise violation(f"its file server sent the name {name!r}")
+    return name
+
+
+def _place(target: Path, name: str, mode: int, kind: object, content: bytes) -> None:
+    """Makes one file of the host from what a box sent, never through a link that the box sent before."""
+    path = target / name if name else target
+    for parent in path.parents:
+        if parent == target.parent:
+            break
+        if parent.is_symlink():
+            raise violation(f"it sent a file behind its own link {name!r}")
+    if kind == "directory":
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(mode & 0o777 | 0o700)
+    elif kind == "link":
+        path.unlink(missing_ok=True)
+        path.symlink_to(content if isinstance(content, str) else os.fsdecode(content))
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():
+            path.unlink()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (os.O_APPEND if kind == "more" else os.O_TRUNC)
+        with open(os.open(path, flags, 0o600), "wb") as file:
+            file.write(content)
+        path.chmod(mode & 0o777)
+
+
+def _file_error(number: int, text: str, path: str) -> KiboError:
+    details = {"errno": number, "path": path}
+    message = f"{path}: {text}" if path else text
+    if number == 2:
+        return FileMissing(message, hint="List the directory to see what is there.", details=details)
+    if number in (28, 122):
+        return DiskFull(message, hint="Raise Limits.disk_bytes, or remove files in the box.", details=details)
+    if number in (13, 1, 40, 30):
+        return PathRefused(message, hint="The box's own programs may not do that either.", details=details)
+    return InvalidInput(message, details=details)

@@ -1,0 +1,420 @@
+"""The runner inside a box: PID 1 of its namespace, forked from the warden or from a sealed state, never exec'd.
+
+It executes one action at a time and forks itself when the warden orders it to. Two sockets lead out: *control* to the
+warden (orders) and *channel* to the user's process (calls). Nothing here is trusted by the other side: a program in
+the box may take this process over, and gains what the box has, no more. Only light modules are imported, because
+every page that a fork touches is paid for in each box.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import random
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+import traceback
+from types import FrameType
+from typing import Any, Final
+
+from kibo.box.results import to_builtins
+from kibo.model.limits import MAX_ERROR_TEXT_BYTES
+from kibo.runtime import kernel, seccomp, wire
+from kibo.runtime.orphans import Orphans
+
+#: What a fork makes anew for the child. The user namespace is what lets it do so without any right.
+FORK_FLAGS: Final = (
+    kernel.CLONE_NEWUSER
+    | kernel.CLONE_NEWNS
+    | kernel.CLONE_NEWPID
+    | kernel.CLONE_NEWIPC
+    | kernel.CLONE_NEWUTS
+    | kernel.CLONE_NEWNET
+    | kernel.CLONE_NEWCGROUP
+)
+#: Exit status of a guest whose sockets closed: nobody is left to serve.
+EXIT_ALONE: Final = 0
+#: Exit status of a guest that could not enter its box.
+EXIT_SETUP: Final = 70
+
+_SIOCSIFFLAGS: Final = 0x8914
+_LOOPBACK_UP: Final = struct.pack("16sH14x", b"lo", 0x1 | 0x40)
+_SCOPED_LANDLOCK: Final = struct.pack("QQQ", 0, 0, 0x1 | 0x2)
+
+
+class ActionInterrupted(BaseException):
+    """The time of the running action is up. Not an Exception, so that a broad handler in the box lets it pass."""
+
+
+class Guest:
+    """The state of one runner. A fork has a copy of it, with sockets of its own."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        self.channel: socket.socket | None = None
+        self.parts: list[Any] = []
+        self.orphans = Orphans()
+        self.in_action = False
+        self.sealed = False
+        self.entered: dict[str, Any] = {}
+
+    # Entering the box
+
+    def enter(self, *, first: bool) -> None:
+        """Waits for the warden to give this process its root, ids and limits, then drops every right.
+
+        Args:
+            first: Whether this process comes from the warden itself and has everything still to do; a fork
+                inherits the filter, the user id and the environment.
+        """
+        self.control.send(b"\xc0")  # "hello": the kernel adds this process's id, which the warden reads
+        _raise_loopback()
+        order, descriptors, _ = wire.receive_command(self.control)
+        channel, log, *groups = descriptors
+        for fd in groups:
+            os.write(fd, b"0")
+            os.close(fd)
+        kernel.disarm_root()
+        self.channel = socket.socket(fileno=channel)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        if first:
+            self.entered = order
+            self._settle_first(order)
+        else:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_NPROC, (order["pids"], order["pids"]))
+            if "variables" in order:
+                os.environ.clear()
+                os.environ.update(order["variables"])
+        os.chdir(order["cwd"])
+        kernel.drop_capabilities()
+        if first:
+            self._filter(order["seccomp"])
+        wire.send_command(self.control, "in")
+
+    def _settle_first(self, order: dict[str, Any]) -> None:
+        with open("/dev/null") as null:
+            os.dup2(null.fileno(), 0)
+        os.umask(0o022)
+        kernel.sethostname(order["hostname"])
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (order["open_files"], order["open_files"]))
+        # The hard limit stays: a user namespace that is forked from here counts every box below it against it.
+        resource.setrlimit(resource.RLIMIT_NPROC, (order["pids"], resource.getrlimit(resource.RLIMIT_NPROC)[1]))
+        if order["uid"] != os.getuid():
+            os.setgroups([])
+            os.setresgid(order["uid"], order["uid"], order["uid"])
+            os.setresuid(order["uid"], order["uid"], order["uid"])
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+        os.environ.clear()
+        os.environ.update(order["variables"])
+        sys.path[:] = order["python_path"]
+        sys.prefix = sys.exec_prefix = sys.base_prefix = sys.base_exec_prefix = "/opt/kibo/python"
+        sys.executable = "/opt/kibo/python/bin/python3"
+        sys.argv = ["kibo"]
+        sys.path_importer_cache.clear()
+        signal.signal(signal.SIGUSR1, self._on_interrupt)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.orphans.watch()
+
+    def _filter(self, program: bytes) -> None:
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        _scope_with_landlock()
+        listener = seccomp.install(program, listener=True)
+        assert listener is not None
+        wire.send_command(self.control, "listener", [listener])
+        os.close(listener)
+
+    # Serving
+
+    def serve(self) -> None:
+        """Serves orders and calls until both sides are gone."""
+        while True:
+            poll = select.poll()
+            poll.register(self.control, select.POLLIN)
+            if self.channel is not None:
+                poll.register(self.channel, select.POLLIN)
+            control = self.control.fileno()
+            while True:
+                ready = poll.poll()
+                if any(fd == control for fd, _ in ready):
+                    self._obey()
+                    break  # the sockets may be others now
+                if not self._answer():
+                    break
+                self.orphans.reap()
+
+    def _obey(self) -> None:
+        try:
+            order, descriptors, _ = wire.receive_command(self.control)
+        except wire.Closed:
+            os._exit(EXIT_ALONE)
+        match order:
+            case "fork":
+                self._fork(descriptors[0])
+            case "step-out":
+                # pivot_root moves processes by their root, not by their working directory.
+                os.chdir("/")
+                wire.send_command(self.control, "out")
+
+    def _fork(self, control: int) -> None:
+        # A fork must not repeat the parent's buffered output.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if kernel.clone(FORK_FLAGS):
+            os.close(control)
+            return
+        try:
+            self.control.close()
+            if self.channel is not None:
+                self.channel.close()
+            self.control = socket.socket(fileno=control)
+            self.sealed = False
+            self.enter(first=False)
+            random.seed()
+            if "numpy.random" in sys.modules:
+                sys.modules["numpy.random"].seed()
+            self.orphans.forget()
+            self._resume()
+        except BaseException:
+            _die_with_report(self.channel)
+
+    def _resume(self) -> None:
+        for part in self.parts:
+            resume = getattr(part, "resume", None)
+            if resume is None:
+                continue
+            try:
+                resume()
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the caller is told
+                self._say(["failed", 0, describe(error, f"{type(part).__name__}.resume")])
+                os._exit(EXIT_SETUP)
+        self._say(["ready", 0, os.getpid()])
+
+    def _say(self, message: object) -> None:
+        assert self.channel is not None
+        wire.send_frame(self.channel, message)
+
+    def _answer(self) -> bool:
+        assert self.channel is not None
+        try:
+            request = wire.receive_frame(self.channel)
+        except (wire.Closed, wire.FrameError, ConnectionError):
+            if not self.sealed:
+                os._exit(EXIT_ALONE)
+            self.channel.close()
+            self.channel = None
+            return False
+        kind, number, *rest = request
+        try:
+            reply = getattr(self, f"_do_{kind}")(number, *rest)
+        except ActionInterrupted:
+            reply = ["interrupted", number]
+        except BaseException as error:  # noqa: BLE001 - whatever an action raises is its caller's to see
+            reply = ["error", number, describe(error)]
+        try:
+            data = wire.pack(reply)
+        except wire.FrameError as error:
+            data = wire.pack(["error", number, {"kind": "too-large", "message": str(error)}])
+        try:
+            self.channel.sendall(data)
+        except ConnectionError:
+            os._exit(EXIT_ALONE)
+        return self.channel is not None
+
+    # Requests
+
+    def _do_call(self, number: int, part: int, name: str, args: list[Any], kwargs: dict[str, Any], plain: bool) -> Any:
+        method = getattr(self.parts[part], name)
+        if not plain:
+            args, kwargs = _restore(type(self.parts[part]), name, args, kwargs)
+        self.in_action = True
+        try:
+            return ["ok", number, to_builtins(method(*args, **kwargs))]
+        finally:
+            self.in_action = False
+            _flush()
+
+    def _do_stream(self, number: int, part: int, name: str, args: list[Any], kwargs: dict[str, Any], plain: bool) -> Any:
+        method = getattr(self.parts[part], name)
+        if not plain:
+            args, kwargs = _restore(type(self.parts[part]), name, args, kwargs)
+        assert self.channel is not None
+        poll = select.poll()
+        poll.register(self.channel, select.POLLIN)
+        self.in_action = True
+        stream = method(*args, **kwargs)
+        try:
+            while True:
+                try:
+                    item = next(stream)
+                except StopIteration as end:
+                    return ["ok", number, to_builtins(end.value)]
+                self._say(["item", number, to_builtins(item)])
+                # The reader speaks only to stop a stream, so anything readable here is that.
+                if poll.poll(0):
+                    wire.receive_frame(self.channel)
+                    return ["stopped", number]
+        finally:
+            self.in_action = False
+            stream.close()
+            _flush()
+
+    def _do_load(self, number: int, parts: bytes) -> Any:
+        """Unpickles the box's classes, which come from the user's process, and makes their live objects."""
+        from kibo.box.ship import decode_parts  # noqa: PLC0415
+
+        for cls, parameters, needs in decode_parts(parts)[len(self.parts) :]:
+            part = cls.__new__(cls)
+            bound = {attribute: self.parts[index] for attribute, index in needs.items()}
+            cls.__kibo_restore__(part, parameters, bound)
+            self.parts.append(part)
+        return ["ok", number, len(self.parts)]
+
+    def _do_launch(self, number: int, part: int) -> Any:
+        launch = getattr(self.parts[part], "launch", None)
+        if launch is not None:
+            self.in_action = True
+            try:
+                launch()
+            finally:
+                self.in_action = False
+                _flush()
+        return ["ok", number, None]
+
+    def _do_seal(self, number: int) -> Any:
+        """Gets ready to be forked from, or says what stands in the way.
+
+        What ``resume`` opened, ``suspend`` closes. Children that are left end here: a fork could not have them.
+        """
+        for part in reversed(self.parts):
+            suspend = getattr(part, "suspend", None)
+            if suspend is not None:
+                suspend()
+        _flush()
+        ended = self.orphans.end_children()
+        _await_threads()
+        gc.collect()
+        threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+        count = len(os.listdir("/proc/self/task"))
+        if count > 1:
+            return ["ok", number, {"threads": threads, "thread_count": count}]
+        _exercise()
+        gc.freeze()
+        self.sealed = True
+        # Its children are boxes, whose ends are the warden's business.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
+        os.chdir("/")
+        return ["ok", number, {"ended": ended}]
+
+    def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
+        if self.in_action:
+            raise ActionInterrupted
+
+
+def run(control: socket.socket) -> None:
+    """Runs a first guest: enters the box, then serves. Never returns."""
+    guest = Guest(control)
+    try:
+        guest.enter(first=True)
+        guest._say(["ready", 0, os.getpid()])
+        guest.serve()
+    except BaseException:
+        _die_with_report(guest.channel)
+
+
+def describe(error: BaseException, where: str = "") -> dict[str, Any]:
+    """Tells an exception as data: the host shows it, and never rebuilds the object."""
+    text = "".join(traceback.format_exception(error)[-40:])
+    kind = type(error)
+    return {
+        "kind": "raised",
+        "type": f"{kind.__module__}.{kind.__qualname__}" if kind.__module__ != "builtins" else kind.__qualname__,
+        "message": _bounded(str(error)),
+        "traceback": _bounded(text),
+        "frames": [(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(error.__traceback__)[-40:]],
+        "where": where,
+        "code": getattr(error, "code", ""),
+    }
+
+
+def _bounded(text: str) -> str:
+    data = text.encode(errors="backslashreplace")
+    return data[-MAX_ERROR_TEXT_BYTES:].decode(errors="replace")
+
+
+def _restore(cls: type, name: str, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    from kibo.box.schema import restore_arguments  # noqa: PLC0415
+
+    return restore_arguments(cls, name, args, kwargs)
+
+
+def _raise_loopback() -> None:
+    """Brings 127.0.0.1 up in the new network namespace, whose only device it is."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        fcntl.ioctl(probe, _SIOCSIFFLAGS, _LOOPBACK_UP)
+
+
+def _scope_with_landlock() -> None:
+    """Keeps abstract sockets and signals inside the box a second time over, where the kernel can (ABI 6).
+
+    Rules on paths would not survive a fork, whose root is another; the mount namespace holds those.
+    """
+    try:
+        if kernel.landlock_create_ruleset(b"", 1) < 6:
+            return
+    except OSError:
+        return  # a kernel without Landlock: the namespaces hold, and `kibo doctor` says what is missing
+    ruleset = kernel.landlock_create_ruleset(_SCOPED_LANDLOCK)
+    kernel.landlock_restrict_self(ruleset)
+    os.close(ruleset)
+
+
+def _exercise() -> None:
+    """Runs the paths of a call once, so that the forks find their pages and caches warm."""
+    left, right = socket.socketpair()
+    with left, right:
+        wire.send_frame(left, ["call", 1, 0, "x", ["a"], {}, True])
+        wire.receive_frame(right)
+        wire.send_frame(right, ["ok", 1, to_builtins({"a": [1, "b", None]})])
+        wire.receive_frame(left)
+    select.poll().register(0)
+    random.seed()
+    gc.collect()
+
+
+def _await_threads() -> None:
+    """Gives threads that waited for the children a moment to see that those have ended."""
+    deadline = time.monotonic() + 1.0
+    while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def _die_with_report(channel: socket.socket | None) -> None:
+    """Ends a guest that could not start, saying why to whoever still listens. Never returns."""
+    error = sys.exc_info()[1]
+    try:
+        if error is not None:
+            if channel is not None:
+                wire.send_frame(channel, ["failed", 0, describe(error, "guest") | {"kind": "setup"}])
+            else:
+                traceback.print_exception(error)
+    finally:
+        os._exit(EXIT_SETUP)
+

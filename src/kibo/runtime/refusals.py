@@ -1,0 +1,59 @@
+"""Turns what a warden or a guest reports, which is data, into the errors that users catch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kibo.model.errors import (
+    ActionRaised,
+    Bug,
+    Exhausted,
+    GuestViolation,
+    HostDiskFull,
+    HostUnsupported,
+    InstanceEnded,
+    KiboError,
+    MemoryExceeded,
+)
+
+_BY_CODE: dict[str, tuple[type[KiboError], str]] = {
+    "instance.ended": (InstanceEnded, "Spawn another one."),
+    "host.disk_full": (HostDiskFull, "Free memory or disk space on the host, or lower Limits.disk_bytes."),
+    "host.exhausted": (Exhausted, "Destroy instances that are not needed, or raise the host's limits (`kibo doctor`)."),
+    "host.unsupported": (HostUnsupported, "Run `kibo doctor`: it says what is missing and how to get it."),
+    "limit.memory": (MemoryExceeded, "Raise Limits.memory_bytes."),
+}
+
+
+def refusal_error(report: object) -> KiboError:
+    """Builds the error for a report. Anything that is not of the agreed form is a violation, and says so."""
+    if not isinstance(report, dict):
+        return violation("its report of a failure has no form")
+    message = str(report.get("message", ""))
+    kind = report.get("kind")
+    if kind == "raised":
+        return raised_error(report)
+    if kind == "setup":
+        return HostUnsupported(
+            f"an instance could not enter its box: {message}",
+            hint="Run `kibo doctor`: it says what is missing and how to get it.",
+            details={"traceback": str(report.get("traceback", ""))},
+        )
+    cls, hint = _BY_CODE.get(str(report.get("code")), (Bug, "Please report this, with what you did."))
+    details = report.get("details")
+    return cls(message, hint=hint, details=details if isinstance(details, dict) else {})
+
+
+def raised_error(report: dict[str, Any]) -> ActionRaised:
+    """Builds the error for an exception in a box."""
+    where, kind = str(report.get("where", "")), str(report.get("type", "?"))
+    message = f"{where + ': ' if where else ''}{kind}: {report.get('message', '')}"
+    return ActionRaised(message, remote_type=kind, remote_traceback=str(report.get("traceback", "")))
+
+
+def violation(what: str) -> GuestViolation:
+    """The error for a guest that broke the protocol; its instance is destroyed."""
+    return GuestViolation(
+        f"the instance broke the protocol: {what}",
+        hint="Code in the box wrote to the runner's own socket. The instance was destroyed; spawn another one.",
+    )

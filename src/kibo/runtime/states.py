@@ -1,0 +1,271 @@
+"""Cached states: every prefix of a sum, launched once and kept as a sealed process that instances are forked from."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+
+from kibo.box.define import Box
+from kibo.box.plan import Plan, plan
+from kibo.box.ship import encode_parts
+from kibo.box.sums import digest_of, prefix
+from kibo.model.errors import ActionRaised, BuildFailed, HostUnsupported, StateNotForkable
+from kibo.model.ids import StateId
+from kibo.model.limits import (
+    DEFAULT_DISK_BYTES,
+    DEFAULT_MEMORY_BYTES,
+    DEFAULT_OPEN_FILES,
+    DEFAULT_PIDS,
+)
+from kibo.runtime import wire
+from kibo.runtime.channel import Channel
+from kibo.runtime.egress import Egress
+from kibo.runtime.idmap import BOX_ID
+from kibo.runtime.images.environment import BuiltEnvironment, build_environment, interpreter_layer
+from kibo.runtime.refusals import refusal_error
+from kibo.runtime.roots import HOST_USR
+from kibo.runtime.session import Session, lost
+from kibo.runtime.waiting import Blocking, Waiting, run
+
+#: Where a box finds its proxy.
+PROXY_URL: Final = "http://127.0.0.1:3128"
+
+Progress = Callable[[Any], None]
+
+
+@dataclass(slots=True)
+class State:
+    """A sealed cell that instances are forked from."""
+
+    cell: str
+    session: Session
+    built: BuiltEnvironment
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """Told to a build's progress when a part of a sum has been launched.
+
+    Attributes:
+        part: The part's name.
+        seconds: How long ``launch()`` took.
+        cached: Whether it was launched before.
+    """
+
+    part: str
+    seconds: float
+    cached: bool
+
+
+class States:
+    """The states of one session, by digest. Thread-safe: whoever comes second waits for the first one's build."""
+
+    def __init__(self, session: Session, egress: Egress) -> None:
+        self.session = session
+        self._egress = egress
+        self._ready: dict[str, State] = {}
+        self._locks: dict[str, threading.Lock] = {}
+        self._guard = threading.Lock()
+        self._waiting = Blocking()
+
+    def find(self, digest: str) -> State | None:
+        """Returns a state that is ready, without waiting."""
+        return self._ready.get(digest)
+
+    def ensure(self, box: Box, progress: Progress | None = None) -> State:
+        """Returns the state of a definition; builds its environment and launches what is missing of its prefixes.
+
+        Raises:
+            BuildFailed: A step of the environment or a ``launch()`` failed. Nothing of it is left.
+            StateNotForkable: A ``launch()`` left threads behind.
+        """
+        digest = digest_of(box)
+        found = self._ready.get(digest)
+        if found is not None:
+            return found
+        with self._guard:
+            lock = self._locks.setdefault(digest, threading.Lock())
+        with lock:
+            found = self._ready.get(digest)
+            if found is None:
+                found = self._build(box, plan(box), progress)
+                self._ready[digest] = found
+            return found
+
+    def _build(self, box: Box, wanted: Plan, progress: Progress | None) -> State:
+        count = len(wanted.parts)
+        built = _environment(wanted, self.session.home, progress)
+        base = self.ensure(prefix(box, count - 1), progress) if count > 1 else None
+        cell = StateId.new()
+        channel = self._start(cell, wanted, built, base)
+        try:
+            self._ask(channel, ["load", 1, encode_parts(wanted)])
+            if count:
+                self._launch(channel, wanted, progress)
+            self._seal(channel, cell, wanted)
+        except BaseException:
+            self.session.forget(cell)
+            raise
+        finally:
+            channel.close()
+        return State(cell, self.session, built, wanted)
+
+    async def fork(self, waiting: Waiting, state: State, cell: str) -> Channel:
+        """Makes a live fork of a state and returns the channel to its guest, which is ready."""
+        return await self._make(waiting, "fork", {"id": cell, "source": state.cell}, state.plan)
+
+    def _start(self, cell: StateId, wanted: Plan, built: BuiltEnvironment, base: State | None) -> Channel:
+        lowers, usr_lowers = _lowers(built, self.session.home), _usr_lowers(built)
+        arguments: dict[str, Any] = {"id": cell, "label": "state", "setup": self._setup(wanted, built)}
+        arguments |= {"disk_bytes": wanted.limits.disk_bytes or DEFAULT_DISK_BYTES}
+        if base is not None:
+            arguments["source"] = base.cell
+            if built.layers != base.built.layers:
+                arguments |= {"lowers": lowers, "usr_lowers": usr_lowers}
+            return run(self._make(self._waiting, "fork", arguments, wanted))
+        arguments |= {
+            "lowers": lowers,
+            "usr_lowers": usr_lowers,
+            "writable_usr": wanted.env.user == "root" and built.host_view,
+            "nested": wanted.env.nested_namespaces,
+        }
+        return run(self._make(self._waiting, "new", arguments, wanted))
+
+    async def _make(self, waiting: Waiting, order: str, arguments: dict[str, Any], wanted: Plan) -> Channel:
+        cell = arguments["id"]
+        if not wanted.egress:
+            channel = self.session.begin(order, arguments)
+            await self.session.finish(waiting, channel, cell)
+            return channel
+        door = self._egress.door(cell, wanted.egress)
+        try:
+            channel = self.session.begin(order, arguments, door.theirs)
+            try:
+                # Before the guest is ready: resume() may already want out.
+                await door.open(waiting)
+            except wire.Closed:
+                pass  # it could not be made; `finish` says why
+            await self.session.finish(waiting, channel, cell)
+        finally:
+            door.close()
+        return channel
+
+    def _setup(self, wanted: Plan, built: BuiltEnvironment) -> dict[str, Any]:
+        limits = wanted.limits
+        site = f"/opt/kibo/python/lib/python{sys.version_info[0]}.{sys.version_info[1]}"
+        return {
+            "uid": 0 if wanted.env.user == "root" else BOX_ID,
+            "hostname": "box",
+            "cwd": "/work",
+            "variables": _variables(wanted, built),
+            "python_path": [site, f"{site}/lib-dynload", "/opt/kibo/pip", "/opt/kibo/site"],
+            "open_files": limits.open_files or DEFAULT_OPEN_FILES,
+            "pids": limits.pids or DEFAULT_PIDS,
+            "limits": self._group_limits(wanted),
+        }
+
+    def _group_limits(self, wanted: Plan) -> dict[str, Any]:
+        """What a control group holds: what was asked for, and defaults where the host has groups for this user."""
+        limits = wanted.limits
+        asked = {"memory_bytes": limits.memory_bytes, "cpus": limits.cpus}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        if not self.session.facts["cgroups"]:
+            if asked:
+                raise HostUnsupported(
+                    f"this host cannot limit {' and '.join(asked)} for this user",
+                    hint="Run as root, or have a cgroup v2 subtree delegated to you (`kibo doctor` says how); "
+                    "or leave these limits out.",
+                    details={"missing": sorted(asked)},
+                )
+            return {}
+        return {"memory_bytes": DEFAULT_MEMORY_BYTES, "pids": limits.pids or DEFAULT_PIDS} | asked
+
+    def _ask(self, channel: Channel, request: list[Any], timeout_s: float | None = None) -> Any:
+        async def converse() -> Any:
+            await channel.send(self._waiting, request)
+            return await channel.receive(self._waiting, timeout_s)
+
+        try:
+            reply = run(converse())
+        except (wire.Closed, ConnectionError):
+            raise (
+                BuildFailed("the box ended while its state was being built", hint="Did launch() exit, or use up its memory?")
+                if self.session.alive
+                else lost()
+            ) from None
+        if reply[0] == "error":
+            raise refusal_error(reply[2])
+        if reply[0] == "interrupted":
+            raise BuildFailed("launch() took longer than its limit", hint="Raise Limits.action_s.")
+        return reply[2]
+
+    def _launch(self, channel: Channel, wanted: Plan, progress: Progress | None) -> None:
+        part = wanted.parts[-1]
+        begin = time.monotonic()
+        try:
+            if part.has_launch:
+                self._ask(channel, ["launch", 2, len(wanted.parts) - 1])
+        except ActionRaised as error:
+            raise BuildFailed(
+                f"{part.name}.launch() raised {error.remote_type}: {error.message}",
+                hint="See the remote traceback; nothing of the state was kept.",
+                step=f"launch {part.name}",
+                log_tail=error.remote_traceback,
+            ) from error
+        if progress is not None:
+            progress(Launched(part.name, time.monotonic() - begin, False))
+
+    def _seal(self, channel: Channel, cell: StateId, wanted: Plan) -> None:
+        left = self._ask(channel, ["seal", 3])
+        if "threads" in left:
+            name = wanted.parts[-1].name
+            threads = ", ".join(map(str, left["threads"])) or f"{left['thread_count']} in native code"
+            raise StateNotForkable(
+                f"{name}.launch() left threads behind ({threads}), and a process with threads cannot be forked",
+                hint=f"End them in launch(), or close in {name}.suspend() what {name}.resume() opens.",
+                details={"part": name, "threads": left["threads"]},
+            )
+        run(self.session.ask(self._waiting, "seal", {"id": cell}))
+
+
+def _environment(wanted: Plan, home: Path, progress: Progress | None) -> BuiltEnvironment:
+    async def build() -> BuiltEnvironment:
+        return await build_environment(wanted.env, home=home, progress=progress)
+
+    return anyio.run(build)
+
+
+def _lowers(built: BuiltEnvironment, home: Path) -> list[str]:
+    layers = [*built.layers, interpreter_layer(home)]
+    return [f"/kibo/layers/{layer.path.parent.name}/fs" for layer in layers]
+
+
+def _usr_lowers(built: BuiltEnvironment) -> list[str]:
+    if not built.host_view:
+        return []
+    own = [f"/kibo/layers/{layer.path.parent.name}/fs/usr" for layer in built.layers if any((layer.path / "usr").iterdir())]
+    return [HOST_USR, *own]
+
+
+def _variables(wanted: Plan, built: BuiltEnvironment) -> dict[str, str]:
+    variables = {
+        "HOME": "/root" if wanted.env.user == "root" else "/home/box",
+        "USER": "root" if wanted.env.user == "root" else "box",
+        "LANG": "C.UTF-8",
+        "TERM": "xterm-256color",
+        **built.variables,
+    }
+    if wanted.egress:
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            variables[name] = PROXY_URL
+        variables["no_proxy"] = variables["NO_PROXY"] = "127.0.0.1,localhost"
+    return variables
+

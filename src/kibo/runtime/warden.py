@@ -1,0 +1,556 @@
+"""The warden: one small process, first of its namespaces, from which every box descends and with which all of them end.
+
+It is single-threaded and does one short thing at a time: it makes file systems, lets guests fork, starts commands in
+boxes, and watches for ends. Whatever takes long happens in a child of its own. It takes orders from its own user's
+processes only, and believes nothing that a guest says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from kibo.runtime import guest, kernel, roots, seccomp, seccomp_listener, wire
+from kibo.runtime.cells import Cell, CellState, Groups
+from kibo.runtime.commands import Commands
+from kibo.runtime.idmap import format_lines
+from kibo.runtime.mapwriter import MapWriter
+
+#: Where a box's forwarder listens, inside the box.
+PROXY_PORT: Final = 3128
+#: Ended cells whose reason is remembered for a caller who asks late.
+MAX_REASONS: Final = 4096
+
+_CLONE_FIRST: Final = guest.FORK_FLAGS & ~kernel.CLONE_NEWUSER
+
+
+class Refused(Exception):
+    """An order that cannot be carried out; told to whoever gave it."""
+
+    def __init__(self, code: str, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.data = {"kind": "refused", "code": code, "message": message, "details": details}
+
+
+@dataclass(slots=True)
+class Settings:
+    """What the keeper tells the warden at its start."""
+
+    single_id: bool
+    box_uid: int
+    filters: dict[bool, bytes] = field(default_factory=dict)
+
+
+class Warden:
+    """The loop and the cells that it holds."""
+
+    def __init__(self, settings: Settings, groups: Groups) -> None:
+        self.settings = settings
+        self.groups = groups
+        self.cells: dict[str, Cell] = {}
+        self.reasons: dict[str, str] = {}
+        self.epoll = select.epoll()
+        self.handlers: dict[int, Callable[[int], None]] = {}
+        self.own_mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self.own_net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self.commands = Commands(self)
+        self.clients: dict[int, socket.socket] = {}
+
+    # The loop
+
+    def watch(self, fd: int, handler: Callable[[int], None], events: int = select.EPOLLIN) -> None:
+        """Calls ``handler`` with the events whenever ``fd`` has some, until `unwatch`."""
+        self.handlers[fd] = handler
+        self.epoll.register(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Stops watching; must come before ``fd`` is closed."""
+        if self.handlers.pop(fd, None) is not None:
+            self.epoll.unregister(fd)
+
+    def run(self, owner: socket.socket, listener: socket.socket | None) -> None:
+        """Serves until the owner's socket closes."""
+        self.add_client(owner, owns=True)
+        if listener is not None:
+            self.watch(listener.fileno(), lambda _: self._accept(listener))
+        poll, handlers = self.epoll.poll, self.handlers
+        while True:
+            for fd, events in poll():
+                handler = handlers.get(fd)
+                if handler is not None:
+                    handler(events)
+
+    def _accept(self, listener: socket.socket) -> None:
+        client, _ = listener.accept()
+        self.add_client(client, owns=False)
+
+    def add_client(self, client: socket.socket, *, owns: bool) -> None:
+        """Takes orders from one more socket."""
+        self.clients[client.fileno()] = client
+        self.watch(client.fileno(), lambda _: self._order(client, owns=owns))
+
+    def _order(self, client: socket.socket, *, owns: bool) -> None:
+        try:
+            order, descriptors, _ = wire.receive_command(client)
+        except (wire.Closed, ConnectionError):
+            if owns:
+                # The kernel ends every box with its PID namespace, whose first process this is.
+                os._exit(0)
+            self.unwatch(client.fileno())
+            del self.clients[client.fileno()]
+            client.close()
+            return
+        name, arguments = order[0], order[1]
+        taken: list[int] = []
+        try:
+            getattr(self, f"order_{name}", self._order_unknown)(arguments, descriptors, taken)
+        except Refused as refusal:
+            _tell(descriptors, refusal.data)
+        except OSError as error:
+            _tell(
+                descriptors,
+                {"kind": "refused", "code": _os_code(error), "message": f"{name}: {error}", "details": {"errno": error.errno or 0}},
+            )
+        finally:
+            for fd in descriptors:
+                if fd not in taken:
+                    os.close(fd)
+
+    def _order_unknown(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        raise Refused("kibo.bug", "the warden knows no such order")
+
+    def cell(self, arguments: dict[str, Any]) -> Cell:
+        """Finds the cell that an order names."""
+        cell = self.cells.get(arguments["id"])
+        if cell is None or cell.state is CellState.ENDED:
+            raise Refused("instance.ended", f"there is no running instance {arguments['id']}", id=arguments["id"])
+        return cell
+
+    # Making cells
+
+    def order_new(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Makes a cell from layers alone. Descriptors: its channel, and where to send its listening socket if any."""
+        root = roots.Root(
+            lowers=tuple(arguments["lowers"]),
+            usr_lowers=tuple(arguments["usr_lowers"]),
+            disk_bytes=arguments["disk_bytes"],
+            writable_usr=arguments["writable_usr"],
+        )
+        cell = self._add_cell(arguments, root, None, descriptors, taken)
+        cell.setup = arguments["setup"] | {"seccomp": self.settings.filters[arguments["nested"]]}
+        control = self._control(cell)
+        if kernel.clone(_CLONE_FIRST) == 0:
+            self._become_guest(control)
+        control.close()
+
+    def _become_guest(self, control: socket.socket) -> None:
+        """Turns the fresh child into a guest that holds nothing of the warden's. Never returns."""
+        try:
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, 0)
+            signal.set_wakeup_fd(-1)
+            fd = os.dup2(control.fileno(), 3)
+            control.detach()
+            kernel.close_range(4)
+            kernel.set_name("kibo-guest")
+            guest.run(socket.socket(fileno=fd))
+        finally:
+            os._exit(guest.EXIT_SETUP)
+
+    def order_fork(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Makes a cell as a live fork of a sealed one. Descriptors as for `order_new`."""
+        source = self.cells.get(arguments["source"])
+        if source is None or source.state is not CellState.SEALED:
+            raise Refused("instance.ended", "the state to fork from is gone", id=arguments["source"])
+        root = source.root.child(
+            arguments.get("disk_bytes") or source.root.disk_bytes,
+            tuple(arguments.get("lowers", ())),
+            tuple(arguments.get("usr_lowers", ())),
+        )
+        cell = self._add_cell(arguments, root, source, descriptors, taken)
+        cell.setup = source.setup | arguments.get("setup", {})
+        control = self._control(cell)
+        source.expected_clones += 1
+        try:
+            wire.send_command(source.control, "fork", [control.fileno()])
+        finally:
+            control.close()
+        # While the source forks on another processor, its child's file system is made here.
+        self._mount(cell)
+
+    def _add_cell(
+        self, arguments: dict[str, Any], root: roots.Root, source: Cell | None, descriptors: list[int], taken: list[int]
+    ) -> Cell:
+        if arguments["id"] in self.cells:
+            raise Refused("kibo.bug", f"there is an instance {arguments['id']} already")
+        taken.append(descriptors[0])
+        egress = -1
+        if len(descriptors) > 1:
+            taken.append(descriptors[1])
+            egress = descriptors[1]
+        cell = Cell(arguments["id"], root, source, channel=descriptors[0], egress=egress, label=arguments.get("label", ""))
+        self.cells[cell.id] = cell
+        return cell
+
+    def _control(self, cell: Cell) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        cell.control = ours
+        self.watch(ours.fileno(), lambda events: self._from_guest(cell))
+        return theirs
+
+    def _mount(self, cell: Cell) -> None:
+        """Makes the cell's writable layer and its root, detached."""
+        cell.root.make()
+
+    # What guests say
+
+    def _from_guest(self, cell: Cell) -> None:
+        assert cell.control is not None
+        try:
+            message, descriptors, pid = wire.receive_command(cell.control)
+        except (wire.Closed, wire.FrameError, ConnectionError):
+            self.end(cell, "its guest left")
+            return
+        taken = False
+        try:
+            if cell.state is CellState.STARTING and message is None and pid:
+                self._admit(cell, pid)
+            elif message == "listener" and cell.source is None and cell.listener < 0 and len(descriptors) == 1:
+                cell.listener = descriptors[0]
+                taken = True
+                seccomp_listener.hint_same_cpu(cell.listener)
+                self.watch(cell.listener, lambda _: self._clone_asked(cell))
+            elif message == "in" and cell.state is CellState.ENTERED:
+                self._check(cell)
+            elif message == "out" and cell.state is CellState.SEALING:
+                self._finish_seal(cell)
+            else:
+                self.end(cell, "its guest broke the protocol")
+        except OSError as error:
+            cell.tell({"kind": "refused", "code": _os_code(error), "message": str(error), "details": {"errno": error.errno or 0}})
+            self.end(cell, str(error))
+        finally:
+            if not taken:
+                for fd in descriptors:
+                    os.close(fd)
+
+    def _admit(self, cell: Cell, pid: int) -> None:
+        """Gives a new process its ids, root, network and limits, then lets it in."""
+        cell.pid = pid
+        cell.pidfd = kernel.pidfd_open(pid)
+        self.watch(cell.pidfd, lambda _: self.end(cell, "its first process ended"))
+        source = cell.source
+        if source is not None:
+            self._map(cell, source)
+        if cell.root.root_fd < 0:
+            self._mount(cell)
+        namespace = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        parts = [(roots.proc(namespace), "proc"), *cell.root.parts()]
+        cell.pid_namespace = namespace
+        try:
+            roots.move_in(cell.pidfd, self.own_mounts, cell.root.root_fd, parts)
+        finally:
+            for fd, _ in parts:
+                os.close(fd)
+            cell.root.attached()
+        log = os.open("log", os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o666, dir_fd=cell.root.upper_fd)
+        cell.log = log
+        if cell.egress >= 0:
+            self._listen(cell)
+        cell.group = self.groups.take(cell.setup["limits"])
+        descriptors = [cell.channel, log, *(cell.group.attach_fds if cell.group else ())]
+        assert cell.control is not None
+        wire.send_command(cell.control, cell.setup if source is None else cell.forked_setup(), descriptors)
+        cell.state = CellState.ENTERED
+
+    def _map(self, cell: Cell, source: Cell) -> None:
+        cell.own_userns = True
+        inside = self.settings.box_uid if self.settings.single_id else None
+        lines = ((inside, inside, 1),) if inside is not None else ((0, 0, 65536),)
+        if not source.own_userns:
+            # The parent of the new namespace is the warden's own, so it may write.
+            outside = os.getuid() if self.settings.single_id else None
+            if outside is not None and inside is not None:
+                lines = ((inside, outside, 1),)
+            text = format_lines(lines).encode()
+            for name in ("uid_map", "gid_map"):
+                fd = os.open(f"/proc/{cell.pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.write(fd, text)
+                finally:
+                    os.close(fd)
+            return
+        if source.map_writer is None:
+            source.map_writer = MapWriter.start(source.pidfd)
+        source.map_writer.write(cell.pid, format_lines(lines))
+
+    def _listen(self, cell: Cell) -> None:
+        """Opens the box's only door out: a socket inside its network that the forwarder accepts from."""
+        kernel.setns(cell.pidfd, kernel.CLONE_NEWNET)
+        try:
+            door = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            door.bind(("127.0.0.1", PROXY_PORT))
+            door.listen(128)
+        finally:
+            kernel.setns(self.own_net, kernel.CLONE_NEWNET)
+        with door, socket.socket(fileno=os.dup(cell.egress)) as reply:
+            wire.send_command(reply, "listening", [door.fileno()])
+        os.close(cell.egress)
+        cell.egress = -1
+
+    def _check(self, cell: Cell) -> None:
+        """Sees for itself that the guest has dropped every right; a fork's memory was the user's to change."""
+        status = _read(f"/proc/{cell.pid}/status")
+        facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        rights = int(facts["CapPrm"], 16) | int(facts["CapEff"], 16) | int(facts["CapInh"], 16)
+        if rights or facts["NoNewPrivs"] != "1" and cell.source is not None:
+            self.end(cell, "its guest kept rights that it must drop")
+            return
+        cell.release_channel()
+        cell.state = CellState.LIVE
+
+    def _clone_asked(self, cell: Cell) -> None:
+        """Answers a clone into new namespaces: yes to the one that a fork was ordered for, else no."""
+        try:
+            call = seccomp_listener.receive(cell.listener)
+        except OSError:
+            # The last process under this filter ended.
+            self.unwatch(cell.listener)
+            os.close(cell.listener)
+            cell.listener = -1
+            return
+        if call is None:
+            return
+        asking = next((c for c in self.cells.values() if c.pid == call.pid and c.state is not CellState.ENDED), None)
+        flags = call.arguments[0] & ~(0xFF | 0x01000000 | 0x00200000)
+        if asking is not None and asking.expected_clones > 0 and flags == guest.FORK_FLAGS:
+            asking.expected_clones -= 1
+            seccomp_listener.proceed(cell.listener, call)
+        else:
+            seccomp_listener.refuse(cell.listener, call, errno.EPERM)
+
+    # Sealing
+
+    def order_seal(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Makes a cell's writable layer immutable, for forks to share. The guest has said that it is ready."""
+        cell = self.cell(arguments)
+        if cell.state is not CellState.LIVE:
+            raise Refused("kibo.bug", f"{cell.id} is {cell.state.value} and cannot be sealed")
+        cell.seal_reply = descriptors[0]
+        taken.append(descriptors[0])
+        cell.state = CellState.SEALING
+        assert cell.control is not None
+        wire.send_command(cell.control, "step-out")
+
+    def _finish_seal(self, cell: Cell) -> None:
+        parts: list[tuple[int, str]] = []
+        cell.root.seal(f"/kibo/states/{cell.id}")
+        parts = [(roots.proc(cell.pid_namespace), "proc"), *cell.root.parts()]
+        try:
+            roots.move_in(cell.pidfd, self.own_mounts, cell.root.root_fd, parts)
+        finally:
+            for fd, _ in parts:
+                os.close(fd)
+            cell.root.attached()
+        cell.state = CellState.SEALED
+        with socket.socket(fileno=cell.seal_reply) as reply:
+            wire.send_command(reply, {"kind": "ok"})
+        cell.seal_reply = -1
+
+    # Looking, talking, ending
+
+    def order_list(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Tells what cells there are, or of one."""
+        wanted = [self.cells.get(arguments["id"])] if "id" in arguments else list(self.cells.values())
+        _tell(descriptors, {"kind": "ok", "cells": [cell.describe() for cell in wanted if cell is not None]})
+
+    def order_log(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Sends the descriptor of a cell's log."""
+        cell = self.cell(arguments)
+        with socket.socket(fileno=os.dup(descriptors[0])) as reply:
+            wire.send_command(reply, {"kind": "ok"}, [cell.log])
+
+    def order_interrupt(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Interrupts the running action."""
+        cell = self.cell(arguments)
+        kernel.pidfd_send_signal(cell.pidfd, signal.SIGUSR1)
+        _tell(descriptors, {"kind": "ok"})
+
+    def order_exec(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Starts a command in a cell. Descriptors: reply, standard input, output and error."""
+        self.commands.start(self.cell(arguments), arguments, descriptors, taken)
+
+    def order_files(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Starts a file server in a cell. Descriptors: its stream."""
+        self.commands.start_files(self.cell(arguments), descriptors, taken)
+
+    def order_diff(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Lists what a cell changed. Descriptors: the stream to write the list to."""
+        self.commands.start_diff(self.cell(arguments), descriptors)
+
+    def order_destroy(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Ends a cell; answers once its last process is gone. Descriptors: reply, or none to ask for no answer."""
+        cell = self.cells.get(arguments["id"])
+        if cell is None or cell.state is CellState.ENDED:
+            _tell(descriptors, {"kind": "ok", "reason": self.reasons.get(arguments["id"], "destroyed")})
+            return
+        if descriptors:
+            cell.end_replies.append(descriptors[0])
+            taken.append(descriptors[0])
+        if cell.pidfd >= 0:
+            kernel.pidfd_send_signal(cell.pidfd, signal.SIGKILL)
+        else:
+            self.end(cell, "destroyed")
+
+    def end(self, cell: Cell, reason: str) -> None:
+        """Forgets a cell whose processes have ended, or kills it first and comes back when they have."""
+        cell.reason = cell.reason or reason
+        if cell.pidfd >= 0 and not _has_ended(cell.pidfd):
+            if cell.control is not None:
+                # A guest that misbehaves is heard no more; the end of its process brings us back here.
+                self.unwatch(cell.control.fileno())
+            with contextlib.suppress(ProcessLookupError):
+                kernel.pidfd_send_signal(cell.pidfd, signal.SIGKILL)
+            return
+        if cell.pidfd >= 0:
+            self.unwatch(cell.pidfd)
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, cell.pidfd, os.WEXITED | os.WNOHANG)
+        if cell.control is not None:
+            self.unwatch(cell.control.fileno())
+        if cell.source is not None and cell.state is CellState.STARTING:
+            cell.source.expected_clones = max(0, cell.source.expected_clones - 1)
+        if cell.listener >= 0:
+            self.unwatch(cell.listener)
+        self.commands.end_all(cell)
+        if cell.group is not None:
+            cell.reason = self.groups.give_back(cell.group) or cell.reason
+        while len(self.reasons) >= MAX_REASONS:
+            del self.reasons[next(iter(self.reasons))]
+        self.reasons[cell.id] = cell.reason
+        cell.close()
+        del self.cells[cell.id]
+
+
+def _tell(descriptors: list[int], data: dict[str, Any]) -> None:
+    """Answers an order on its reply socket, if it has one and is still listened to."""
+    if not descriptors:
+        return
+    with socket.socket(fileno=os.dup(descriptors[0])) as reply, contextlib.suppress(ConnectionError):
+        if reply.type == socket.SOCK_STREAM:
+            wire.send_frame(reply, ["failed", 0, data])
+        else:
+            wire.send_command(reply, data)
+
+
+def _os_code(error: OSError) -> str:
+    return {
+        errno.ENOSPC: "host.disk_full",
+        errno.EMFILE: "host.exhausted",
+        errno.ENFILE: "host.exhausted",
+        errno.ENOMEM: "host.exhausted",
+        errno.EPERM: "host.unsupported",
+        errno.EINVAL: "host.unsupported",
+        errno.ENODEV: "host.unsupported",
+    }.get(error.errno or 0, "kibo.bug")
+
+
+def _read(path: str) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 8192).decode()
+    finally:
+        os.close(fd)
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def build_world(layers_fd: int, layers_path: str, usr_fd: int) -> None:
+    """Leaves the host's file system for one that holds only what boxes are made of. Runs once, before any box.
+
+    Args:
+        layers_fd: A detached mount of the layers, or -1 where this process may reach them by path.
+        layers_path: That path.
+        usr_fd: A detached mount of the host's /usr with mapped ids, or -1.
+    """
+    # Nothing that happens here may travel to the host.
+    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    world = kernel.fsopen("tmpfs")
+    kernel.fsconfig_string(world, "mode", "0755")
+    kernel.fsconfig_create(world)
+    root = kernel.fsmount(world, 0)
+    os.close(world)
+    for path in ("kibo", "kibo/layers", "kibo/usr", "kibo/dev", "kibo/sys", "kibo/states", "proc"):
+        os.mkdir(path, 0o755, dir_fd=root)
+    if layers_fd < 0:
+        layers_fd = kernel.open_tree(kernel.AT_FDCWD, layers_path, kernel.OPEN_TREE_CLONE)
+    if usr_fd < 0:
+        usr_fd = kernel.open_tree(kernel.AT_FDCWD, "/usr", kernel.OPEN_TREE_CLONE | kernel.AT_RECURSIVE)
+    kernel.mount_setattr(layers_fd, set_=kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV)
+    kernel.mount_setattr(
+        usr_fd, set_=kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV, recursive=True
+    )
+    devices = {name: kernel.open_tree(kernel.AT_FDCWD, f"/dev/{name}", kernel.OPEN_TREE_CLONE) for name in roots.DEVICES}
+    proc, sys_fd = _own_proc(), _own_sysfs()
+    # The new world goes on top of the old one and changes places with it, as a box's root does.
+    kernel.move_mount(root, "/")
+    os.fchdir(root)
+    kernel.pivot_root(".", ".")
+    # The old root's /proc must stay in sight until the new one is attached: the kernel asks for one fully visible.
+    kernel.move_mount(proc, "proc", root)
+    if sys_fd >= 0:
+        kernel.move_mount(sys_fd, "kibo/sys", root)
+    kernel.move_mount(layers_fd, "kibo/layers", root)
+    kernel.move_mount(usr_fd, "kibo/usr", root)
+    kernel.umount2(".", kernel.MNT_DETACH)
+    os.chdir("/")
+    roots.make_devices(devices)
+    for fd in (root, layers_fd, usr_fd, proc, sys_fd, *devices.values()):
+        if fd >= 0:
+            os.close(fd)
+
+
+def _own_proc() -> int:
+    context = kernel.fsopen("proc")
+    kernel.fsconfig_create(context)
+    fd = kernel.fsmount(context, kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC)
+    os.close(context)
+    return fd
+
+
+def _own_sysfs() -> int:
+    """Makes /sys of the warden's own, empty network; -1 where the host hides parts of its own, so that none may see it."""
+    context = kernel.fsopen("sysfs")
+    try:
+        kernel.fsconfig_create(context)
+        attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC | kernel.MOUNT_ATTR_RDONLY
+        return kernel.fsmount(context, attributes)
+    except PermissionError:
+        return -1
+    finally:
+        os.close(context)
+
+
+def compile_filters() -> dict[bool, bytes]:
+    """Compiles the filter of boxes, without and with nested namespaces."""
+    return {nested: seccomp.compile_filter(nested_namespaces=nested) for nested in (False, True)}
+
+
+def log_failure(text: str) -> None:
+    """Writes what went wrong to the standard error that the keeper reads."""
+    sys.stderr.write(text)
+    sys.stderr.flush()

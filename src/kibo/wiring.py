@@ -1,0 +1,103 @@
+"""Puts the parts together: the only module that names adapters."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from kibo.box.define import Box
+from kibo.model.ids import InstanceId
+from kibo.runtime.egress import Egress
+from kibo.runtime.instance import Instance
+from kibo.runtime.layers.home import prepare_home, state_home
+from kibo.runtime.session import Session
+from kibo.runtime.states import Progress, State, States
+from kibo.runtime.waiting import Blocking, run
+
+
+class Runtime:
+    """The embedded runtime of one process: starts on first use, ends with the process, and restarts if it was lost."""
+
+    def __init__(self, home: Path | None = None) -> None:
+        self.home = home or state_home()
+        self._guard = threading.Lock()
+        self._waiting = Blocking()
+        self._states: States | None = None
+        self._egress = _egress()
+
+    def states(self) -> States:
+        """Returns the cached states of a running session, starting one where there is none."""
+        states = self._states
+        if states is not None and states.session.alive:
+            return states
+        with self._guard:
+            if self._states is None or not self._states.session.alive:
+                if self._states is not None:
+                    self._states.session.close()
+                prepare_home(self.home)
+                self._states = States(Session(self.home), self._egress)
+            return self._states
+
+    def build(self, box: Box, progress: Progress | None = None) -> State:
+        """Makes a box's cached state, or finds it."""
+        return self.states().ensure(box, progress)
+
+    def spawn(self, box: Box, *, progress: Progress | None = None) -> Instance:
+        """Makes an instance of a box; see `Box.spawn`."""
+        states = self.states()
+        state = states.ensure(box, progress)
+        instance = InstanceId.new()
+        channel = run(states.fork(self._waiting, state, instance))
+        return Instance(states.session, self._egress, state.plan, channel, instance)
+
+    def close(self) -> None:
+        """Ends every instance and every process of the runtime. Returns when all are gone."""
+        with self._guard:
+            if self._states is not None:
+                self._states.session.close()
+                self._states = None
+            self._egress.close()
+
+
+def _egress() -> Egress:
+    def make() -> Any:
+        from kibo.effects.forwarder import Forwarder  # noqa: PLC0415
+
+        return Forwarder.start()
+
+    return Egress(make)
+
+
+def spawner() -> Runtime:
+    """What `Box.spawn` uses."""
+    return runtime()
+
+
+_runtime: Runtime | None = None
+_guard = threading.Lock()
+
+
+def runtime() -> Runtime:
+    """Returns this process's runtime. A process that was forked from one with a runtime gets one of its own."""
+    global _runtime
+    with _guard:
+        if _runtime is None:
+            _runtime = Runtime()
+            atexit.register(_close, os.getpid())
+        return _runtime
+
+
+def _close(owner: int) -> None:
+    if _runtime is not None and os.getpid() == owner:
+        _runtime.close()
+
+
+def _forget_in_child() -> None:
+    global _runtime
+    _runtime = None
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
