@@ -109,12 +109,14 @@ async def follow_job(job: dict[str, Any], on_event: Callable[[dict[str, Any]], N
 
 
 def _command() -> list[str]:
-    return [sys.executable, "-m", "kibo.runtime.builder"]
+    # -P: the working directory is the user's, and a file of theirs may have the name of a module.
+    return [sys.executable, "-P", "-m", "kibo.runtime.builder"]
 
 
 def _variables() -> dict[str, str]:
     """The builder must find this very Kibo, wherever it was imported from."""
-    return {**os.environ, "PYTHONPATH": str(Path(kibo.__path__[0]).parent)}
+    paths = [str(Path(kibo.__path__[0]).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _encode(job: dict[str, Any]) -> bytes:
