@@ -1,0 +1,209 @@
+"""The only way out of a box, until there is a gateway: an HTTP proxy that knows which hosts each box may reach.
+
+One process a session, `python -m kibo.effects.forwarder`, which `Forwarder` starts and orders about. It receives
+listening sockets that were made inside boxes' network namespaces, serves a proxy on each, and connects from the
+host's network. It ends when its control socket does, and every connection with it.
+
+It puts the values of secrets into plain HTTP requests to their hosts. It does not see into TLS, and does not take
+values out of answers: those are the gateway's to do.
+"""
+
+import array
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Final, Self
+
+import msgspec
+
+from kibo.box.policy import Allow, Deny, Rule
+from kibo.effects.door import Door
+from kibo.effects.http_head import SecretValue
+from kibo.model.errors import RuntimeLost
+
+MAX_ORDER_BYTES: Final = 128 * 1024  # Some two thousand rules.
+ORDER_S: Final = 10.0  # For an answer to an order, which is the work of a moment.
+
+
+class Order(msgspec.Struct, array_like=True):
+    """One packet of the control socket. `serve` comes with a listening socket, and perhaps a pidfd, beside it."""
+
+    verb: str
+    box: str
+    rules: list[tuple[str, str, str | None]] = []
+    secrets: list[SecretValue] = []
+
+
+class Desk:
+    """Takes the orders of the session's process and keeps the doors."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._doors: dict[str, Door] = {}
+
+    async def run(self) -> None:
+        """Serves until the control socket ends, and then closes every door."""
+        while packet := await self._receive():
+            data, descriptors = packet
+            try:
+                await self._obey(msgspec.msgpack.decode(data, type=Order), descriptors)
+                answer = ""
+            except (OSError, msgspec.MsgspecError, ValueError) as error:
+                answer = f"{type(error).__name__}: {error}"
+            self._control.send(msgspec.msgpack.encode(answer))
+        await asyncio.gather(*(door.close() for door in self._doors.values()))
+
+    async def _obey(self, order: Order, descriptors: Sequence[int]) -> None:
+        if order.verb == "stop":
+            await self._stop(order.box)
+            return
+        listener = socket.socket(fileno=descriptors[0])
+        listener.setblocking(False)
+        rules = [Deny(target) if kind == "deny" else Allow(target, to) for kind, target, to in order.rules]
+        await self._stop(order.box)
+        door = self._doors[order.box] = Door(listener, rules, order.secrets)
+        await door.open()
+        for pidfd in descriptors[1:]:
+            asyncio.get_running_loop().add_reader(pidfd, self._ended, pidfd, order.box, door)
+
+    def _ended(self, pidfd: int, box: str, door: Door) -> None:
+        asyncio.get_running_loop().remove_reader(pidfd)
+        os.close(pidfd)
+        if self._doors.get(box) is door:
+            closing = asyncio.ensure_future(self._stop(box))
+            closing.add_done_callback(lambda done: done.exception())
+
+    async def _stop(self, box: str) -> None:
+        if (door := self._doors.pop(box, None)) is not None:
+            await door.close()
+
+    async def _receive(self) -> tuple[bytes, Sequence[int]] | None:
+        loop = asyncio.get_running_loop()
+        ready = loop.create_future()
+        loop.add_reader(self._control, ready.set_result, None)
+        try:
+            await ready
+        finally:
+            loop.remove_reader(self._control)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, MAX_ORDER_BYTES, 2)
+        except ConnectionError:
+            return None
+        return (data, descriptors) if data else None
+
+
+class Forwarder:
+    """The session's side: starts the process, hands it sockets, and ends it. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts the process, once; `serve` does when nobody has. It takes 0.2 s, of which this waits for none."""
+        with self._lock:
+            if self._process is None:
+                self._start()
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(ORDER_S)
+        with theirs:
+            command = [sys.executable, "-m", "kibo.effects.forwarder", str(theirs.fileno())]
+            # A session of its own: Ctrl-C in the terminal is for the user's process, which then closes this one.
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        self._control = ours
+
+    @property
+    def pid(self) -> int:
+        """The process, once started; 0 when there is none."""
+        return self._process.pid if self._process is not None else 0
+
+    def serve(
+        self,
+        listening_fd: int,
+        rules: Sequence[Rule],
+        box_id: str,
+        *,
+        secrets: Sequence[SecretValue] = (),
+        pidfd: int | None = None,
+    ) -> None:
+        """Serves a box.
+
+        Args:
+            listening_fd: A TCP socket that listens inside the box. It is duplicated; the caller closes its own.
+            rules: What the box may reach.
+            box_id: Names the door, for `stop`. One that is open under this name is closed first.
+            secrets: What to put in for placeholders, for which hosts.
+            pidfd: Of the box's first process: the door closes by itself when that ends.
+
+        Raises:
+            RuntimeLost: The process is gone.
+        """
+        packed = [
+            ("deny" if isinstance(r, Deny) else "allow", r.target, getattr(r, "to", None)) for r in rules
+        ]
+        descriptors = [listening_fd] if pidfd is None else [listening_fd, pidfd]
+        self.start()
+        self._order(Order("serve", box_id, packed, list(secrets)), descriptors)
+
+    def stop(self, box_id: str) -> None:
+        """Closes a box's door and its connections; one that is not open is fine.
+
+        Raises:
+            RuntimeLost: The process is gone.
+        """
+        if self._process is not None:
+            self._order(Order("stop", box_id))
+
+    def close(self) -> None:
+        """Ends the process, and waits for it. Safe to repeat."""
+        with self._lock:
+            if self._control is not None:
+                self._control.close()
+            if self._process is not None:
+                try:
+                    self._process.wait(ORDER_S)
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+                    self._process.wait()
+            self._control = self._process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _order(self, order: Order, descriptors: Sequence[int] = ()) -> None:
+        with self._lock:
+            if self._control is None:
+                raise RuntimeLost(
+                    "the forwarder is not running", hint="Spawn anew: a session starts its own."
+                )
+            try:
+                rights = (
+                    [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+                    if descriptors
+                    else []
+                )
+                self._control.sendmsg([msgspec.msgpack.encode(order)], rights)
+                answer = self._control.recv(MAX_ORDER_BYTES)
+            except OSError as error:
+                raise RuntimeLost("the forwarder does not answer", details={"cause": str(error)}) from error
+        if not answer:
+            raise RuntimeLost("the forwarder has ended")
+        if problem := msgspec.msgpack.decode(answer, type=str):
+            raise RuntimeLost(f"the forwarder could not {order.verb} {order.box}: {problem}")
+
+
+if __name__ == "__main__":
+    asyncio.run(Desk(socket.socket(fileno=int(sys.argv[1]))).run())

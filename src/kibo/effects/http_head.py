@@ -1,0 +1,169 @@
+"""The head of a proxied HTTP/1 request: read strictly, checked, and written anew. Pure: bytes in, bytes out.
+
+Whatever two programs might read differently is refused rather than passed on (RFC 9112, sections 3 and 6.3): that is
+how a request for an allowed host would carry another one.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+from urllib.parse import quote, quote_plus, urlsplit
+
+from kibo.box.policy import Allow, find_rule, split_target
+from kibo.model.errors import InvalidDefinition
+
+TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+LENGTH = re.compile(rb"[0-9]{1,15}")
+#: What concerns one connection only, and so is not passed on (RFC 9110, section 7.6.1).
+HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-connection proxy-authorization proxy-authenticate te upgrade".split()
+)
+#: Bodies that a secret may be put into; larger ones, and ones of other kinds, pass as they are.
+MAX_SECRET_BODY_BYTES = 64 * 1024
+
+
+class HeadError(Exception):
+    """The head is not one that a careful client sends."""
+
+
+class SecretValue(NamedTuple):
+    """A secret on its way out: what the box holds, what is put in its place, and for which hosts."""
+
+    placeholder: str
+    value: str
+    hosts: tuple[str, ...]
+
+
+class Head(NamedTuple):
+    """A request line and its fields.
+
+    Attributes:
+        method: As sent.
+        target: As sent: ``host:port`` for CONNECT, else a URL.
+        fields: Names in lower case, and values, in order.
+    """
+
+    method: bytes
+    target: str
+    fields: list[tuple[bytes, bytes]]
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Head":
+        """Reads a head up to and including its empty line.
+
+        Raises:
+            HeadError: It is malformed, or folded, or not HTTP/1.
+        """
+        line, *rest = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
+        words = line.split(b" ")
+        if len(words) != 3 or not TOKEN.fullmatch(words[0]) or words[2] not in (b"HTTP/1.1", b"HTTP/1.0"):
+            raise HeadError("The request line is not one of HTTP/1.")
+        if not words[1].isascii() or re.search(rb"[\x00-\x20\x7f\\]", words[1]):
+            raise HeadError("The target of the request has characters that no URL has.")
+        fields = []
+        for field in rest:
+            name, colon, value = field.partition(b":")
+            if not colon or not TOKEN.fullmatch(name) or re.search(rb"[\x00\r\n]", value):
+                raise HeadError("A header field is malformed.")
+            fields.append((name.lower(), value.strip(b" \t")))
+        return cls(words[0], words[1].decode("ascii"), fields)
+
+    @property
+    def tunnel(self) -> bool:
+        """Whether a connection is wanted rather than a page."""
+        return self.method == b"CONNECT"
+
+    def destination(self) -> tuple[str, int]:
+        """Returns the host, in lower case, and the port that are wanted.
+
+        Raises:
+            HeadError: The target is not a proxy's, or the Host field names another host.
+        """
+        try:
+            if self.tunnel:
+                host, port = split_target(self.target)
+                if port is None:
+                    raise HeadError("CONNECT needs a port.")
+                return host, port
+            url = urlsplit(self.target)
+            if url.scheme.lower() != "http" or not url.netloc or url.username is not None:
+                raise HeadError("This is a proxy: it takes http:// URLs and CONNECT.")
+            host, port = split_target(url.netloc)
+            named = [split_target(value.decode("ascii")) for value in self.values(b"host")]
+        except (InvalidDefinition, ValueError):
+            raise HeadError("The host of the request is malformed.") from None
+        if len(named) > 1 or any((h, p or 80) != (host, port or 80) for h, p in named):
+            raise HeadError("The Host field and the target of the request differ.")
+        return host, port or 80
+
+    def values(self, name: bytes) -> list[bytes]:
+        """Lists the values of the fields called `name`."""
+        return [value for field, value in self.fields if field == name]
+
+    def body_length(self) -> int | None:
+        """Returns the length of the body in bytes; None when it comes in chunks.
+
+        Raises:
+            HeadError: The fields leave a doubt about it.
+        """
+        lengths, codings = self.values(b"content-length"), self.values(b"transfer-encoding")
+        if codings:
+            if lengths or len(codings) > 1 or codings[0].lower() != b"chunked":
+                raise HeadError("The length of the body is ambiguous.")
+            return None
+        if len(lengths) > 1 or not all(LENGTH.fullmatch(length) for length in lengths):
+            raise HeadError("The length of the body is ambiguous.")
+        return int(lengths[0]) if lengths else 0
+
+    def may_hold_secrets(self) -> bool:
+        """Whether the body is of a kind and a size that secrets are put into: a form or JSON."""
+        kind = b";".join(self.values(b"content-type")).partition(b";")[0].strip().lower()
+        length = self.body_length()
+        return kind in SECRET_BODIES and length is not None and length <= MAX_SECRET_BODY_BYTES
+
+    def fill(self, secrets: Sequence[SecretValue], body: bytes) -> tuple["Head", bytes]:
+        """Puts the values of secrets into the target, the fields and the body, each in its own notation."""
+        kind = b";".join(self.values(b"content-type")).partition(b";")[0].strip().lower()
+        body = _fill(body, secrets, SECRET_BODIES.get(kind, str))
+        target = _fill(self.target.encode(), secrets, lambda value: quote(value, safe="")).decode()
+        fields = [
+            (name, str(len(body)).encode() if name == b"content-length" else _fill(value, secrets, str))
+            for name, value in self.fields
+        ]
+        return Head(self.method, target, fields), body
+
+    def as_request(self) -> bytes:
+        """Writes the head as the origin server takes it, for a connection that ends with the answer."""
+        url = urlsplit(self.target)
+        path = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        named = {word.strip().lower() for value in self.values(b"connection") for word in value.split(b",")}
+        dropped = (HOP_BY_HOP | named | {b"host"}) - {b"content-length", b"transfer-encoding"}
+        kept = [b"%s: %s\r\n" % field for field in self.fields if field[0] not in dropped]
+        line = b"%s %s HTTP/1.1\r\nhost: %s\r\n" % (self.method, path.encode(), url.netloc.encode())
+        return line + b"".join(kept) + b"connection: close\r\n\r\n"
+
+
+def secrets_for(secrets: Sequence[SecretValue], host: str, port: int) -> list[SecretValue]:
+    """Lists the secrets that `host` may receive."""
+    return [s for s in secrets if find_rule([Allow(name) for name in s.hosts], host, port)]
+
+
+def close_after(answer: bytes) -> bytes:
+    """Rewrites the head of an answer so that the client does not use the connection again."""
+    lines = answer.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    dropped = (b"connection", b"keep-alive", b"proxy-connection")
+    kept = [line for line in lines if line.partition(b":")[0].strip().lower() not in dropped]
+    return b"\r\n".join([*kept, b"connection: close", b"", b""])
+
+
+def _fill(data: bytes, secrets: Sequence[SecretValue], notation: Callable[[str], str]) -> bytes:
+    for secret in secrets:
+        data = data.replace(secret.placeholder.encode(), notation(secret.value).encode())
+    return data
+
+
+SECRET_BODIES: dict[bytes, Callable[[str], str]] = {
+    b"application/x-www-form-urlencoded": quote_plus,
+    b"application/json": lambda value: json.dumps(value)[1:-1],
+}
