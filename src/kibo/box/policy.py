@@ -56,6 +56,11 @@ class Secret(Record):
     name: str
     hosts: Sequence[str] = ()
 
+    @property
+    def placeholder(self) -> str:
+        """What the box holds instead: of characters that forms, URLs and JSON all leave as they are."""
+        return f"kibo-secret-{self.name}"
+
     def _settle(self) -> None:
         if not (self.name.isascii() and self.name.isidentifier()):
             raise InvalidDefinition(f"Secret({self.name!r}): the name must do as an environment variable's")
