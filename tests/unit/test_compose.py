@@ -1,9 +1,12 @@
 """Composition, conflicts and plans."""
 
+import os
+
 import pytest
 
 from coffee_boxes import Account, Browser, Coffee, OatCoffee
 from kibo import Allow, Box, Deny, Env, Limits, Secret, Service, action, use
+from kibo.box.identity import describe
 from kibo.box.plan import plan
 from kibo.model.errors import CompositionConflict, InvalidDefinition, UnmetNeed
 
@@ -145,6 +148,13 @@ def test_a_settled_conflict_stays_settled_in_larger_sums():
     with pytest.raises(CompositionConflict):
         (a | b) + (b | a)
     assert plan((a | b) | a).actions["ping"].part == 0
+
+
+def test_a_relative_path_of_the_host_starts_beside_the_definition_and_is_no_part_of_the_digest():
+    here = os.path.dirname(os.path.abspath(__file__))
+    made = box(env=Env(files={"/etc/app": "app.toml", "/etc/b": "/abs"}))
+    assert dict(plan(made).env.files) == {"/etc/app": os.path.join(here, "app.toml"), "/etc/b": "/abs"}
+    assert here.encode() not in describe(type(made))
 
 
 def test_a_host_base_goes_along_with_another():

@@ -1,5 +1,6 @@
 """Descriptions of definitions, over everything that people put beside their classes."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -90,6 +91,7 @@ class Both(Odd):
 '''
 
 
+@functools.cache
 def described(seed: int, source: str = ODD) -> str:
     done = subprocess.run(
         [sys.executable, "-c", source + "\nprint(digest_bytes(describe(Both, Both)))"],

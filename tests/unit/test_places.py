@@ -202,6 +202,20 @@ def test_sending_what_cannot_be_sent_says_so():
         encode_parts(plan(module.Locked()))
 
 
+def test_what_is_sent_holds_nothing_of_the_hosts_files():
+    from kibo import Box, Env
+    from kibo.box.plan import plan
+    from kibo.box.ship import decode_parts, encode_parts
+
+    class Configured(Box):
+        env = Env(files={"/etc/app": "/home/ada/secret.toml"}, run=["build-secretly"])
+
+    blob = encode_parts(plan(Configured()))
+    assert b"secret" not in blob
+    assert b"/home/ada" not in blob
+    assert decode_parts(blob)[0][0].env == Env()
+
+
 def test_definitions_too_large_to_send_are_refused_with_a_hint():
     from kibo import Box
     from kibo.box.plan import plan

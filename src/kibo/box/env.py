@@ -115,7 +115,8 @@ class Env(Record):
         apt: Debian packages, each ``name`` or ``name=version``.
         pip: Python requirements, as pip takes them.
         npm: npm packages, each ``name`` or ``name@version``.
-        files: What to put where: absolute paths in the box, each to a path on the host (str) or to content (bytes).
+        files: What to put where: absolute paths in the box, each to a path on the host (str; relative to the file
+            that defines the class) or to content (bytes).
         run: Shell commands that build, run in order after the packages, with network.
         services: Programs that run as long as the box does.
         variables: Environment variables of everything in the box.

@@ -9,6 +9,7 @@ from typing import Any
 
 from kibo.box.define import Action, Box, Use
 from kibo.box.env import Env, Service
+from kibo.box.places import located
 from kibo.box.policy import Allow, Deny, Rule, Secret
 from kibo.model.errors import InvalidDefinition
 
@@ -25,12 +26,16 @@ def unique(*lists: Any) -> tuple[Any, ...]:
 
 
 def environment_of(cls: type[Box]) -> Env:
-    """Returns the environment of `cls`, its bases' included."""
+    """Returns the environment of `cls`, its bases' included, with the host's paths in `files` absolute."""
     env = Env()
     for owner, own in _own(cls, "env"):
         if not isinstance(own, Env):
             raise InvalidDefinition(f"{owner.__name__}.env must be Env(...), got {type(own).__name__}")
-        env = extend(env, own)
+        files = {
+            path: located(owner, source) if isinstance(source, str) else source
+            for path, source in own.files.items()
+        }
+        env = extend(env, own.replace(files=files) if files else own)
     return env
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kibo.box.define import Box
+from kibo.box.env import Env
 from kibo.model.errors import GuestViolation, InvalidDefinition
 from kibo.model.limits import MAX_DEFINITION_BYTES, MIB
 
@@ -75,6 +76,9 @@ def _pickled(value: object) -> bytes:
             # value it would be another, and a field would seem to have both a default and a factory.
             if obj is dataclasses.MISSING:
                 return _attribute, ("dataclasses", "MISSING")
+            if isinstance(obj, Env):
+                # A box has no use for how it was made, and no business with the host's paths in it.
+                return Env, ()
             return super().reducer_override(obj)
 
     file = io.BytesIO()

@@ -3,11 +3,10 @@
 Reading that file is the one thing that definitions do with the outside world.
 """
 
-import os
-import sys
 from typing import NamedTuple
 
 from kibo.box.define import Box
+from kibo.box.places import located
 from kibo.model.errors import InvalidDefinition
 from kibo.model.limits import MAX_SKILL_BYTES
 
@@ -45,14 +44,8 @@ def is_path(skill: str) -> bool:
 def _skill_text(owner: type[Box], skill: str) -> str:
     if not is_path(skill):
         return cleaned(skill)
-    parsed = read_skill(_located(owner, skill))
+    parsed = read_skill(located(owner, skill))
     return "\n\n".join(piece for piece in (parsed.description, parsed.text) if piece)
-
-
-def _located(owner: type[Box], skill: str) -> str:
-    """The path relative to the file that defines the class, or to the working directory in a notebook."""
-    file = getattr(sys.modules.get(owner.__module__), "__file__", None)
-    return os.path.join(os.path.dirname(os.path.abspath(file)) if file else os.getcwd(), skill)
 
 
 def read_skill(path: str) -> Skill:
