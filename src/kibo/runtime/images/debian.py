@@ -28,7 +28,12 @@ def bootstrap(suite: str, sources: str, locked: dict[str, Any] | None) -> Recipe
 
     def run(inside: Inside) -> dict[str, Any]:
         command = ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"]
-        command += ["--aptopt=/run/kibo/apt/kibo.conf", "--skip=cleanup/reproducible", suite, TARGET]
+        command += ["--aptopt=/run/kibo/apt/kibo.conf", "--skip=cleanup/reproducible"]
+        # The sandbox's own devices: mmdebstrap would make a terminal file system for a group id that a user with one
+        # id has not got, and mount a /sys that no namespace of ours may mount.
+        command += ["--skip=chroot/mount/dev", "--skip=chroot/mount/sys"]
+        command += ['--extract-hook=mount --rbind /dev "$1/dev"', '--customize-hook=umount -R -l "$1/dev"']
+        command += [suite, TARGET]
         if sources:
             path = "/run/kibo/base.sources" if "URIs:" in sources else "/run/kibo/base.list"
             with open(path, "w") as file:

@@ -32,6 +32,7 @@ def unpack(archive: str, target: str) -> Recipe:
 
     def run(inside: Inside) -> dict[str, Any]:
         file = open(archive, "rb")  # noqa: SIM115 - open for the process's life
+        may_give_away()  # remembers its answer: /proc is not there after the next line
         inside.enter(target)
         with _decompress(file) as stream, tarfile.open(fileobj=stream, mode="r|") as members:
             for member in members:
