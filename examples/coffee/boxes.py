@@ -7,6 +7,7 @@ used: it lives in the browser's environment, and the program that composes the b
 import json
 import os
 import secrets
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,10 @@ class Browser(Box):
         """Closes the browser and ends its processes."""
         self._chromium.close()
         self._playwright.stop()
+        # asyncio waits for Playwright's driver in a thread, which ends just after it and would be in a fork's way.
+        for thread in threading.enumerate():
+            if thread.name.startswith("asyncio-waitpid"):
+                thread.join(PAGE_TIMEOUT_S)
         del self.page, self._chromium, self._playwright
 
     def save_profile(self) -> None:
