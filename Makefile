@@ -16,7 +16,7 @@ PYTEST_ARGS ?=
 .PHONY: help setup system demo test lint format types arch bench soak docs check lock clean
 
 help: ## list these words
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: system $(STAMP) ## bring the machine's packages (as root) and .venv, from pinned hashes
 
