@@ -50,14 +50,38 @@ class Browser(Box):
     env = Env(apt=["chromium"], pip=["playwright"])
 
     def launch(self) -> None:
-        """Starts Chromium once and stops it, so that instances inherit the imports and the caches of this."""
-        self.start()
+        """Opens Chromium once, so that instances inherit the imports and the caches that this leaves."""
+        self.resume()
         self.page.goto("about:blank")
-        self.stop()
 
     def resume(self) -> None:
-        """Starts Chromium: a browser is many processes and sockets, which no fork of this one would take along."""
-        self.start()
+        """Opens Chromium, with the cookies that were saved last: no fork could take its processes along."""
+        from playwright.sync_api import sync_playwright
+
+        proxy = os.environ.get("http_proxy")
+        self._playwright = sync_playwright().start()
+        self._chromium = self._playwright.chromium.launch(
+            executable_path="/usr/bin/chromium",
+            proxy={"server": proxy} if proxy else None,
+            # The box is the sandbox: Chromium's own would need user namespaces inside it.
+            args=["--no-sandbox", "--disable-gpu"],
+        )
+        profile = _profile_path()
+        # Read here: Playwright would start a thread to read it, and a thread is in the way of a fork.
+        state = json.loads(profile.read_text()) if profile.exists() else None
+        context = self._chromium.new_context(storage_state=state, viewport=WINDOW)
+        context.set_default_timeout(PAGE_TIMEOUT_S * 1000)
+        self.page: Page = context.new_page()
+
+    def suspend(self) -> None:
+        """Closes what resume() opened, before this is forked."""
+        self._chromium.close()
+        self._playwright.stop()
+        # asyncio waits for Playwright's driver in a thread, which ends just after it.
+        for thread in threading.enumerate():
+            if thread.name.startswith("asyncio-waitpid"):
+                thread.join(PAGE_TIMEOUT_S)
+        del self.page, self._chromium, self._playwright
 
     @action(effect="read")
     def open(self, url: str) -> str:
@@ -76,35 +100,6 @@ class Browser(Box):
         return bytes(self.page.screenshot(full_page=True))
 
     # What the parts to the right use.
-
-    def start(self) -> None:
-        """Opens a browser window with the cookies that were saved last."""
-        from playwright.sync_api import sync_playwright
-
-        proxy = os.environ.get("http_proxy")
-        self._playwright = sync_playwright().start()
-        self._chromium = self._playwright.chromium.launch(
-            executable_path="/usr/bin/chromium",
-            proxy={"server": proxy} if proxy else None,
-            # The box is the sandbox: Chromium's own would need user namespaces inside it.
-            args=["--no-sandbox", "--disable-gpu"],
-        )
-        profile = _profile_path()
-        # Read here: Playwright would start a thread to read it, and a thread is in the way of a fork.
-        state = json.loads(profile.read_text()) if profile.exists() else None
-        context = self._chromium.new_context(storage_state=state, viewport=WINDOW)
-        context.set_default_timeout(PAGE_TIMEOUT_S * 1000)
-        self.page: Page = context.new_page()
-
-    def stop(self) -> None:
-        """Closes the browser and ends its processes."""
-        self._chromium.close()
-        self._playwright.stop()
-        # asyncio waits for Playwright's driver in a thread, which ends just after it and would be in a fork's way.
-        for thread in threading.enumerate():
-            if thread.name.startswith("asyncio-waitpid"):
-                thread.join(PAGE_TIMEOUT_S)
-        del self.page, self._chromium, self._playwright
 
     def save_profile(self) -> None:
         """Keeps cookies and storage in a file, for this box and for all that are made of its state."""
@@ -150,12 +145,7 @@ class Account(Box):
 
     def launch(self) -> None:
         """Signs in once; whatever is made of this state is signed in."""
-        self.browser.start()
         self.sign_in()
-        self.browser.stop()
-
-    def resume(self) -> None:
-        """Has nothing to do: the browser has opened with the cookies that launch() saved."""
 
     def sign_in(self) -> None:
         """Signs in, also again. Sending the form twice does no harm, so a busy shop is asked again.

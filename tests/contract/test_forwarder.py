@@ -107,7 +107,7 @@ class Proxy:
 
 @pytest.fixture(scope="module")
 def forwarder() -> Iterator[Forwarder]:
-    with Forwarder() as running:
+    with Forwarder.start() as running:
         yield running
 
 
@@ -486,21 +486,21 @@ def test_a_door_closes_by_itself_when_the_first_process_of_its_box_ends(forwarde
 
 
 def test_a_forwarder_that_has_ended_says_so_and_can_be_closed_again() -> None:
-    forwarder = Forwarder()
-    forwarder.start()
+    forwarder = Forwarder.start()
     forwarder.stop("none")
     os.kill(forwarder.pid, signal.SIGKILL)
     with pytest.raises(RuntimeLost):
         forwarder.stop("none")
     forwarder.close()
     forwarder.close()
-    forwarder.stop("none")
+    with pytest.raises(RuntimeLost):
+        forwarder.stop("none")
 
 
 def test_killing_the_user_process_ends_the_forwarder() -> None:
     program = (
         "import time; from kibo.effects.forwarder import Forwarder\n"
-        "f = Forwarder(); f.start(); f.stop('x'); print(f.pid, flush=True); time.sleep(60)"
+        "f = Forwarder.start(); f.stop('x'); print(f.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as user:
         assert user.stdout

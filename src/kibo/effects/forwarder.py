@@ -99,32 +99,28 @@ class Desk:
 class Forwarder:
     """The session's side: starts the process, hands it sockets, and ends it. Safe to use from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, control: socket.socket, process: subprocess.Popen[bytes]) -> None:
         self._lock = threading.Lock()
-        self._control: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._control = control
+        self._process = process
 
-    def start(self) -> None:
-        """Starts the process, once; `serve` does when nobody has. It takes 0.2 s, of which this waits for none."""
-        with self._lock:
-            if self._process is None:
-                self._start()
-
-    def _start(self) -> None:
+    @classmethod
+    def start(cls) -> Self:
+        """Starts the process. It takes 0.2 s, which the first order waits for and this does not."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(ORDER_S)
         with theirs:
             command = [sys.executable, "-m", "kibo.effects.forwarder", str(theirs.fileno())]
             # A session of its own: Ctrl-C in the terminal is for the user's process, which then closes this one.
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
-        self._control = ours
+        return cls(ours, process)
 
     @property
     def pid(self) -> int:
-        """The process, once started; 0 when there is none."""
-        return self._process.pid if self._process is not None else 0
+        """The process."""
+        return self._process.pid
 
     def serve(
         self,
@@ -151,7 +147,6 @@ class Forwarder:
             ("deny" if isinstance(r, Deny) else "allow", r.target, getattr(r, "to", None)) for r in rules
         ]
         descriptors = [listening_fd] if pidfd is None else [listening_fd, pidfd]
-        self.start()
         self._order(Order("serve", box_id, packed, list(secrets)), descriptors)
 
     def stop(self, box_id: str) -> None:
@@ -160,24 +155,19 @@ class Forwarder:
         Raises:
             RuntimeLost: The process is gone.
         """
-        if self._process is not None:
-            self._order(Order("stop", box_id))
+        self._order(Order("stop", box_id))
 
     def close(self) -> None:
         """Ends the process, and waits for it. Safe to repeat."""
         with self._lock:
-            if self._control is not None:
-                self._control.close()
-            if self._process is not None:
-                try:
-                    self._process.wait(ORDER_S)
-                except subprocess.TimeoutExpired:
-                    self._process.kill()
-                    self._process.wait()
-            self._control = self._process = None
+            self._control.close()
+            try:
+                self._process.wait(ORDER_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
 
     def __enter__(self) -> Self:
-        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -185,10 +175,6 @@ class Forwarder:
 
     def _order(self, order: Order, descriptors: Sequence[int] = ()) -> None:
         with self._lock:
-            if self._control is None:
-                raise RuntimeLost(
-                    "the forwarder is not running", hint="Spawn anew: a session starts its own."
-                )
             try:
                 rights = (
                     [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
