@@ -144,6 +144,10 @@ class Cell:
             self.tell({"kind": "refused", "code": "instance.ended", "message": self.reason, "details": {}})
         self.state = CellState.ENDED
         self.release_channel()
+        if self.seal_reply >= 0:
+            with socket.socket(fileno=os.dup(self.seal_reply)) as reply, contextlib.suppress(ConnectionError):
+                refusal = {"kind": "refused", "code": "instance.ended", "message": f"it ended: {self.reason}", "details": {}}
+                wire.send_command(reply, refusal)
         for name in ("pidfd", "pid_namespace", "listener", "log", "seal_reply", "egress"):
             fd = getattr(self, name)
             if fd >= 0:

@@ -165,8 +165,9 @@ def overlay(lowers: Sequence[str], upper: str = "") -> int:
     """
     context = kernel.fsopen("overlay")
     try:
-        # One string and not one call a layer: the kernel takes both, and this is one call of it.
-        kernel.fsconfig_string(context, "lowerdir", ":".join(reversed(lowers)))
+        # One call a layer, the highest first: one string of all may have 255 bytes at most.
+        for lower in reversed(lowers):
+            kernel.fsconfig_string(context, "lowerdir+", lower)
         if upper:
             kernel.fsconfig_string(context, "upperdir", f"{upper}u")
             kernel.fsconfig_string(context, "workdir", f"{upper}w")
