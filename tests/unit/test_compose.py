@@ -1,6 +1,8 @@
 """Composition, conflicts and plans."""
 
 import os
+import sys
+import types
 
 import pytest
 
@@ -157,6 +159,22 @@ def test_a_relative_path_of_the_host_starts_beside_the_definition_and_is_no_part
     assert here.encode() not in describe(type(made))
 
 
+def test_equal_definitions_in_two_directories_find_each_its_own_files(tmp_path):
+    found = []
+    for directory in ("one", "two"):
+        module = types.ModuleType(f"beside_{directory}")
+        module.__file__ = str(tmp_path / directory / "boxes.py")
+        sys.modules[module.__name__] = module
+        try:
+            made = box(__module__=module.__name__, env=Env(files={"/etc/app": "app.toml"}))
+            found.append((made.digest, plan(made).env.files["/etc/app"]))
+        finally:
+            del sys.modules[module.__name__]
+    (digest, one), (same, two) = found
+    assert digest == same
+    assert (one, two) == (str(tmp_path / "one/app.toml"), str(tmp_path / "two/app.toml"))
+
+
 def test_a_host_base_goes_along_with_another():
     made = plan(box(env=Env(base="debian:bookworm")) + Browser())
     assert made.env.base == "debian:bookworm"
@@ -169,6 +187,12 @@ def test_limits_are_the_larger_and_rules_add_up():
     )
     assert made.limits == Limits(memory_bytes=9, pids=2)
     assert made.egress == (Allow("a"), Deny("a"), Allow("b"))
+
+
+@pytest.mark.parametrize("wrong", [{"env": 3}, {"secrets": ["TOKEN"]}, {"egress": "shop.example"}])
+def test_a_class_attribute_of_the_wrong_kind_is_named(wrong):
+    with pytest.raises(InvalidDefinition, match=rf"Made\.{next(iter(wrong))} must be"):
+        plan(box(**wrong))
 
 
 def test_the_empty_box_has_a_plan_too():

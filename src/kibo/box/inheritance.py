@@ -39,6 +39,18 @@ def environment_of(cls: type[Box]) -> Env:
     return env
 
 
+def origins_of(cls: type[Box]) -> tuple[str, ...]:
+    """Returns the directories in which `cls` and its bases look for the host's files that their environments name.
+
+    Definitions with one digest may stand in different directories, and then mean different files.
+    """
+    return tuple(
+        located(owner, "")
+        for owner, own in _own(cls, "env")
+        if isinstance(own, Env) and any(isinstance(source, str) for source in own.files.values())
+    )
+
+
 def extend(env: Env, own: Env) -> Env:
     """Returns `env` with `own` laid over it; where both say something, `own` wins."""
     services: dict[str, Service] = {s.name: s for s in (*env.services, *own.services)}

@@ -12,7 +12,16 @@ from kibo.box.conflicts import PINNED, claims_of, pin_of, winners
 from kibo.box.define import Box
 from kibo.box.env import Env, Limits
 from kibo.box.identity import describe
-from kibo.box.inheritance import actions_of, egress_of, environment_of, extend, needs_of, secrets_of, unique
+from kibo.box.inheritance import (
+    actions_of,
+    egress_of,
+    environment_of,
+    extend,
+    needs_of,
+    origins_of,
+    secrets_of,
+    unique,
+)
 from kibo.box.policy import Deny, Rule, Secret
 from kibo.box.skills import guidance_of
 from kibo.box.sums import digest_of, parts_of, prefix_digest, yields_of
@@ -21,7 +30,7 @@ from kibo.model.record import Record
 
 #: Plans kept, by digest; one is a few kilobytes. Enough for every box that one program is likely to use at once.
 _MAX_PLANS = 256
-_plans: dict[str, "Plan"] = {}
+_plans: dict[tuple[str, ...], "Plan"] = {}
 
 
 class Part(Record):
@@ -75,7 +84,7 @@ class Plan(Record):
 
 
 def plan(box: Box) -> Plan:
-    """Resolves a definition. The same digest gives the same plan, from a bounded cache.
+    """Resolves a definition. Equal definitions that name the same files have one plan, from a bounded cache.
 
     Raises:
         UnmetNeed: A part needs a Box that nothing to its left is an instance of; says which would meet it.
@@ -83,12 +92,13 @@ def plan(box: Box) -> Plan:
         CompositionConflict: As for `+`.
     """
     digest = digest_of(box)
-    known = _plans.get(digest)
+    key = (digest, *(origin for part in parts_of(box) for origin in origins_of(type(part))))
+    known = _plans.get(key)
     if known is None:
         known = _resolve(box, digest)
         while len(_plans) >= _MAX_PLANS:
             del _plans[next(iter(_plans))]  # the oldest: dicts keep order
-        _plans[digest] = known
+        _plans[key] = known
     return known
 
 
