@@ -122,6 +122,7 @@ class Guest:
         sys.executable = "/opt/kibo/python/bin/python3"
         sys.argv = ["kibo"]
         sys.path_importer_cache.clear()
+        _rehome_packages(order["python_path"])
         signal.signal(signal.SIGUSR1, self._on_interrupt)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self.orphans.watch()
@@ -332,6 +333,18 @@ def run(control: socket.socket) -> None:
         guest.serve()
     except BaseException:
         _die_with_report(guest.channel)
+
+
+def _rehome_packages(python_path: list[str]) -> None:
+    """Points packages that came along in memory at their files in the box, where what is not yet loaded of them is."""
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__path__", None):
+            path = name.replace(".", "/")
+            homes = [home for entry in python_path if os.path.isdir(home := f"{entry}/{path}")]
+            if homes:
+                module.__path__ = homes[:1]
+                if module.__spec__ is not None:
+                    module.__spec__.submodule_search_locations = homes[:1]
 
 
 def describe(error: BaseException, where: str = "") -> dict[str, Any]:

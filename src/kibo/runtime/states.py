@@ -251,7 +251,8 @@ def _lowers(built: BuiltEnvironment, home: Path) -> list[str]:
 def _usr_lowers(built: BuiltEnvironment) -> list[str]:
     if not built.host_view:
         return []
-    own = [f"/kibo/layers/{layer.path.parent.name}/fs/usr" for layer in built.layers if any((layer.path / "usr").iterdir())]
+    with_usr = [layer.path for layer in built.layers if (layer.path / "usr").is_dir() and any((layer.path / "usr").iterdir())]
+    own = [f"/kibo/layers/{path.parent.name}/fs/usr" for path in with_usr]
     return [HOST_USR, *own]
 
 
