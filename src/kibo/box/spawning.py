@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 class Spawner(Protocol):
     """Makes instances of boxes."""
 
-    def spawn(self, box: "Box", **options: Any) -> Any:
-        """Makes an instance of `box` and returns its proxy; see `Box.spawn`."""
+    @property
+    def spawn(self) -> Callable[..., Any]:
+        """Makes an instance of a box, with the options that it knows, and returns its proxy; see `Box.spawn`."""
 
 
 _spawner: Spawner | None = None

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from kibo.box.actions import ActionSpec
 from kibo.box.define import Box
-from kibo.box.plan import plan
+from kibo.box.plan import Plan, plan
 from kibo.box.schema import json_schema
 from kibo.box.skills import cleaned
 from kibo.model.errors import InvalidInput
@@ -39,9 +39,14 @@ def tools(box: Box, format: Format = "openai") -> list[dict[str, Any]]:
         InvalidInput: `format` is none of these.
         UnmetNeed: As for `plan`.
     """
+    return tools_of_plan(plan(box), format)
+
+
+def tools_of_plan(plan: Plan, format: Format = "openai") -> list[dict[str, Any]]:
+    """Returns the tool definitions of a resolved definition's actions; see `tools`."""
     if format not in get_args(Format):
         raise InvalidInput(f"{format!r} is not a tool format", hint=f"One of {', '.join(get_args(Format))}.")
-    return [_tool(spec, format) for spec in plan(box).actions.values()]
+    return [_tool(spec, format) for spec in plan.actions.values()]
 
 
 def guidance(box: Box) -> str:
