@@ -66,7 +66,7 @@ def _egress() -> Egress:
     def make() -> Any:
         from kibo.effects.forwarder import Forwarder  # noqa: PLC0415
 
-        return Forwarder.start()
+        return Forwarder.start(os.environ)
 
     return Egress(make)
 

@@ -15,15 +15,15 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Self
 
 import msgspec
 
-from kibo.box.policy import Allow, Deny, Rule
+from kibo.box.policy import Allow, Deny, Rule, Secret
 from kibo.effects.door import Door
 from kibo.effects.http_head import SecretValue
-from kibo.model.errors import RuntimeLost
+from kibo.model.errors import InvalidInput, RuntimeLost
 
 MAX_ORDER_BYTES: Final = 128 * 1024  # Some two thousand rules.
 ORDER_S: Final = 10.0  # For an answer to an order, which is the work of a moment.
@@ -99,14 +99,21 @@ class Desk:
 class Forwarder:
     """The session's side: starts the process, hands it sockets, and ends it. Safe to use from several threads."""
 
-    def __init__(self, control: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self, control: socket.socket, process: subprocess.Popen[bytes], values: Mapping[str, str]
+    ) -> None:
         self._lock = threading.Lock()
+        self._values = values
         self._control = control
         self._process = process
 
     @classmethod
-    def start(cls) -> Self:
-        """Starts the process. It takes 0.2 s, which the first order waits for and this does not."""
+    def start(cls, values: Mapping[str, str] | None = None) -> Self:
+        """Starts the process. It takes 0.2 s, which the first order waits for and this does not.
+
+        Args:
+            values: Where the values of secrets are, by name.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(ORDER_S)
         with theirs:
@@ -115,20 +122,34 @@ class Forwarder:
             process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
-        return cls(ours, process)
+        return cls(ours, process, {} if values is None else values)
 
     @property
     def pid(self) -> int:
         """The process."""
         return self._process.pid
 
+    def check(self, secrets: Sequence[Secret]) -> None:
+        """Sees that every secret has a value.
+
+        Raises:
+            InvalidInput: One has none.
+        """
+        for secret in secrets:
+            if not self._values.get(secret.name):
+                raise InvalidInput(
+                    f"the secret {secret.name} has no value",
+                    hint=f"Set {secret.name} in the environment of the program that spawns the box.",
+                    details={"secret": secret.name},
+                )
+
     def serve(
         self,
         listening_fd: int,
         rules: Sequence[Rule],
         box_id: str,
+        secrets: Sequence[Secret] = (),
         *,
-        secrets: Sequence[SecretValue] = (),
         pidfd: int | None = None,
     ) -> None:
         """Serves a box.
@@ -137,17 +158,20 @@ class Forwarder:
             listening_fd: A TCP socket that listens inside the box. It is duplicated; the caller closes its own.
             rules: What the box may reach.
             box_id: Names the door, for `stop`. One that is open under this name is closed first.
-            secrets: What to put in for placeholders, for which hosts.
+            secrets: What to put in for their placeholders, for their hosts.
             pidfd: Of the box's first process: the door closes by itself when that ends.
 
         Raises:
+            InvalidInput: A secret has no value.
             RuntimeLost: The process is gone.
         """
+        self.check(secrets)
+        filled = [SecretValue(s.placeholder, self._values[s.name], tuple(s.hosts)) for s in secrets]
         packed = [
             ("deny" if isinstance(r, Deny) else "allow", r.target, getattr(r, "to", None)) for r in rules
         ]
         descriptors = [listening_fd] if pidfd is None else [listening_fd, pidfd]
-        self._order(Order("serve", box_id, packed, list(secrets)), descriptors)
+        self._order(Order("serve", box_id, packed, filled), descriptors)
 
     def stop(self, box_id: str) -> None:
         """Closes a box's door and its connections; one that is not open is fine.

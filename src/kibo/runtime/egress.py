@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from kibo.box.policy import Rule
+from kibo.box.policy import Rule, Secret
 from kibo.runtime import wire
 from kibo.runtime.waiting import Waiting
 
@@ -19,7 +19,10 @@ from kibo.runtime.waiting import Waiting
 class Forwarding(Protocol):
     """Carries what boxes send to where their rules allow."""
 
-    def serve(self, listening_fd: int, rules: Sequence[Rule], box_id: str) -> None:
+    def check(self, secrets: Sequence[Secret]) -> None:
+        """Raises InvalidInput when the value of a secret is nowhere to be found."""
+
+    def serve(self, listening_fd: int, rules: Sequence[Rule], box_id: str, secrets: Sequence[Secret]) -> None:
         """Accepts from a box's socket until the box ends. Takes a copy of the descriptor; the caller closes its own."""
 
     def stop(self, box_id: str) -> None:
@@ -32,10 +35,13 @@ class Forwarding(Protocol):
 class Door:
     """One box's way out while it is being made."""
 
-    def __init__(self, forwarding: Forwarding, box_id: str, rules: Sequence[Rule]) -> None:
+    def __init__(
+        self, forwarding: Forwarding, box_id: str, rules: Sequence[Rule], secrets: Sequence[Secret]
+    ) -> None:
         self._forwarding = forwarding
         self._box_id = box_id
         self._rules = rules
+        self._secrets = secrets
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     @property
@@ -53,7 +59,7 @@ class Door:
         await waiting.ready((self._ours.fileno(),))
         _, descriptors, _ = wire.receive_command(self._ours)
         try:
-            self._forwarding.serve(descriptors[0], self._rules, self._box_id)
+            self._forwarding.serve(descriptors[0], self._rules, self._box_id, self._secrets)
         finally:
             for fd in descriptors:
                 os.close(fd)
@@ -71,11 +77,16 @@ class Egress:
         self._make = make
         self._forwarding: Forwarding | None = None
 
-    def door(self, box_id: str, rules: Sequence[Rule]) -> Door:
-        """Makes a way out for a box with these rules."""
+    def door(self, box_id: str, rules: Sequence[Rule], secrets: Sequence[Secret] = ()) -> Door:
+        """Makes a way out for a box with these rules.
+
+        Raises:
+            InvalidInput: A secret has no value.
+        """
         if self._forwarding is None:
             self._forwarding = self._make()
-        return Door(self._forwarding, box_id, rules)
+        self._forwarding.check(secrets)
+        return Door(self._forwarding, box_id, rules, secrets)
 
     def stop(self, box_id: str) -> None:
         """Closes a box's way out, if it had one."""

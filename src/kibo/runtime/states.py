@@ -29,9 +29,10 @@ from kibo.runtime.channel import Channel
 from kibo.runtime.egress import Egress
 from kibo.runtime.idmap import BOX_ID
 from kibo.runtime.images.environment import BuiltEnvironment, build_environment, interpreter_layer
+from kibo.runtime.orders import lost
 from kibo.runtime.refusals import refusal_error
 from kibo.runtime.roots import HOST_USR
-from kibo.runtime.session import Session, lost
+from kibo.runtime.session import Session
 from kibo.runtime.waiting import Blocking, Waiting, run
 
 #: Where a box finds its proxy.
@@ -145,7 +146,7 @@ class States:
             channel = self.session.begin(order, arguments)
             await self.session.finish(waiting, channel, cell)
             return channel
-        door = self._egress.door(cell, wanted.egress)
+        door = self._egress.door(cell, wanted.egress, wanted.secrets)
         try:
             channel = self.session.begin(order, arguments, door.theirs)
             try:
@@ -263,6 +264,8 @@ def _variables(wanted: Plan, built: BuiltEnvironment) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "TERM": "xterm-256color",
         **built.variables,
+        # The values are put in on the way out, and never enter the box.
+        **{secret.name: secret.placeholder for secret in wanted.secrets},
     }
     if wanted.egress:
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
