@@ -383,7 +383,9 @@ class Warden:
     def order_interrupt(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
         """Interrupts the running action."""
         cell = self.cell(arguments)
-        kernel.pidfd_send_signal(cell.pidfd, signal.SIGUSR1)
+        # One that has just ended says so on its channel, where the caller listens next.
+        with contextlib.suppress(ProcessLookupError):
+            kernel.pidfd_send_signal(cell.pidfd, signal.SIGUSR1)
         _tell(descriptors, {"kind": "ok"})
 
     def order_exec(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
@@ -408,7 +410,9 @@ class Warden:
             cell.end_replies.append(descriptors[0])
             taken.append(descriptors[0])
         if cell.pidfd >= 0:
-            kernel.pidfd_send_signal(cell.pidfd, signal.SIGKILL)
+            # One that has just ended by itself is answered as soon as its end is seen.
+            with contextlib.suppress(ProcessLookupError):
+                kernel.pidfd_send_signal(cell.pidfd, signal.SIGKILL)
         else:
             self.end(cell, "destroyed")
 
