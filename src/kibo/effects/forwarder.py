@@ -171,7 +171,7 @@ class Forwarder:
             ("deny" if isinstance(r, Deny) else "allow", r.target, getattr(r, "to", None)) for r in rules
         ]
         descriptors = [listening_fd] if pidfd is None else [listening_fd, pidfd]
-        self._order(Order("serve", box_id, packed, filled), descriptors)
+        self._order(Order("serve", str(box_id), packed, filled), descriptors)
 
     def stop(self, box_id: str) -> None:
         """Closes a box's door and its connections; one that is not open is fine.
@@ -179,7 +179,7 @@ class Forwarder:
         Raises:
             RuntimeLost: The process is gone.
         """
-        self._order(Order("stop", box_id))
+        self._order(Order("stop", str(box_id)))
 
     def close(self) -> None:
         """Ends the process, and waits for it. Safe to repeat."""
