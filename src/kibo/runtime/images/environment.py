@@ -45,7 +45,7 @@ class BuiltEnvironment:
 
 
 _interpreters: dict[Path, Layer] = {}
-_environments: dict[tuple[Env, Path, Lock | None], BuiltEnvironment] = {}
+_environments: dict[tuple[Env, Path, str], BuiltEnvironment] = {}
 
 
 def interpreter_layer(home: Path) -> Layer:
@@ -105,7 +105,7 @@ async def build_environment(
     Cancelling ends the build and leaves nothing of the step that ran. When all of it is cached the first call in a
     process takes some 10 ms and later ones some 30 us, without starting anything.
     """
-    memo = (env, home, locked)
+    memo = (env, home, "" if locked is None else locked.to_text())
     known = _environments.get(memo)
     if known is not None and all(os.path.isdir(layer.path) for layer in known.layers):
         return known

@@ -17,6 +17,7 @@ from typing import Final
 
 from kibo.model.errors import HostUnsupported
 from kibo.runtime.idmap import BOX_ID
+from kibo.runtime.layers.normalise import MACHINE_ID
 
 #: Names below /etc that programs need in order to behave as on the host. Settings only: no keys, no accounts.
 _ETC: Final = (
@@ -60,9 +61,6 @@ BOX_DIRECTORIES: Final = tuple(
     in {"dev", "etc", "home", "home/box", "opt", "opt/kibo", "proc", "run", "run/kibo", "sys", "tmp", "var",
         "var/tmp", "work"}
 )  # fmt: skip
-
-#: A box is a machine of its own, and the same one everywhere: programs use this id to name caches, not to identify.
-MACHINE_ID: Final = hashlib.blake2b(b"kibo box", digest_size=16).hexdigest()
 
 
 def merged_usr_links() -> dict[str, str]:

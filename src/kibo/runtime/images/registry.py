@@ -171,7 +171,7 @@ def open_source(reference: str) -> Source:
         path, _, tag = reference.removeprefix("dir:").partition(":")
         return Layout(Path(path), tag)
     match = re.fullmatch(
-        r"(?:(?P<host>[^/]*[.:][^/]*|localhost)/)?(?P<name>[a-z0-9._/-]+)"
+        r"(?:(?P<host>[^/]*[.:][^/]*|localhost)/)?(?P<name>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
         r"(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
         reference,
     )

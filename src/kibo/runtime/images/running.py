@@ -15,6 +15,7 @@ from kibo.model.limits import MAX_ERROR_TEXT_BYTES
 from kibo.runtime.idmap import ROOT_BASE
 from kibo.runtime.images import bases, copying, recipes
 from kibo.runtime.images.inside import Inside, Refusal
+from kibo.runtime.images.interpreter import PYTHON_HOME
 from kibo.runtime.images.ownership import move_ids
 from kibo.runtime.images.sandbox import Bind, Overlay, Sandbox
 from kibo.runtime.images.settings import Settings
@@ -118,8 +119,10 @@ class StepRun:
                 place = _DPKG.lstrip("/")
                 dpkg = tuple(path / place for path in layers if (path / place).is_dir())
                 overlays.append(Overlay(_DPKG, dpkg, _DPKG))
+        # With pip packages the guest's interpreter is the one that has them, as later in the box.
+        has_pip = any(step.kind == "pip" for step, _ in below)
         variables = {
-            "PATH": _STEP_PATH,
+            "PATH": f"{PYTHON_HOME}/bin:{_STEP_PATH}" if has_pip else _STEP_PATH,
             "HOME": "/root",
             "LANG": "C.UTF-8",
             "SOURCE_DATE_EPOCH": str(EPOCH_S),
@@ -220,9 +223,9 @@ class StepRun:
             (tree / "opt/kibo").rmdir()
         if self.step.kind == "boxroot":
             # /run was a file system in memory while the step ran, so what belongs in the layer's is made here.
-            for place in (tree / "run", tree / "run/kibo"):
-                place.mkdir(mode=0o755, exist_ok=True)
-                sandbox.own(place)
+            for mount_point in (tree / "run", tree / "run/kibo"):
+                mount_point.mkdir(mode=0o755, exist_ok=True)
+                sandbox.own(mount_point)
         _prune(tree, [bind.target for bind in sandbox.binds], sandbox.overlays[0].lowers)
         for index, overlay in enumerate(sandbox.overlays[1:], 1):
             if not overlay.writable or not any(sandbox.upper(index).iterdir()):
@@ -253,6 +256,13 @@ class StepRun:
         log = kept.read_bytes()
         tail = b"\n".join(log[-MAX_ERROR_TEXT_BYTES:].splitlines()[-40:]).decode(errors="replace")
         details = {"step": self.step.label, **refusal.details}
+        if refusal.code == "unsupported":
+            hint = "point KIBO_HOME at a directory on ext4, xfs, btrfs or tmpfs"
+            return HostUnsupported(
+                f"the file system of {self.worker.home} cannot hold the writable side of an overlay",
+                hint=hint,
+                details={**details, "missing": "overlay-upper", "path": str(self.worker.home)},
+            )
         if refusal.code == "locked":
             hint = "build without --locked to record what there is now"
             return LockMismatch(refusal.message, hint=hint, details=details)

@@ -10,6 +10,7 @@ user_namespaces(7), mount_setattr(2).
 from __future__ import annotations
 
 import array
+import errno
 import json
 import os
 import signal
@@ -320,6 +321,10 @@ def _mount_overlay(lowers: list[str], upper: int, work: int) -> int:
         kernel.fsconfig_flag(context, "userxattr")
         kernel.fsconfig_create(context)
         return kernel.fsmount(context, kernel.MOUNT_ATTR_NOSUID)
+    except OSError as error:
+        if upper >= 0 and error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EREMOTE):
+            raise Refusal("unsupported", f"the overlay was refused: {error}") from error
+        raise
     finally:
         os.close(context)
 

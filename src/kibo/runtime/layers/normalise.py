@@ -6,6 +6,7 @@ remains random (a key that a package generates at installation) is the package's
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from typing import Final
 #: 2024-01-01T00:00:00Z. Nothing in a layer is newer. Exported to steps as SOURCE_DATE_EPOCH, which reproducible
 #: tools honour (reproducible-builds.org/specs/source-date-epoch). A constant, so that rebuilds need not agree on one.
 EPOCH_S: Final = 1_704_067_200
+
+#: A box is a machine of its own, and the same one everywhere: programs name caches by this id.
+MACHINE_ID: Final = hashlib.blake2b(b"kibo box", digest_size=16).hexdigest()
 
 #: Files that record a build and not its result, as paths below the root.
 _RECORDS: Final = (
@@ -28,7 +32,6 @@ _RECORDS: Final = (
     "var/cache/apt/pkgcache.bin",
     "var/cache/apt/srcpkgcache.bin",
     "var/lib/systemd/random-seed",
-    "etc/machine-id",
     "var/lib/dbus/machine-id",
     "etc/.pwd.lock",
     "var/lib/dpkg/lock",
@@ -81,6 +84,9 @@ def normalise(root: Path) -> None:
         _drop(root / path)
     for path in _SCRATCH:
         _empty(root / path)
+    machine_id = root / "etc/machine-id"
+    if machine_id.is_file() and not machine_id.is_symlink():
+        machine_id.write_text(MACHINE_ID + "\n")
     for directory, directories, files in _walk(root):
         for name in files:
             _settle(os.path.join(directory, name))

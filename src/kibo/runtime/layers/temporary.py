@@ -93,4 +93,9 @@ def sweep(home: Path) -> list[str]:
         entry = TemporaryEntry(lock_path.with_suffix(""), lock_fd)
         entry.remove()
         removed.append(entry.path.name)
+    for lock_path in (home / "locks").glob("*.build"):
+        # A killed builder's lock is free, but its file is still there; a waiter notices when it goes.
+        if (lock_fd := try_lock(lock_path)) is not None:
+            lock_path.unlink(missing_ok=True)
+            os.close(lock_fd)
     return removed
