@@ -13,13 +13,20 @@ from collections.abc import Mapping, Sequence
 from fcntl import ioctl
 from typing import IO, Any, Final
 
-from kibo.model.errors import CommandTimedOut, FileMissing, FrameTooLarge, InstanceEnded, InvalidInput, KiboError
+from kibo.model.errors import (
+    CommandTimedOut,
+    FileMissing,
+    FrameTooLarge,
+    InstanceEnded,
+    InvalidInput,
+    KiboError,
+)
 from kibo.model.limits import MAX_EXEC_OUTPUT_BYTES
 from kibo.model.record import Record
 from kibo.runtime import wire
 from kibo.runtime.channel import Reply
+from kibo.runtime.orders import Orders
 from kibo.runtime.refusals import refusal_error
-from kibo.runtime.session import Session
 from kibo.runtime.waiting import Waiting
 
 _READ_BYTES: Final = 65536
@@ -67,7 +74,7 @@ def argv_of(command: Command) -> list[str]:
 class Running:
     """A command that has been started. Closing its reply kills its process group."""
 
-    def __init__(self, session: Session, reply: Reply) -> None:
+    def __init__(self, session: Orders, reply: Reply) -> None:
         self._session = session
         self._reply = reply
         self.returncode: int | None = None
@@ -89,7 +96,9 @@ class Running:
             try:
                 message, _ = await self._reply.receive(waiting, timeout_s)
             except wire.Closed:
-                raise InstanceEnded("the instance ended while a command ran in it", hint="Spawn another one.") from None
+                raise InstanceEnded(
+                    "the instance ended while a command ran in it", hint="Spawn another one."
+                ) from None
             if message["kind"] == "not-started":
                 raise _not_started(message)
             if message["kind"] == "refused":
@@ -118,11 +127,13 @@ def _not_started(message: dict[str, Any]) -> KiboError:
             hint="Is the program installed in the box (Env.apt, Env.pip), and the directory there?",
             details={"errno": message["errno"]},
         )
-    return InvalidInput(f"the command could not be started: {message['message']}", details={"errno": message["errno"]})
+    return InvalidInput(
+        f"the command could not be started: {message['message']}", details={"errno": message["errno"]}
+    )
 
 
 def start(
-    session: Session,
+    session: Orders,
     instance: str,
     command: Command,
     streams: tuple[int, int, int],
@@ -132,7 +143,13 @@ def start(
     terminal: bool = False,
 ) -> Running:
     """Starts a command beside the guest. The descriptors in ``streams`` stay the caller's to close."""
-    order = {"id": instance, "argv": argv_of(command), "cwd": cwd or "", "variables": dict(variables or {}), "terminal": terminal}
+    order = {
+        "id": instance,
+        "argv": argv_of(command),
+        "cwd": cwd or "",
+        "variables": dict(variables or {}),
+        "terminal": terminal,
+    }
     reply = Reply()
     try:
         session.order("exec", order, [reply.theirs.fileno(), *streams])
@@ -145,7 +162,7 @@ def start(
 
 async def execute(
     waiting: Waiting,
-    session: Session,
+    session: Orders,
     instance: str,
     command: Command,
     *,
@@ -156,7 +173,9 @@ async def execute(
 ) -> Completed:
     """Runs a command to its end; see `Instance.exec`."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    in_read, in_write = os.pipe2(os.O_CLOEXEC) if stdin else (os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -1)
+    in_read, in_write = (
+        os.pipe2(os.O_CLOEXEC) if stdin else (os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -1)
+    )
     out_read, out_write = os.pipe2(os.O_CLOEXEC)
     err_read, err_write = os.pipe2(os.O_CLOEXEC)
     open_fds = {in_read, out_read, err_read, out_write, err_write} | ({in_write} if in_write >= 0 else set())
@@ -169,7 +188,9 @@ async def execute(
 
     running: Running | None = None
     try:
-        running = start(session, instance, command, (in_read, out_write, err_write), cwd=cwd, variables=variables)
+        running = start(
+            session, instance, command, (in_read, out_write, err_write), cwd=cwd, variables=variables
+        )
         shut(in_read, out_write, err_write)
         output = {out_read: bytearray(), err_read: bytearray()}
         reading, to_write = {out_read, err_read}, memoryview(stdin)
@@ -177,7 +198,9 @@ async def execute(
             os.set_blocking(in_write, False)
         while reading:
             writers = (in_write,) if in_write in open_fds else ()
-            ready = await waiting.ready(tuple(reading), writers, None if deadline is None else deadline - time.monotonic())
+            ready = await waiting.ready(
+                tuple(reading), writers, None if deadline is None else deadline - time.monotonic()
+            )
             if in_write in ready:
                 try:
                     to_write = to_write[os.write(in_write, to_write[:_READ_BYTES]) :]
@@ -197,7 +220,9 @@ async def execute(
                     )
         status = await running.wait(waiting, None if deadline is None else deadline - time.monotonic())
         return Completed(
-            stdout=output[out_read].decode(errors="replace"), stderr=output[err_read].decode(errors="replace"), returncode=status
+            stdout=output[out_read].decode(errors="replace"),
+            stderr=output[err_read].decode(errors="replace"),
+            returncode=status,
         )
     except TimeoutError:
         raise CommandTimedOut(
@@ -220,12 +245,20 @@ class Process:
         stderr: The same of its standard error.
     """
 
-    def __init__(self, session: Session, instance: str, command: Command, cwd: str | None, variables: Mapping[str, str] | None, waiting: Waiting) -> None:
-        self._waiting = waiting
+    def __init__(
+        self,
+        session: Orders,
+        instance: str,
+        command: Command,
+        cwd: str | None,
+        variables: Mapping[str, str] | None,
+    ) -> None:
         pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
         (in_read, in_write), (out_read, out_write), (err_read, err_write) = pipes
         try:
-            self.running = start(session, instance, command, (in_read, out_write, err_write), cwd=cwd, variables=variables)
+            self.running = start(
+                session, instance, command, (in_read, out_write, err_write), cwd=cwd, variables=variables
+            )
         except BaseException:
             for fd in (in_write, out_read, err_read):
                 os.close(fd)
@@ -233,9 +266,9 @@ class Process:
         finally:
             for fd in (in_read, out_write, err_write):
                 os.close(fd)
-        self.stdin: IO[bytes] = open(in_write, "wb", buffering=0)
-        self.stdout: IO[bytes] = open(out_read, "rb")
-        self.stderr: IO[bytes] = open(err_read, "rb")
+        self.stdin: IO[bytes] = open(in_write, "wb", buffering=0)  # noqa: SIM115 - closed by close()
+        self.stdout: IO[bytes] = open(out_read, "rb")  # noqa: SIM115
+        self.stderr: IO[bytes] = open(err_read, "rb")  # noqa: SIM115
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
         """Signals the command and what it started."""
@@ -255,11 +288,13 @@ class Terminal:
         fd: The terminal: read what the screen gets, write what the keyboard sends.
     """
 
-    def __init__(self, session: Session, instance: str, command: Command, rows: int, columns: int) -> None:
+    def __init__(self, session: Orders, instance: str, command: Command, rows: int, columns: int) -> None:
         self.fd, inside = pty.openpty()
         try:
             self.resize(rows, columns)
-            self.running = start(session, instance, command, (inside,) * 3, cwd=None, variables=None, terminal=True)
+            self.running = start(
+                session, instance, command, (inside,) * 3, cwd=None, variables=None, terminal=True
+            )
         except BaseException:
             os.close(self.fd)
             raise

@@ -124,7 +124,12 @@ class FileStream:
         await self.channel.send(waiting, ["list", path])
         found: list[FileInfo] = []
         while (reply := await self._answer(waiting))[0] == "entries":
-            found += [FileInfo(name=str(n), kind=str(k), size=int(s), mode=int(m), modified_ns=int(t)) for n, k, s, m, t in reply[1]]
+            found += [
+                FileInfo(
+                    name=str(name), kind=str(kind), size=int(size), mode=int(mode), modified_ns=int(modified)
+                )
+                for name, kind, size, mode, modified in reply[1]
+            ]
         return sorted(found, key=lambda info: info.name)
 
     async def upload(self, waiting: Waiting, source: Path, target: str, progress: Progress | None) -> int:
@@ -181,6 +186,11 @@ class FileStream:
             if progress is not None:
                 progress(files, total)
         return files
+
+    async def watch(self, waiting: Waiting, path: str) -> None:
+        """Asks for the changes in a directory, which `changes` then waits for."""
+        await self.channel.send(waiting, ["watch", path])
+        await self._answer(waiting)
 
     async def changes(self, waiting: Waiting) -> FileChange:
         """Waits for the next change after a ``watch`` request."""

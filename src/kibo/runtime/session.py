@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import resource
 import secrets
+import select
 import socket
 import subprocess
 import sys
 import sysconfig
 import threading
+import time
 from pathlib import Path
 from typing import Any, Final
 
-from kibo.model.errors import HostUnsupported, InstanceEnded, KiboError, RuntimeLost
-from kibo.runtime import wire
-from kibo.runtime.channel import Channel, Reply
-from kibo.runtime.refusals import refusal_error, violation
-from kibo.runtime.waiting import Waiting
+from kibo.model.errors import HostUnsupported
+from kibo.runtime.interpreter import out_of_reach
+from kibo.runtime.orders import Orders, lost
+
+__all__ = ["Session", "lost"]
 
 #: A warden that has not started by then will not: it is a fraction of a second's work.
 START_TIMEOUT_S: Final = 30.0
 
+#: What a session tells of itself, beside its socket, to the same user's other processes.
+FACTS_FILE: Final = "session.json"
 
-class Session:
+
+class Session(Orders):
     """Starts a keeper and a warden, and gives the warden orders. Thread-safe: an order is one datagram."""
 
     def __init__(self, home: Path) -> None:
@@ -61,13 +65,15 @@ class Session:
         }
         _raise_open_files()
         try:
-            self._keeper = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-X", "frozen_modules=on", _keeper_path()],
-                pass_fds=passed,
-                stdin=subprocess.PIPE,
-                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
-                cwd="/",
-            )
+            with out_of_reach(sys.executable) as (executable, copy):
+                self._keeper = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-X", "frozen_modules=on", _keeper_path()],
+                    executable=executable,
+                    pass_fds=(*passed, *copy),
+                    stdin=subprocess.PIPE,
+                    env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+                    cwd="/",
+                )
         finally:
             theirs.close()
             listener.close()
@@ -78,6 +84,8 @@ class Session:
             with self._keeper.stdin as stdin:
                 stdin.write(json.dumps(config).encode())
             self.facts = self._await_ready(ready_read)
+            facts = {"owner_pid": self.owner_pid, "started_s": time.time(), "facts": self.facts}
+            (self.run_directory / FACTS_FILE).write_text(json.dumps(facts))
         except BaseException:
             self.close()
             raise
@@ -85,9 +93,12 @@ class Session:
             os.close(ready_read)
 
     def _await_ready(self, ready: int) -> dict[str, Any]:
+        in_time, _, _ = select.select([ready], [], [], START_TIMEOUT_S)
         with open(ready, closefd=False) as stream:
-            line = stream.readline()
-        answer: dict[str, Any] = json.loads(line) if line else {"kind": "failed", "message": "the keeper ended"}
+            line = stream.readline() if in_time else ""
+        answer: dict[str, Any] = {"kind": "failed", "message": "the keeper ended or did not start in time"}
+        if line:
+            answer = json.loads(line)
         if answer["kind"] != "ok":
             raise HostUnsupported(
                 f"boxes cannot be isolated on this host: {answer['message']}",
@@ -101,90 +112,6 @@ class Session:
         """Whether orders can be given: this process started the runtime and its keeper runs."""
         return self.owner_pid == os.getpid() and self._keeper.poll() is None and self._socket.fileno() >= 0
 
-    def order(self, name: str, arguments: dict[str, Any], descriptors: list[int] | tuple[int, ...] = ()) -> None:
-        """Gives an order. The answer, if there is one, comes on the first descriptor.
-
-        Raises:
-            RuntimeLost: The warden is gone, and every instance with it. Spawning starts a new one.
-        """
-        try:
-            wire.send_command(self._socket, [name, arguments], descriptors)
-        except (ConnectionError, OSError) as error:
-            raise lost() from error
-
-    async def ask(
-        self,
-        waiting: Waiting,
-        name: str,
-        arguments: dict[str, Any],
-        descriptors: list[int] | tuple[int, ...] = (),
-        timeout_s: float | None = None,
-    ) -> tuple[dict[str, Any], list[int]]:
-        """Gives an order and waits for its answer.
-
-        Raises:
-            KiboError: The warden refused; the error's class follows its code.
-            RuntimeLost: The warden is gone.
-        """
-        reply = Reply()
-        try:
-            self.order(name, arguments, [reply.theirs.fileno(), *descriptors])
-            reply.theirs.close()
-            answer, received = await reply.receive(waiting, timeout_s)
-        except wire.Closed:
-            raise lost() from None
-        finally:
-            reply.close()
-        if answer["kind"] == "refused":
-            raise refusal_error(answer)
-        return answer, received
-
-    def begin(self, name: str, arguments: dict[str, Any], egress: int = -1) -> Channel:
-        """Has a cell made by the order ``new`` or ``fork``. `finish` waits for it.
-
-        Args:
-            name: The order.
-            arguments: Its arguments; ``id`` names the cell.
-            egress: Where the warden is to send the cell's listening socket, or -1 for a cell without a way out.
-
-        Returns:
-            The channel to its guest.
-        """
-        channel, theirs = Channel.pair()
-        try:
-            self.order(name, arguments, [theirs.fileno()] if egress < 0 else [theirs.fileno(), egress])
-        except BaseException:
-            channel.close()
-            raise
-        finally:
-            theirs.close()
-        return channel
-
-    async def finish(self, waiting: Waiting, channel: Channel, cell: str) -> None:
-        """Waits until a cell's guest is ready.
-
-        Raises:
-            KiboError: It could not be made; nothing is left of it.
-        """
-        try:
-            message = await channel.receive(waiting)
-            if not (isinstance(message, list) and len(message) == 3 and message[0] in ("ready", "failed")):
-                raise violation("it did not say that it is ready")
-            if message[0] == "failed":
-                raise refusal_error(message[2])
-        except wire.Closed:
-            channel.close()
-            raise (InstanceEnded("the instance ended before it was ready") if self.alive else lost()) from None
-        except BaseException:
-            channel.close()
-            self.forget(cell)
-            raise
-
-    def forget(self, instance: str) -> None:
-        """Has a cell destroyed without waiting for it; quiet when the runtime is gone, as at the process's end."""
-        with contextlib.suppress(KiboError):
-            self.order("destroy", {"id": instance})
-
     def close(self) -> None:
         """Ends every instance and the runtime's processes. Returns when all are gone. Idempotent."""
         with self._closing:
@@ -194,14 +121,6 @@ class Session:
                 self._life = -1
         if self.owner_pid == os.getpid():
             self._keeper.wait()
-
-
-def lost() -> RuntimeLost:
-    """The error for a warden that is gone."""
-    return RuntimeLost(
-        "the runtime's processes ended, and every instance with them",
-        hint="Spawn again: a new runtime starts by itself. If it recurs, look at the system log for kills.",
-    )
 
 
 def _listen(path: Path) -> socket.socket:
@@ -223,12 +142,16 @@ def _keeper_path() -> str:
 
 def _python_path() -> list[str]:
     """Names what the warden's interpreter may import: the standard library, Kibo and what its guest half needs."""
-    import cloudpickle  # noqa: PLC0415
-    import msgspec  # noqa: PLC0415
+    import cloudpickle
+    import msgspec
 
-    import kibo  # noqa: PLC0415
+    import kibo
 
-    paths = [p for p in sys.path if p and ("lib-dynload" in p or p == sysconfig.get_path("stdlib") or p.endswith(".zip"))]
+    paths = [
+        p
+        for p in sys.path
+        if p and ("lib-dynload" in p or p == sysconfig.get_path("stdlib") or p.endswith(".zip"))
+    ]
     for module in (kibo, cloudpickle, msgspec):
         parent = str(Path(str(module.__file__)).parent.parent)
         if parent not in paths:

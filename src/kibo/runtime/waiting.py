@@ -1,15 +1,19 @@
 """How the runtime waits: one core of coroutines, and two ways to run it.
 
 Everything that talks to wardens and guests is written once, as coroutines that wait only through this port. Run on
-`Blocking`, they never suspend, so a plain call drives them from start to end in the caller's thread, at the price of the
-system calls alone; the asynchronous face runs the same coroutines on its event loop.
+`Blocking`, they never suspend, so a plain call drives them from start to end in the caller's thread, at the price of
+the system calls alone; the asynchronous face runs the same coroutines on its event loop.
 """
 
 from __future__ import annotations
 
 import select
+import threading
 from collections.abc import Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
+
+from kibo.model.errors import WrongState
 
 Result = TypeVar("Result")
 
@@ -25,6 +29,16 @@ class Waiting(Protocol):
         Raises:
             TimeoutError: ``timeout_s`` seconds passed first.
         """
+
+    def lock(self) -> AbstractAsyncContextManager[object]:
+        """Makes a lock that whoever comes second waits for.
+
+        Raises:
+            WrongState: On entering, where the same thread or task holds it already and would wait for ever.
+        """
+
+    def unbroken(self) -> AbstractContextManager[object]:
+        """Returns a block in which cancellation waits: for tidying up, with deadlines of its own."""
 
 
 class Blocking:
@@ -43,6 +57,42 @@ class Blocking:
         if not found:
             raise TimeoutError
         return [fd for fd, _ in found]
+
+    def lock(self) -> AbstractAsyncContextManager[object]:
+        """See `Waiting.lock`."""
+        return _ThreadLock()
+
+    def unbroken(self) -> AbstractContextManager[object]:
+        """See `Waiting.unbroken`. A second Ctrl-C breaks it: who presses it wants out."""
+        return nullcontext()
+
+
+class _ThreadLock:
+    """A thread's lock that a generator of another thread may release, as the garbage collector has it."""
+
+    __slots__ = ("_holder", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder = 0
+
+    async def __aenter__(self) -> None:
+        if self._holder == threading.get_ident():
+            raise held_error()
+        self._lock.acquire()
+        self._holder = threading.get_ident()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._holder = 0
+        self._lock.release()
+
+
+def held_error() -> WrongState:
+    """The error for waiting on what one holds oneself."""
+    return WrongState(
+        "this thread or task is in the middle of another call to the instance",
+        hint="Read the stream to its end, or close it, before the next call; or call from another thread or task.",
+    )
 
 
 def run(coroutine: Coroutine[Any, Any, Result]) -> Result:

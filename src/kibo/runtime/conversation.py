@@ -1,0 +1,276 @@
+"""The calls to the guest of one instance, as coroutines: what is sent, what may come back, and what that means."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+from kibo.box.actions import ActionSpec
+from kibo.box.plan import Plan
+from kibo.model.errors import (
+    ActionExited,
+    ActionTimedOut,
+    FrameTooLarge,
+    InvalidResult,
+    KiboError,
+    MemoryExceeded,
+    UnknownAction,
+)
+from kibo.model.limits import DEFAULT_ACTION_S
+from kibo.runtime import wire
+from kibo.runtime.channel import Channel
+from kibo.runtime.handle import Handle, ended_error
+from kibo.runtime.orders import Orders, lost
+from kibo.runtime.refusals import raised_error, violation
+from kibo.runtime.waiting import Waiting
+
+#: How long an interrupted action has to unwind before its instance is destroyed.
+UNWIND_S: Final = 2.0
+
+
+class Conversation(Handle):
+    """The calls to one guest, one at a time, as coroutines. A call that is cancelled interrupts its action."""
+
+    def __init__(
+        self, session: Orders, instance: str, waiting: Waiting, plan: Plan, channel: Channel
+    ) -> None:
+        super().__init__(session, instance, waiting)
+        self.plan = plan
+        self.channel = channel
+        self._turn = waiting.lock()
+        self._numbers = itertools.count(1)
+        self._stale = 0
+
+    def spec(self, name: str) -> ActionSpec:
+        """Finds an action.
+
+        Raises:
+            UnknownAction: The box has none of that name.
+        """
+        found = self.plan.actions.get(name)
+        if found is None:
+            known = ", ".join(sorted(self.plan.actions)) or "none"
+            raise UnknownAction(
+                f"the box has no action {name!r}", hint=f"It has: {known}.", details={"action": name}
+            )
+        return found
+
+    async def call(
+        self,
+        spec: ActionSpec,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        timeout_s: float | None = None,
+    ) -> Any:
+        """Calls an action and returns its checked result."""
+        positional, named = spec.check_arguments(args, kwargs)
+        async with self._turn:
+            request = ["call", next(self._numbers), spec.part, spec.name, positional, named, spec.plain]
+            await self._send(request)
+            reply = await self._receive(spec, self._limit(spec, timeout_s))
+        return spec.check_result(reply[2])
+
+    def stream(self, spec: ActionSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ActionItems:
+        """Prepares a streaming action, which begins when its first item is asked for."""
+        positional, named = spec.check_arguments(args, kwargs)
+        return ActionItems(self, spec, ["stream", 0, spec.part, spec.name, positional, named, spec.plain])
+
+    def _limit(self, spec: ActionSpec, timeout_s: float | None) -> float:
+        return timeout_s or spec.timeout_s or self.plan.limits.action_s or DEFAULT_ACTION_S
+
+    async def _send(self, request: list[Any]) -> None:
+        self.check()
+        try:
+            await self.channel.send(self.waiting, request)
+        except wire.FrameError as error:
+            raise FrameTooLarge(str(error), hint="Send large data with files.upload().") from None
+        except OSError:
+            raise await self.why("") from None
+        except BaseException:
+            # Half a request cannot be taken back.
+            self._destroy("a call was cancelled while it was sent")
+            raise
+
+    async def _reply(self, limit_s: float) -> Any:
+        """Receives the next reply, but not the complaint about a stop that came when its stream was over."""
+        while True:
+            reply = await self.channel.receive(self.waiting, limit_s)
+            if not (self._stale and isinstance(reply, list) and reply[1:2] == [self._stale]):
+                return reply
+            self._stale = 0
+
+    async def _stop(self, spec: ActionSpec) -> None:
+        """Ends a stream between two items, or interrupts it where it does not come to one soon."""
+        self._stale = next(self._numbers)
+        await self._send(["stop", self._stale])
+        try:
+            while (await self._receive(spec, UNWIND_S))[0] == "item":
+                pass
+        except ActionTimedOut:
+            if self.ended:
+                raise
+
+    async def _receive(self, spec: ActionSpec, limit_s: float) -> list[Any]:
+        try:
+            reply = await self._reply(limit_s)
+        except TimeoutError:
+            reply = await self._interrupt(spec, limit_s)
+        except wire.Closed:
+            raise await self.why(spec.name) from None
+        except wire.FrameError as error:
+            self._destroy("broke the protocol")
+            raise violation(str(error)) from None
+        except BaseException:
+            # Cancelled, or Ctrl-C: the caller no longer wants the action, nor may the next call get its answer.
+            with self.waiting.unbroken():
+                await self._abandon()
+            raise
+        if not (isinstance(reply, list) and len(reply) >= 2 and isinstance(reply[0], str)):
+            self._destroy("broke the protocol")
+            raise violation("its answer has no form")
+        if reply[0] == "error" and len(reply) == 3 and isinstance(reply[2], dict):
+            raise self._raised(spec, reply[2])
+        if reply[0] == "interrupted":
+            raise self._too_slow(spec, limit_s, "The instance lives on.")
+        if reply[0] not in ("ok", "item", "stopped") or (reply[0] != "stopped" and len(reply) != 3):
+            self._destroy("broke the protocol")
+            raise violation(f"it answered {str(reply[0])[:40]!r}")
+        return reply
+
+    def _raised(self, spec: ActionSpec, report: dict[str, Any]) -> KiboError:
+        if report.get("kind") == "too-large":
+            return FrameTooLarge(
+                f"the result of {spec.name}() is too large: {report.get('message')}",
+                hint="Write it to a file in the box and fetch it with files.read() or files.download().",
+            )
+        error = raised_error(report)
+        if report.get("type") == "MemoryError":
+            return MemoryExceeded(f"{spec.name}() ran out of memory", hint="Raise Limits.memory_bytes.")
+        return error
+
+    async def _interrupt(self, spec: ActionSpec, limit_s: float) -> Any:
+        await self.session.ask(self.waiting, "interrupt", {"id": self.instance}, timeout_s=UNWIND_S)
+        try:
+            return await self._reply(UNWIND_S)
+        except (TimeoutError, wire.Closed, wire.FrameError):
+            self._destroy("did not stop in time")
+            raise self._too_slow(
+                spec, limit_s, "It did not stop when interrupted: the instance was destroyed."
+            ) from None
+
+    async def _abandon(self) -> None:
+        """Interrupts the action and takes its last answer; destroys an instance that does not give one."""
+        deadline = time.monotonic() + UNWIND_S
+        try:
+            await self.session.ask(self.waiting, "interrupt", {"id": self.instance}, timeout_s=UNWIND_S)
+            reply: object = ["item"]
+            while isinstance(reply, list) and reply[:1] == ["item"]:
+                reply = await self._reply(max(0.0, deadline - time.monotonic()))
+        except (KiboError, TimeoutError, wire.Closed, wire.FrameError):
+            self._destroy("an action was cancelled and did not stop in time")
+        except BaseException:
+            self._destroy("an action was cancelled")
+            raise
+
+    def _too_slow(self, spec: ActionSpec, limit_s: float, then: str) -> ActionTimedOut:
+        return ActionTimedOut(
+            f"{spec.name}() did not end within {limit_s:g} s and was interrupted",
+            hint=f"{then} Raise @action(timeout_s=...) or Limits.action_s if it needs longer.",
+            details={"action": spec.name, "timeout_s": limit_s, "ended": bool(self.ended)},
+        )
+
+    async def why(self, action: str) -> KiboError:
+        """Finds out why a guest is gone."""
+        if not self.session.alive:
+            self.ended = "the runtime ended"
+            return lost()
+        if not self.ended:
+            try:
+                answer, _ = await self.session.ask(
+                    self.waiting, "destroy", {"id": self.instance}, timeout_s=UNWIND_S
+                )
+                self.ended = str(answer["reason"])
+            except (KiboError, TimeoutError):
+                return lost()
+        if self.ended == "out of memory":
+            return MemoryExceeded(
+                f"{action + '() used' if action else 'the instance used'} more memory than the box has, "
+                "and the kernel ended it",
+                hint="Raise Limits.memory_bytes, or use less.",
+            )
+        if not action:
+            return ended_error(self.ended)
+        return ActionExited(
+            f"{action}() ended the process that ran it; the instance is gone",
+            hint="An action returns or raises; os._exit(), a crash or a kill ends its box. Spawn another one.",
+            details={"action": action, "reason": self.ended},
+        )
+
+    def _destroy(self, reason: str) -> None:
+        self.ended = reason
+        self.session.forget(self.instance)
+
+    async def destroy(self) -> None:
+        """As `Handle.destroy`, and closes the channel."""
+        try:
+            await super().destroy()
+        finally:
+            self.channel.close()
+
+
+class ActionItems:
+    """The items of one streaming action, which has its instance's turn until it ends or is closed."""
+
+    def __init__(self, conversation: Conversation, spec: ActionSpec, request: list[Any]) -> None:
+        self._conversation = conversation
+        self._spec = spec
+        self._request = request
+        self._state: Literal["new", "going", "over"] = "new"
+
+    async def next(self, timeout_s: float | None = None) -> tuple[bool, Any]:
+        """Returns whether the stream goes on, with its next item or else its result."""
+        talk, spec = self._conversation, self._spec
+        if self._state == "over":
+            return False, None
+        if self._state == "new":
+            await talk._turn.__aenter__()
+            self._state = "going"
+        going = False
+        try:
+            if self._request:
+                request, self._request = self._request, []
+                request[1] = next(talk._numbers)
+                await talk._send(request)
+            reply = await talk._receive(spec, talk._limit(spec, timeout_s))
+            if reply[0] == "item":
+                item = spec.check_item(reply[2])
+                going = True
+                return True, item
+            return False, spec.check_result(reply[2]) if reply[0] == "ok" else None
+        except InvalidResult:
+            going = True  # the action is still at it
+            await self.close()
+            raise
+        finally:
+            if not going:
+                await self._over()
+
+    async def close(self) -> None:
+        """Stops a stream that its reader left, and takes what was under way. Idempotent."""
+        talk = self._conversation
+        if self._state != "going":
+            self._state = "over"
+            return
+        try:
+            if not talk.ended:
+                with talk.waiting.unbroken():
+                    await talk._stop(self._spec)
+        finally:
+            await self._over()
+
+    async def _over(self) -> None:
+        if self._state == "going":
+            self._state = "over"
+            await self._conversation._turn.__aexit__(None, None, None)

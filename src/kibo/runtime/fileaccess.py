@@ -1,0 +1,104 @@
+"""One instance's files as coroutines: a conversation with its file server that is opened on first use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from kibo.model.errors import KiboError
+from kibo.runtime import wire
+from kibo.runtime.channel import Channel
+from kibo.runtime.files import FileChange, FileInfo, FileStream, Progress, box_path
+from kibo.runtime.handle import Handle
+
+Result = TypeVar("Result")
+
+
+class FileAccess:
+    """Reads and writes in a box, one request at a time. What each does is said in `kibo.runtime.instance.Files`."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        self._waiting = handle.waiting
+        self._stream: FileStream | None = None
+        self._turn = handle.waiting.lock()
+
+    def _open(self) -> FileStream:
+        channel, theirs = Channel.pair()
+        try:
+            self._handle.session.order("files", {"id": self._handle.instance}, [theirs.fileno()])
+        except BaseException:
+            channel.close()
+            raise
+        finally:
+            theirs.close()
+        return FileStream(channel)
+
+    async def _do(self, work: Callable[[FileStream], Awaitable[Result]]) -> Result:
+        self._handle.check()
+        async with self._turn:
+            if self._stream is None:
+                self._stream = self._open()
+            try:
+                return await work(self._stream)
+            except (wire.Closed, ConnectionError):
+                self.close()
+                raise await self._handle.why_gone() from None
+            except KiboError:
+                raise
+            except BaseException:
+                # An unfinished conversation cannot be taken up again.
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Ends the server in the box; the next use starts another."""
+        if self._stream is not None:
+            self._stream.channel.close()
+            self._stream = None
+
+    async def read(self, path: str) -> bytes:
+        """Reads a whole file."""
+        place = box_path(path)
+        return await self._do(lambda stream: stream.read(self._waiting, place))
+
+    async def write(self, path: str, content: bytes | str, mode: int) -> None:
+        """Writes a whole file; makes the directories above it."""
+        data = content.encode() if isinstance(content, str) else bytes(content)
+        place = box_path(path)
+        await self._do(lambda stream: stream.write(self._waiting, place, data, mode))
+
+    async def list(self, path: str) -> list[FileInfo]:
+        """Lists a directory, in order of name."""
+        place = box_path(path)
+        return await self._do(lambda stream: stream.list(self._waiting, place))
+
+    async def remove(self, path: str) -> None:
+        """Removes a file, or a directory with all that is in it."""
+        place = box_path(path)
+        await self._do(lambda stream: stream.ask(self._waiting, ["remove", place]))
+
+    async def upload(self, source: str | os.PathLike[str], target: str, progress: Progress | None) -> int:
+        """Copies a file or a tree of the host into the box."""
+        place = box_path(target)
+        return await self._do(lambda stream: stream.upload(self._waiting, Path(source), place, progress))
+
+    async def download(self, source: str, target: str | os.PathLike[str], progress: Progress | None) -> int:
+        """Copies a file or a tree of the box to the host."""
+        place = box_path(source)
+        return await self._do(lambda stream: stream.download(self._waiting, place, Path(target), progress))
+
+    async def watch(self, path: str) -> AsyncGenerator[FileChange, None]:
+        """Yields changes in one directory as they happen, until closed."""
+        self._handle.check()
+        stream = self._open()
+        try:
+            await stream.watch(self._waiting, box_path(path))
+            while True:
+                yield await stream.changes(self._waiting)
+        except (wire.Closed, ConnectionError):
+            raise await self._handle.why_gone() from None
+        finally:
+            stream.channel.close()

@@ -1,0 +1,147 @@
+"""A running box as coroutines: commands, logs, changes and its end. Every face of an instance is thin over this."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+from kibo.model.errors import InstanceEnded, KiboError, Unavailable
+from kibo.model.record import Record
+from kibo.runtime import commandline
+from kibo.runtime.channel import Channel
+from kibo.runtime.commandline import Command, Completed, Process, Terminal
+from kibo.runtime.orders import Orders, lost
+from kibo.runtime.refusals import refusal_error
+from kibo.runtime.waiting import Waiting
+
+
+class Change(Record):
+    """One file that a box changed.
+
+    Attributes:
+        kind: ``"added"``, ``"changed"`` or ``"removed"``.
+        path: Absolute, in the box; a directory's ends in ``/``.
+        size: In bytes; 0 for what was removed and for directories.
+    """
+
+    kind: str
+    path: str
+    size: int
+
+
+class Handle:
+    """One running box, held by the process that spawned it or by another of the same user."""
+
+    def __init__(self, session: Orders, instance: str, waiting: Waiting) -> None:
+        self.session = session
+        self.instance = instance
+        self.waiting = waiting
+        self.ended = ""
+
+    def check(self) -> None:
+        """Refuses calls once the end is known.
+
+        Raises:
+            InstanceEnded: It is.
+        """
+        if self.ended:
+            raise ended_error(self.ended)
+
+    async def status(self) -> Literal["running", "ended"]:
+        """Tells whether it runs."""
+        if self.ended or not self.session.alive:
+            return "ended"
+        answer, _ = await self.session.ask(self.waiting, "list", {"id": self.instance})
+        return "running" if answer["cells"] else "ended"
+
+    async def execute(
+        self,
+        command: Command,
+        *,
+        timeout_s: float | None,
+        cwd: str | None,
+        stdin: bytes | str,
+        variables: Mapping[str, str] | None,
+    ) -> Completed:
+        """Runs a command to its end; see `Instance.exec`."""
+        self.check()
+        return await commandline.execute(
+            self.waiting,
+            self.session,
+            self.instance,
+            command,
+            stdin=stdin.encode() if isinstance(stdin, str) else stdin,
+            cwd=cwd,
+            variables=variables,
+            timeout_s=timeout_s,
+        )
+
+    def start(self, command: Command, cwd: str | None, variables: Mapping[str, str] | None) -> Process:
+        """Starts a command with pipes to its streams; see `Instance.popen`."""
+        self.check()
+        return Process(self.session, self.instance, command, cwd, variables)
+
+    def terminal(self, command: Command, rows: int, columns: int) -> Terminal:
+        """Starts a command on a terminal; see `Instance.shell`."""
+        self.check()
+        return Terminal(self.session, self.instance, command, rows, columns)
+
+    async def log_file(self) -> int:
+        """Returns a descriptor of what its actions printed, the caller's to close; positional reads only."""
+        self.check()
+        _, descriptors = await self.session.ask(self.waiting, "log", {"id": self.instance})
+        return descriptors[0]
+
+    async def logs(self, tail_bytes: int | None) -> str:
+        """Returns what its actions printed; see `Instance.logs`."""
+        fd = await self.log_file()
+        try:
+            size = os.fstat(fd).st_size
+            start = max(0, size - tail_bytes) if tail_bytes else 0
+            return os.pread(fd, size, start).decode(errors="replace")
+        finally:
+            os.close(fd)
+
+    async def diff(self) -> list[Change]:
+        """Lists what it changed since it was spawned, in order of path."""
+        self.check()
+        channel, theirs = Channel.pair()
+        try:
+            self.session.order("diff", {"id": self.instance}, [theirs.fileno()])
+            theirs.close()
+            found: list[Change] = []
+            while batch := await channel.receive(self.waiting):
+                if batch[0] == "failed":
+                    raise refusal_error(batch[2])
+                found += [Change(kind=kind, path=f"/{path}", size=size) for kind, path, size in batch]
+            return found
+        finally:
+            theirs.close()
+            channel.close()
+
+    async def why_gone(self) -> KiboError:
+        """Finds out why something that ran in the box ended: with the box, or alone."""
+        if not self.session.alive:
+            self.ended = "the runtime ended"
+            return lost()
+        if await self.status() == "running":
+            return Unavailable(
+                "what the runtime ran in the box was ended", hint="Call again; the instance lives on."
+            )
+        answer, _ = await self.session.ask(self.waiting, "destroy", {"id": self.instance})
+        self.ended = self.ended or str(answer["reason"])
+        return ended_error(self.ended)
+
+    async def destroy(self) -> None:
+        """Ends it. Returns once its last process is gone. Cancelled, it has been ordered and goes on."""
+        try:
+            if self.session.alive:
+                await self.session.ask(self.waiting, "destroy", {"id": self.instance})
+        finally:
+            self.ended = self.ended or "destroyed"
+
+
+def ended_error(reason: str) -> InstanceEnded:
+    """The error for a call on an instance that is gone."""
+    return InstanceEnded(f"the instance has ended: {reason}", hint="Spawn another one.")

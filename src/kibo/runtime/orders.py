@@ -1,0 +1,129 @@
+"""Orders to a warden: what the session that owns it and a process that attached to it have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Any
+
+from kibo.model.errors import InstanceEnded, KiboError, RuntimeLost
+from kibo.runtime import wire
+from kibo.runtime.channel import Channel, Reply
+from kibo.runtime.refusals import refusal_error, violation
+from kibo.runtime.waiting import Waiting
+
+
+class Orders:
+    """Gives a warden orders. Thread-safe: an order is one datagram.
+
+    Attributes:
+        name: The session's.
+        owner_pid: The process that gives these orders; its forks must not.
+        facts: What the host gives the session: ``ids`` and ``cgroups``.
+    """
+
+    name: str
+    owner_pid: int
+    facts: dict[str, Any]
+    _socket: socket.socket
+
+    @property
+    def alive(self) -> bool:
+        """Whether orders can be given, as far as can be told without giving one."""
+        raise NotImplementedError
+
+    def order(
+        self, name: str, arguments: dict[str, Any], descriptors: list[int] | tuple[int, ...] = ()
+    ) -> None:
+        """Gives an order. The answer, if there is one, comes on the first descriptor.
+
+        Raises:
+            RuntimeLost: The warden is gone, and every instance with it. Spawning starts a new one.
+        """
+        try:
+            wire.send_command(self._socket, [name, arguments], descriptors)
+        except (ConnectionError, OSError) as error:
+            raise lost() from error
+
+    async def ask(
+        self,
+        waiting: Waiting,
+        name: str,
+        arguments: dict[str, Any],
+        descriptors: list[int] | tuple[int, ...] = (),
+        timeout_s: float | None = None,
+    ) -> tuple[dict[str, Any], list[int]]:
+        """Gives an order and waits for its answer.
+
+        Raises:
+            KiboError: The warden refused; the error's class follows its code.
+            RuntimeLost: The warden is gone.
+        """
+        reply = Reply()
+        try:
+            self.order(name, arguments, [reply.theirs.fileno(), *descriptors])
+            reply.theirs.close()
+            answer, received = await reply.receive(waiting, timeout_s)
+        except wire.Closed:
+            raise lost() from None
+        finally:
+            reply.close()
+        if answer["kind"] == "refused":
+            raise refusal_error(answer)
+        return answer, received
+
+    def begin(self, name: str, arguments: dict[str, Any], egress: int = -1) -> Channel:
+        """Has a cell made by the order ``new`` or ``fork``. `finish` waits for it.
+
+        Args:
+            name: The order.
+            arguments: Its arguments; ``id`` names the cell.
+            egress: Where the warden is to send the cell's listening socket, or -1 for a cell without a way out.
+
+        Returns:
+            The channel to its guest.
+        """
+        channel, theirs = Channel.pair()
+        try:
+            self.order(name, arguments, [theirs.fileno()] if egress < 0 else [theirs.fileno(), egress])
+        except BaseException:
+            channel.close()
+            raise
+        finally:
+            theirs.close()
+        return channel
+
+    async def finish(self, waiting: Waiting, channel: Channel, cell: str) -> None:
+        """Waits until a cell's guest is ready.
+
+        Raises:
+            KiboError: It could not be made; nothing is left of it.
+        """
+        try:
+            message = await channel.receive(waiting)
+            if not (isinstance(message, list) and len(message) == 3 and message[0] in ("ready", "failed")):
+                raise violation("it did not say that it is ready")
+            if message[0] == "failed":
+                raise refusal_error(message[2])
+        except wire.Closed:
+            channel.close()
+            raise (
+                InstanceEnded("the instance ended before it was ready") if self.alive else lost()
+            ) from None
+        except BaseException:
+            channel.close()
+            self.forget(cell)
+            raise
+
+    def forget(self, instance: str) -> None:
+        """Has a cell destroyed without waiting for it; quiet when the runtime is gone, as at the process's end."""
+        with contextlib.suppress(KiboError):
+            self.order("destroy", {"id": instance})
+
+
+def lost() -> RuntimeLost:
+    """The error for a warden that is gone."""
+    return RuntimeLost(
+        "the runtime's processes ended, and every instance with them",
+        hint="Spawn again: a new runtime starts by itself. If it recurs, look at the system log for kills.",
+    )
