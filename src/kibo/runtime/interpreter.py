@@ -8,9 +8,11 @@ that). Such a file is copied into sealed memory, and the keeper is started from 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
@@ -58,6 +60,23 @@ def sealed_copy(path: str) -> int:
         os.close(copy)
         raise
     return copy
+
+
+@contextlib.contextmanager
+def out_of_reach(path: str) -> Generator[tuple[str, tuple[int, ...]], None, None]:
+    """Gives what to start an interpreter from while the context lasts, so that no box can change its file.
+
+    Yields:
+        The path to execute (with ``path`` itself as the first argument), and descriptors to pass along.
+    """
+    if not needs_copy(path):
+        yield path, ()
+        return
+    copy = sealed_copy(path)
+    try:
+        yield f"/proc/self/fd/{copy}", (copy,)
+    finally:
+        os.close(copy)
 
 
 def hide_arguments() -> None:
