@@ -1,0 +1,83 @@
+"""Spawn from the cache to the first action's result, beside the bare prototype, in turns."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+
+import kibo
+from benchmarks.boxes import Echo
+from benchmarks.figures import Figure, distribution, middle, missing
+from benchmarks.prototype import Prototype
+from benchmarks.scale import Scale
+
+TITLE = "spawn from cache to first result"
+#: Boxes in a turn: many enough to be warm, few enough that both sides meet the same moments of a busy machine.
+TURN = 25
+
+
+def run(scale: Scale) -> Iterator[Figure]:
+    """Yields the figures: in whole, by phase, and as a ratio to the floor."""
+    ours: list[tuple[float, float, float]] = []
+    bare: list[float] = []
+    ratios: list[float] = []
+    warm(20)
+    with Prototype() as prototype:
+        for _ in range(scale.of(1000) // TURN):
+            floor = prototype.measure(TURN)
+            turn = [cycle() for _ in range(TURN)]
+            bare += floor
+            ours += turn
+            ratios.append(middle(usable + first for usable, first, _ in turn) / middle(floor))
+    yield distribution("spawn to first result", (a + b for a, b, _ in ours), target=2.5, target_p99=8.0)
+    yield distribution("  of it: order sent to ready (usable)", (a for a, _, _ in ours))
+    yield distribution("  of it: ready to first result", (b for _, b, _ in ours))
+    yield distribution("  and after it: destroy, to the last process gone", (c for _, _, c in ours))
+    yield distribution("bare prototype to first result", bare)
+    ordered = sorted(ratios)
+    yield Figure(
+        "ours / prototype",
+        "x",
+        middle(ratios),
+        low=ordered[0],
+        target=1.6,
+        count=len(ratios),
+        note=f"median of {len(ratios)} pairs of turns, {ordered[0]:.2f} to {ordered[-1]:.2f}",
+    )
+    yield from pooled(scale)
+
+
+def warm(count: int) -> None:
+    """Builds the state and goes the whole way a few times."""
+    for _ in range(count):
+        cycle()
+    gc.collect()
+
+
+def cycle() -> tuple[float, float, float]:
+    """Spawns, acts and destroys once. Returns the seconds of each."""
+    start = time.perf_counter()
+    box = Echo().spawn()
+    usable = time.perf_counter()
+    answer = box.echo("hello")
+    first = time.perf_counter()
+    box.destroy()
+    end = time.perf_counter()
+    assert answer == "hello"
+    return usable - start, first - usable, end - first
+
+
+def pooled(scale: Scale) -> Iterator[Figure]:
+    """Yields the same from a warm pool."""
+    name = "spawn to first result, warm pool"
+    if not hasattr(kibo, "pool"):
+        yield missing(name, "kibo.pool does not exist yet")
+        return
+    seconds: list[float] = []
+    with kibo.pool(Echo(), min=8, max=8):
+        for _ in range(scale.of(200)):
+            time.sleep(0.02)  # a pool is for callers who leave it time to refill
+            usable, first, _ = cycle()
+            seconds.append(usable + first)
+    yield distribution(name, seconds, target=0.5)
