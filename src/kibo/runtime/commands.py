@@ -51,7 +51,7 @@ class Commands:
         reply, *streams = descriptors
         pid = self._fork_into(cell)
         if pid == 0:
-            _run_program(cell, self._warden.settings, order, reply, streams)
+            _run_program(cell, order, reply, streams)
         taken.append(reply)
         self._follow(cell, pid, reply)
 
@@ -59,7 +59,7 @@ class Commands:
         """Starts a file server, which ends when its stream is closed."""
         pid = self._fork_into(cell)
         if pid == 0:
-            _run_files(cell, self._warden.settings, descriptors[0])
+            _run_files(cell, descriptors[0])
         self._follow(cell, pid, -1)
 
     def start_diff(self, cell: Cell, descriptors: list[int]) -> None:
@@ -118,7 +118,13 @@ class Commands:
         if command.reply >= 0:
             self._warden.unwatch(command.reply)
             with socket.socket(fileno=command.reply) as sock, contextlib.suppress(ConnectionError):
-                wire.send_command(sock, {"kind": "exit", "status": status})
+                wire.send_command(sock, self._outcome(command.cell, status))
+
+    def _outcome(self, cell: Cell, status: int) -> dict[str, Any]:
+        """Tells a command that was killed from one that its box took along: the kernel ends the box's first process last."""
+        if status == -signal.SIGKILL and _is_ending(cell.pid):
+            return {"kind": "refused", "code": "instance.ended", "message": "the instance ended while a command ran in it"}
+        return {"kind": "exit", "status": status}
 
     def end_all(self, cell: Cell) -> None:
         """Forgets the commands of a cell that ended: the kernel has killed them with its PID namespace."""
@@ -129,7 +135,7 @@ class Commands:
             self._ended(command)
 
 
-def _enter(cell: Cell, settings: Any, order: dict[str, Any], keep: list[int]) -> list[int]:
+def _enter(cell: Cell, keep: list[int]) -> list[int]:
     """Makes this child one of the box's own processes. Returns where ``keep`` lies now, from descriptor 3 on."""
     if cell.group is not None:
         for fd in cell.group.attach_fds:
@@ -156,14 +162,24 @@ def _enter(cell: Cell, settings: Any, order: dict[str, Any], keep: list[int]) ->
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    os.chdir(order.get("cwd") or setup["cwd"])
     return kept
 
 
-def _run_program(cell: Cell, settings: Any, order: dict[str, Any], reply: int, streams: list[int]) -> None:
+def _is_ending(pid: int) -> bool:
+    """Whether a process is on its way out or gone (PF_EXITING of ``/proc/PID/stat``, proc(5))."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return True
+    return bool(int(fields[6]) & 0x4)
+
+
+def _run_program(cell: Cell, order: dict[str, Any], reply: int, streams: list[int]) -> None:
     """Becomes the program. Never returns."""
     try:
-        stdin, stdout, stderr, reply = _enter(cell, settings, order, [*streams, reply])
+        stdin, stdout, stderr, reply = _enter(cell, [*streams, reply])
+        os.chdir(order.get("cwd") or cell.setup["cwd"])
         os.setsid()
         if order.get("terminal"):
             fcntl.ioctl(stdin, termios.TIOCSCTTY, 0)
@@ -182,10 +198,11 @@ def _run_program(cell: Cell, settings: Any, order: dict[str, Any], reply: int, s
         os._exit(EXIT_NOT_FOUND)
 
 
-def _run_files(cell: Cell, settings: Any, stream: int) -> None:
+def _run_files(cell: Cell, stream: int) -> None:
     """Becomes a file server with the rights of the box's programs. Never returns."""
     try:
-        (kept,) = _enter(cell, settings, {"cwd": "/"}, [stream])
+        (kept,) = _enter(cell, [stream])
+        os.chdir("/")
         seccomp.install(cell.setup["seccomp"])
         fileserver.serve(socket.socket(fileno=kept))
     except Exception as error:  # noqa: BLE001 - a fork of the warden must never run on as a second warden

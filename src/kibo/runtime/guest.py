@@ -104,6 +104,8 @@ class Guest:
     def _settle_first(self, order: dict[str, Any]) -> None:
         with open("/dev/null") as null:
             os.dup2(null.fileno(), 0)
+        # Whoever follows the log of a long action sees each line as it is printed.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
         os.umask(0o022)
         kernel.sethostname(order["hostname"])
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,0 +1,41 @@
+"""One state directory for all tests of the runtime, and a look after each module at what it left."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import leftovers
+import pytest
+
+from kibo import wiring
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home() -> Iterator[Path]:
+    """The state directory: layers are built once for all tests."""
+    before = os.environ.get("KIBO_HOME")
+    path = Path(tempfile.mkdtemp(prefix="kibo-tests-"))
+    os.environ["KIBO_HOME"] = str(path)
+    yield path
+    wiring.runtime().close()
+    shutil.rmtree(path)
+    if before is None:
+        del os.environ["KIBO_HOME"]
+    else:
+        os.environ["KIBO_HOME"] = before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left(home: Path) -> Iterator[None]:
+    """Ends the runtime after each module, and fails where anything of it is left."""
+    before = set(leftovers.descendants(os.getpid()))
+    yield
+    gc.collect()
+    wiring.runtime().close()
+    left = leftovers.await_clean(home, os.getpid(), before, within_s=5.0)
+    assert not left, f"left behind: {left}"
