@@ -45,12 +45,18 @@ class Runtime:
         """Makes a box's cached state, or finds it."""
         return self.states().ensure(box, progress)
 
-    def spawn(self, box: Box, *, progress: Progress | None = None) -> Instance:
-        """Makes an instance of a box; see `Box.spawn`."""
+    def spawn(self, box: Box, *, name: str = "", progress: Progress | None = None) -> Instance:
+        """Makes an instance of a box; see `Box.spawn`.
+
+        Args:
+            box: The definition.
+            name: What to call the instance on the command line, besides its id.
+            progress: Told of each step where something has to be built.
+        """
         states = self.states()
         state = states.ensure(box, progress)
         instance = InstanceId.new()
-        channel = run(states.fork(self._waiting, state, instance))
+        channel = run(states.fork(self._waiting, state, instance, name))
         return Instance(states.session, self._egress, state.plan, channel, instance)
 
     def close(self) -> None:

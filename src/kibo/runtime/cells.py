@@ -6,6 +6,7 @@ import contextlib
 import enum
 import os
 import socket
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +82,8 @@ class Cell:
         egress: Where to send the listening socket of its only way out, or -1.
         expected_clones: Forks of this cell that were ordered and not yet asked of the kernel.
         own_userns: Whether it has a user namespace below the warden's own.
+        label: The box, by the names of its parts; a fork's is its source's.
+        name: What its user calls it, if anything.
         reason: Why it ended.
     """
 
@@ -90,6 +93,8 @@ class Cell:
     channel: int
     egress: int
     label: str = ""
+    name: str = ""
+    made: float = field(default_factory=time.monotonic)
     state: CellState = CellState.STARTING
     setup: dict[str, Any] = field(default_factory=dict)
     pid: int = 0
@@ -132,7 +137,9 @@ class Cell:
         """Tells what a person may know."""
         return {
             "id": self.id,
-            "label": self.label,
+            "label": self.label[:200],
+            "name": self.name[:200],
+            "age_s": time.monotonic() - self.made,
             "state": self.state.value,
             "pid": self.pid,
             "source": self.source.id if self.source else "",

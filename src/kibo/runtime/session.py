@@ -18,9 +18,7 @@ from typing import Any, Final
 
 from kibo.model.errors import HostUnsupported
 from kibo.runtime.interpreter import out_of_reach
-from kibo.runtime.orders import Orders, lost
-
-__all__ = ["Session", "lost"]
+from kibo.runtime.orders import Orders
 
 #: A warden that has not started by then will not: it is a fraction of a second's work.
 START_TIMEOUT_S: Final = 30.0

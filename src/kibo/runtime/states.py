@@ -52,6 +52,19 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class Launching:
+    """Told to a build's progress when a part of a sum starts being launched.
+
+    Attributes:
+        part: The part's name.
+        cell: Where: ending this cell ends the launch.
+    """
+
+    part: str
+    cell: str
+
+
+@dataclass(frozen=True, slots=True)
 class Launched:
     """Told to a build's progress when a part of a sum has been launched.
 
@@ -110,7 +123,7 @@ class States:
         try:
             self._ask(channel, ["load", 1, encode_parts(wanted)])
             if count:
-                self._launch(channel, wanted, progress)
+                self._launch(channel, cell, wanted, progress)
             self._seal(channel, cell, wanted)
         except BaseException:
             self.session.forget(cell)
@@ -119,13 +132,16 @@ class States:
             channel.close()
         return State(cell, self.session, built, wanted)
 
-    async def fork(self, waiting: Waiting, state: State, cell: str) -> Channel:
-        """Makes a live fork of a state and returns the channel to its guest, which is ready."""
-        return await self._make(waiting, "fork", {"id": cell, "source": state.cell}, state.plan)
+    async def fork(self, waiting: Waiting, state: State, cell: str, name: str = "") -> Channel:
+        """Makes a live fork of a state, with a name if wanted, and returns the channel to its guest, which is ready."""
+        arguments = {"id": cell, "source": state.cell}
+        if name:
+            arguments["name"] = name
+        return await self._make(waiting, "fork", arguments, state.plan)
 
     def _start(self, cell: StateId, wanted: Plan, built: BuiltEnvironment, base: State | None) -> Channel:
         lowers, usr_lowers = _lowers(built, self.session.home), _usr_lowers(built)
-        arguments: dict[str, Any] = {"id": cell, "label": "state", "setup": self._setup(wanted, built)}
+        arguments: dict[str, Any] = {"id": cell, "label": _label(wanted), "setup": self._setup(wanted, built)}
         arguments |= {"disk_bytes": wanted.limits.disk_bytes or DEFAULT_DISK_BYTES}
         if base is not None:
             arguments["source"] = base.cell
@@ -208,9 +224,11 @@ class States:
             raise BuildFailed("launch() took longer than its limit", hint="Raise Limits.action_s.")
         return reply[2]
 
-    def _launch(self, channel: Channel, wanted: Plan, progress: Progress | None) -> None:
+    def _launch(self, channel: Channel, cell: StateId, wanted: Plan, progress: Progress | None) -> None:
         part = wanted.parts[-1]
         begin = time.monotonic()
+        if progress is not None:
+            progress(Launching(part.name, cell))
         try:
             if part.has_launch:
                 self._ask(channel, ["launch", 2, len(wanted.parts) - 1])
@@ -235,6 +253,10 @@ class States:
                 details={"part": name, "threads": left["threads"]},
             )
         run(self.session.ask(self._waiting, "seal", {"id": cell}))
+
+
+def _label(wanted: Plan) -> str:
+    return " + ".join(part.name for part in wanted.parts) or "Box()"
 
 
 def _environment(wanted: Plan, home: Path, progress: Progress | None) -> BuiltEnvironment:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import select
 import signal
@@ -28,6 +29,8 @@ from kibo.runtime.mapwriter import MapWriter
 PROXY_PORT: Final = 3128
 #: Ended cells whose reason is remembered for a caller who asks late.
 MAX_REASONS: Final = 4096
+#: Cells in one answer to ``list``: with names of 200 bytes still half of what a message may have.
+PAGE_CELLS: Final = 128
 
 _CLONE_FIRST: Final = guest.FORK_FLAGS & ~kernel.CLONE_NEWUSER
 
@@ -101,7 +104,7 @@ class Warden:
     def _order(self, client: socket.socket, *, owns: bool) -> None:
         try:
             order, descriptors, _ = wire.receive_command(client)
-        except (wire.Closed, ConnectionError):
+        except (wire.Closed, wire.FrameError, ConnectionError):
             if owns:
                 # The kernel ends every box with its PID namespace, whose first process this is.
                 os._exit(0)
@@ -196,7 +199,15 @@ class Warden:
         if len(descriptors) > 1:
             taken.append(descriptors[1])
             egress = descriptors[1]
-        cell = Cell(arguments["id"], root, source, channel=descriptors[0], egress=egress, label=arguments.get("label", ""))
+        cell = Cell(
+            arguments["id"],
+            root,
+            source,
+            channel=descriptors[0],
+            egress=egress,
+            label=arguments.get("label") or (source.label if source else ""),
+            name=arguments.get("name", ""),
+        )
         self.cells[cell.id] = cell
         return cell
 
@@ -370,15 +381,28 @@ class Warden:
     # Looking, talking, ending
 
     def order_list(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
-        """Tells what cells there are, or of one."""
-        wanted = [self.cells.get(arguments["id"])] if "id" in arguments else list(self.cells.values())
-        _tell(descriptors, {"kind": "ok", "cells": [cell.describe() for cell in wanted if cell is not None]})
+        """Tells of one cell, or of a page of them, oldest first: those made after the time ``after``."""
+        if "id" in arguments:
+            wanted = [cell for cell in (self.cells.get(arguments["id"]),) if cell is not None]
+        else:
+            later = (cell for cell in self.cells.values() if cell.made > arguments.get("after", 0.0))
+            wanted = list(itertools.islice(later, PAGE_CELLS))
+        after = wanted[-1].made if wanted else None
+        _tell(descriptors, {"kind": "ok", "cells": [cell.describe() for cell in wanted], "after": after})
 
     def order_log(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
         """Sends the descriptor of a cell's log."""
         cell = self.cell(arguments)
         with socket.socket(fileno=os.dup(descriptors[0])) as reply:
             wire.send_command(reply, {"kind": "ok"}, [cell.log])
+
+    def order_process(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Sends a descriptor of a cell's first process, from which whoever asks reads its number as it sees it."""
+        cell = self.cell(arguments)
+        if cell.pidfd < 0:
+            raise Refused("instance.ended", f"{cell.id} has no process yet", id=cell.id)
+        with socket.socket(fileno=os.dup(descriptors[0])) as reply:
+            wire.send_command(reply, {"kind": "ok"}, [cell.pidfd])
 
     def order_interrupt(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
         """Interrupts the running action."""
