@@ -42,6 +42,7 @@ class Conversation(Handle):
         self._turn = waiting.lock()
         self._numbers = itertools.count(1)
         self._stale = 0
+        self._asked: list[Any] = []
 
     def spec(self, name: str) -> ActionSpec:
         """Finds an action.
@@ -82,6 +83,8 @@ class Conversation(Handle):
 
     async def _send(self, request: list[Any]) -> None:
         self.check()
+        if request[0] != "stop":
+            self._asked = request
         try:
             await self.channel.send(self.waiting, request)
         except wire.FrameError as error:
@@ -130,11 +133,16 @@ class Conversation(Handle):
         if not (isinstance(reply, list) and len(reply) >= 2 and isinstance(reply[0], str)):
             self._destroy("broke the protocol")
             raise violation("its answer has no form")
+        if reply[1] != self._asked[1]:
+            # It may have been written ahead, for whatever would be asked next.
+            self._destroy("broke the protocol")
+            raise violation("it answered a call that was not made")
         if reply[0] == "error" and len(reply) == 3 and isinstance(reply[2], dict):
             raise self._raised(spec, reply[2])
         if reply[0] == "interrupted":
             raise self._too_slow(spec, limit_s, "The instance lives on.")
-        if reply[0] not in ("ok", "item", "stopped") or (reply[0] != "stopped" and len(reply) != 3):
+        known = ("ok", "item", "stopped") if self._asked[0] == "stream" else ("ok",)
+        if reply[0] not in known or (reply[0] != "stopped" and len(reply) != 3):
             self._destroy("broke the protocol")
             raise violation(f"it answered {str(reply[0])[:40]!r}")
         return reply
