@@ -80,7 +80,7 @@ class Cell:
         source: The sealed cell that it was forked from, or None.
         channel: The guest's end of its channel to the user's process, kept until the guest has entered.
         egress: Where to send the listening socket of its only way out, or -1.
-        expected_clones: Forks of this cell that were ordered and not yet asked of the kernel.
+        awaited: Forks of this cell that were ordered and not yet asked of the kernel, in order.
         own_userns: Whether it has a user namespace below the warden's own.
         label: The box, by the names of its parts; a fork's is its source's.
         name: What its user calls it, if anything.
@@ -104,7 +104,7 @@ class Cell:
     listener: int = -1
     log: int = -1
     own_userns: bool = False
-    expected_clones: int = 0
+    awaited: list[Cell] = field(default_factory=list)
     group: Group | None = None
     map_writer: MapWriter | None = None
     seal_reply: int = -1

@@ -9,8 +9,8 @@ documentation, fsopen(2), pivot_root(2), mount_namespaces(7).
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from kibo.runtime import kernel
@@ -41,6 +41,7 @@ class Root:
         upper_fd: The writable layer's file system, or -1 where there is none yet.
         root_fd: The detached mount, or -1 before `make` and after `attached`.
         deltas: Paths of sealed writable layers, which lie above all of the environment's, lowest first.
+        parts: Detached mounts that go below the root, and their places, in order.
         sealed_at: Where the writable layer lies for others to read once it is sealed.
     """
 
@@ -52,25 +53,24 @@ class Root:
     usr_deltas: tuple[str, ...] = ()
     upper_fd: int = -1
     root_fd: int = -1
+    parts: list[tuple[int, str]] = field(default_factory=list)
     sealed_at: str = ""
 
     def make(self) -> None:
-        """Makes the writable layer and the root, both detached. About 0.2 ms."""
+        """Makes the writable layer, the root and what goes below it, all detached. About 0.3 ms."""
         self.upper_fd = new_upper(self.disk_bytes, writable_usr=self.writable_usr)
         self.root_fd = overlay((*self.lowers, *self.deltas), f"/proc/self/fd/{self.upper_fd}/")
+        self._make_parts()
 
-    def parts(self) -> list[tuple[int, str]]:
-        """Makes what is mounted below the root, as detached mounts and their places. The caller closes them."""
+    def _make_parts(self) -> None:
         clone = kernel.OPEN_TREE_CLONE
-        parts = [
-            (kernel.open_tree(kernel.AT_FDCWD, SHARED_DEV, clone | kernel.AT_RECURSIVE), "dev"),
-            (small_tmpfs(min(self.disk_bytes, SHM_BYTES), "1777"), "dev/shm"),
-            (pseudo_terminals(), "dev/pts"),
-            (kernel.open_tree(kernel.AT_FDCWD, SHARED_SYS, clone), "sys"),
-        ]
+        here = kernel.AT_FDCWD
+        self.parts.append((kernel.open_tree(here, SHARED_DEV, clone | kernel.AT_RECURSIVE), "dev"))
+        self.parts.append((small_tmpfs(min(self.disk_bytes, SHM_BYTES), "1777"), "dev/shm"))
+        self.parts.append((pseudo_terminals(), "dev/pts"))
+        self.parts.append((kernel.open_tree(here, SHARED_SYS, clone), "sys"))
         if self.usr_lowers:
-            parts.append((self._usr(), "usr"))
-        return parts
+            self.parts.append((self._usr(), "usr"))
 
     def _usr(self) -> int:
         lowers = (*self.usr_lowers, *self.usr_deltas)
@@ -79,7 +79,10 @@ class Root:
         return kernel.open_tree(kernel.AT_FDCWD, _shared_usr(lowers), kernel.OPEN_TREE_CLONE)
 
     def attached(self) -> None:
-        """Lets go of the root's descriptor: the mount now lives as long as the box's namespace."""
+        """Lets go of the mounts' descriptors: they now live as long as the box's namespace."""
+        for fd, _ in self.parts:
+            os.close(fd)
+        self.parts.clear()
         if self.root_fd >= 0:
             os.close(self.root_fd)
             self.root_fd = -1
@@ -96,6 +99,7 @@ class Root:
         if self.writable_usr:
             self.usr_deltas = (*self.usr_deltas, f"{path}/usr-u")
         self.root_fd = overlay((*self.lowers, *self.deltas))
+        self._make_parts()
 
     def child(self, disk_bytes: int, lowers: tuple[str, ...], usr_lowers: tuple[str, ...]) -> Root:
         """Describes the root of a fork: the sealed layers above those given, and an empty writable one on top."""
@@ -239,27 +243,30 @@ def make_devices(nodes: dict[str, int]) -> None:
     os.close(tree)
 
 
-def move_in(mount_namespace_fd: int, own_namespace_fd: int, root_fd: int, parts: Sequence[tuple[int, str]]) -> None:
-    """Makes ``root_fd`` the root of another mount namespace and attaches further mounts below it.
+def move_in(pidfd: int, own_namespace_fd: int, root: Root, proc_fd: int, then: Callable[[], None]) -> None:
+    """Makes ``root`` the root of a process, with its own /proc and the other parts below it.
 
-    The caller must be alone in its process (one thread) and have CAP_SYS_ADMIN over both namespaces. Every process
-    in the target namespace whose root is the old root, the waiting box included, is moved to the new one.
+    The caller must be alone in its process (one thread) and have CAP_SYS_ADMIN over the process's mount namespace.
+    Every process in that namespace whose root is the old root, the waiting box included, is moved to the new one.
 
     Args:
-        mount_namespace_fd: The box's mount namespace (or its pidfd).
+        pidfd: The process.
         own_namespace_fd: The caller's mount namespace, to which it returns in every case.
-        root_fd: A detached mount.
-        parts: Detached mounts and where each goes, as paths in the new root, in order.
+        root: What `Root.make` or `Root.seal` prepared.
+        proc_fd: A detached /proc of the process's PID namespace.
+        then: Called when the process has its new root and can no longer see the old one.
     """
-    kernel.setns(mount_namespace_fd, kernel.CLONE_NEWNS)
+    kernel.setns(pidfd, kernel.CLONE_NEWNS)
     try:
         # Joining put us at the namespace's root. The new root goes on top of it and then changes places with it.
-        kernel.move_mount(root_fd, "/")
-        os.fchdir(root_fd)
+        kernel.move_mount(root.root_fd, "/")
+        os.fchdir(root.root_fd)
         kernel.pivot_root(".", ".")
-        # The old root now lies on top of the new one, at the place where we stand.
+        kernel.move_mount(proc_fd, "proc", root.root_fd)
+        for fd, path in root.parts:
+            kernel.move_mount(fd, path, root.root_fd)
+        # The old root now lies on top of the new one, where no path of a process below leads.
+        then()
         kernel.umount2(".", kernel.MNT_DETACH)
-        for fd, path in parts:
-            kernel.move_mount(fd, path, root_fd)
     finally:
         kernel.setns(own_namespace_fd, kernel.CLONE_NEWNS)

@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -160,11 +161,12 @@ class Warden:
         try:
             kernel.prctl(kernel.PR_SET_PDEATHSIG, 0)
             signal.set_wakeup_fd(-1)
-            fd = os.dup2(control.fileno(), 3)
-            control.detach()
-            kernel.close_range(4)
+            os.dup2(control.detach(), guest.CONTROL, False)
+            kernel.close_range(guest.CONTROL + 1)
             kernel.set_name("kibo-guest")
-            guest.run(socket.socket(fileno=fd))
+            guest.run()
+        except BaseException:  # noqa: BLE001 - a fork of the warden must never run on as a second warden
+            traceback.print_exc()
         finally:
             os._exit(guest.EXIT_SETUP)
 
@@ -181,13 +183,11 @@ class Warden:
         cell = self._add_cell(arguments, root, source, descriptors, taken)
         cell.setup = source.setup | arguments.get("setup", {})
         control = self._control(cell)
-        source.expected_clones += 1
         try:
             wire.send_command(source.control, "fork", [control.fileno()])
         finally:
             control.close()
-        # While the source forks on another processor, its child's file system is made here.
-        self._mount(cell)
+        source.awaited.append(cell)
 
     def _add_cell(
         self, arguments: dict[str, Any], root: roots.Root, source: Cell | None, descriptors: list[int], taken: list[int]
@@ -218,10 +218,6 @@ class Warden:
         self.watch(ours.fileno(), lambda events: self._from_guest(cell))
         return theirs
 
-    def _mount(self, cell: Cell) -> None:
-        """Makes the cell's writable layer and its root, detached."""
-        cell.root.make()
-
     # What guests say
 
     def _from_guest(self, cell: Cell) -> None:
@@ -247,12 +243,16 @@ class Warden:
             else:
                 self.end(cell, "its guest broke the protocol")
         except OSError as error:
-            cell.tell({"kind": "refused", "code": _os_code(error), "message": str(error), "details": {"errno": error.errno or 0}})
-            self.end(cell, str(error))
+            self._fail(cell, error)
         finally:
             if not taken:
                 for fd in descriptors:
                     os.close(fd)
+
+    def _fail(self, cell: Cell, error: OSError) -> None:
+        """Ends a cell that the kernel would not let us make, and tells its caller why."""
+        cell.tell({"kind": "refused", "code": _os_code(error), "message": str(error), "details": {"errno": error.errno or 0}})
+        self.end(cell, str(error))
 
     def _admit(self, cell: Cell, pid: int) -> None:
         """Gives a new process its ids, root, network and limits, then lets it in."""
@@ -262,26 +262,35 @@ class Warden:
         source = cell.source
         if source is not None:
             self._map(cell, source)
-        if cell.root.root_fd < 0:
-            self._mount(cell)
-        namespace = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        parts = [(roots.proc(namespace), "proc"), *cell.root.parts()]
-        cell.pid_namespace = namespace
-        try:
-            roots.move_in(cell.pidfd, self.own_mounts, cell.root.root_fd, parts)
-        finally:
-            for fd, _ in parts:
-                os.close(fd)
-            cell.root.attached()
-        log = os.open("log", os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o666, dir_fd=cell.root.upper_fd)
-        cell.log = log
+        self._prepare(cell)
+        cell.pid_namespace = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         if cell.egress >= 0:
             self._listen(cell)
+
+        def let_in() -> None:
+            descriptors = [cell.channel, cell.log, *(cell.group.attach_fds if cell.group else ())]
+            assert cell.control is not None
+            wire.send_command(cell.control, cell.setup if source is None else cell.forked_setup(), descriptors)
+            cell.state = CellState.ENTERED
+
+        self._move_in(cell, let_in)
+
+    def _prepare(self, cell: Cell) -> None:
+        """Makes what a cell needs and what does not depend on its process, if that has not been done."""
+        if cell.root.root_fd >= 0:
+            return
+        cell.root.make()
+        cell.log = os.open("log", os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o666, dir_fd=cell.root.upper_fd)
         cell.group = self.groups.take(cell.setup["limits"])
-        descriptors = [cell.channel, log, *(cell.group.attach_fds if cell.group else ())]
-        assert cell.control is not None
-        wire.send_command(cell.control, cell.setup if source is None else cell.forked_setup(), descriptors)
-        cell.state = CellState.ENTERED
+
+    def _move_in(self, cell: Cell, then: Callable[[], None]) -> None:
+        """Gives a process its root. ``then`` is called once it has, before the old one is taken down."""
+        process = roots.proc(cell.pid_namespace)
+        try:
+            roots.move_in(cell.pidfd, self.own_mounts, cell.root, process, then)
+        finally:
+            os.close(process)
+            cell.root.attached()
 
     def _map(self, cell: Cell, source: Cell) -> None:
         cell.own_userns = True
@@ -344,9 +353,14 @@ class Warden:
             return
         asking = next((c for c in self.cells.values() if c.pid == call.pid and c.state is not CellState.ENDED), None)
         flags = call.arguments[0] & ~(0xFF | 0x01000000 | 0x00200000)
-        if asking is not None and asking.expected_clones > 0 and flags == guest.FORK_FLAGS:
-            asking.expected_clones -= 1
+        if asking is not None and asking.awaited and flags == guest.FORK_FLAGS:
             seccomp_listener.proceed(cell.listener, call)
+            child = asking.awaited.pop(0)
+            try:
+                # While the source forks on another processor, its child's root is made here.
+                self._prepare(child)
+            except OSError as error:
+                self._fail(child, error)
         else:
             seccomp_listener.refuse(cell.listener, call, errno.EPERM)
 
@@ -364,15 +378,8 @@ class Warden:
         wire.send_command(cell.control, "step-out")
 
     def _finish_seal(self, cell: Cell) -> None:
-        parts: list[tuple[int, str]] = []
         cell.root.seal(f"/kibo/states/{cell.id}")
-        parts = [(roots.proc(cell.pid_namespace), "proc"), *cell.root.parts()]
-        try:
-            roots.move_in(cell.pidfd, self.own_mounts, cell.root.root_fd, parts)
-        finally:
-            for fd, _ in parts:
-                os.close(fd)
-            cell.root.attached()
+        self._move_in(cell, lambda: None)
         cell.state = CellState.SEALED
         with socket.socket(fileno=cell.seal_reply) as reply:
             wire.send_command(reply, {"kind": "ok"})
@@ -456,8 +463,8 @@ class Warden:
                 os.waitid(os.P_PIDFD, cell.pidfd, os.WEXITED | os.WNOHANG)
         if cell.control is not None:
             self.unwatch(cell.control.fileno())
-        if cell.source is not None and cell.state is CellState.STARTING:
-            cell.source.expected_clones = max(0, cell.source.expected_clones - 1)
+        if cell.source is not None and cell in cell.source.awaited:
+            cell.source.awaited.remove(cell)
         if cell.listener >= 0:
             self.unwatch(cell.listener)
         self.commands.end_all(cell)
