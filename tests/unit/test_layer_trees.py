@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kibo.runtime.layers.digest import digest_tree
-from kibo.runtime.layers.normalise import EPOCH_S, normalise
+from kibo.runtime.layers.normalise import EPOCH_S, Cleaning, normalise
 
 
 def make_tree(root: Path) -> Path:
@@ -87,6 +87,34 @@ def test_logs_and_caches_go_and_a_whiteout_of_one_stays(tmp_path: Path) -> None:
     normalise(tree)
     assert (tree / "var/log/dpkg.log").is_char_device()
     assert digest_tree(tree).digest != before
+
+
+def test_a_link_in_the_tree_does_not_lead_the_cleaning_out_of_it(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    for name in ("log/apt", "lib/apt/lists", "cache/apt/archives"):
+        (outside / name).mkdir(parents=True)
+        (outside / name / "precious").touch()
+    (outside / "log/dpkg.log").touch()
+    (outside / "machine-id").write_text("mine")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("var", "etc", "tmp", "run"):
+        (tree / name).symlink_to(outside)
+    before = sorted(outside.rglob("*"))
+    normalise(tree)
+    assert sorted(outside.rglob("*")) == before
+    assert (outside / "machine-id").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("cleaning", "left"), [("packages", set()), ("command", {"tmp/a", "root/.cache/a"}),
+                                                ("nothing", {"tmp/a", "root/.cache/a", "var/log/apt/a"})])  # fmt: skip
+def test_only_a_package_managers_own_leavings_go(tmp_path: Path, cleaning: Cleaning, left: set[str]) -> None:
+    names = ("tmp/a", "root/.cache/a", "var/log/apt/a")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    normalise(tmp_path, cleaning)
+    assert {name for name in names if (tmp_path / name).exists()} == left
 
 
 def test_compiled_python_stays_valid_for_its_source(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from kibo.runtime.images.sandbox import Bind
 from kibo.runtime.images.settings import without_credentials
 from kibo.runtime.images.steps import GENERATION, digest_of
 from kibo.runtime.layers.locking import holding
+from kibo.runtime.layers.normalise import Cleaning
 from kibo.runtime.layers.store import Built, Layer
 from kibo.runtime.layers.temporary import TemporaryEntry
 
@@ -35,7 +36,7 @@ def make_debian(run: StepRun) -> Built:
     sources = without_credentials(debian.host_sources(run.step.spec["suite"]))
     recipe = debian.bootstrap(run.step.spec["suite"], sources, run.locked)
     resolved = run.run(run.sandbox(), recipe)
-    return Built((_seal(run, run.entry, target),), resolved)
+    return Built((_seal(run, run.entry, target, "packages"),), resolved)
 
 
 def make_image(run: StepRun) -> Built:
@@ -86,7 +87,7 @@ def _make_image_layer(run: StepRun, source: registry.Source, digest: str) -> Lay
             part.settings.binds.append(Bind(archive, "/run/kibo/archive"))
             part.run(part.sandbox(), unpacking.unpack("/run/kibo/archive", debian.TARGET))
             archive.unlink()
-            layer = _seal(run, entry, target)
+            layer = _seal(run, entry, target, "nothing")
             store.record(key, Built((layer,)))
             return layer
         finally:
@@ -99,5 +100,6 @@ def _show_target(run: StepRun, target: Path) -> None:
     run.settings.binds.append(Bind(target, debian.TARGET, writable=True))
 
 
-def _seal(run: StepRun, entry: TemporaryEntry, target: Path) -> Layer:
-    return run.worker.store.seal(entry, target, inside=run.worker.inside, step=run.step.label)
+def _seal(run: StepRun, entry: TemporaryEntry, target: Path, cleaning: Cleaning) -> Layer:
+    label = run.step.label
+    return run.worker.store.seal(entry, target, inside=run.worker.inside, cleaning=cleaning, step=label)

@@ -20,7 +20,8 @@ from kibo.runtime.images.ownership import move_ids
 from kibo.runtime.images.sandbox import Bind, Overlay, Sandbox
 from kibo.runtime.images.settings import Settings
 from kibo.runtime.images.steps import Step
-from kibo.runtime.layers.normalise import EPOCH_S
+from kibo.runtime.layers.beneath import beneath
+from kibo.runtime.layers.normalise import EPOCH_S, Cleaning
 from kibo.runtime.layers.store import Built, disk_full
 from kibo.runtime.layers.temporary import TemporaryEntry, remove_tree
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _STEP_PATH: Final = f"{recipes.PIP_HOME}/bin:{recipes.NPM_HOME}/bin:{_SYSTEM_PATH}:/opt/kibo/python/bin"
 _DPKG: Final = "/var/lib/dpkg"
+_CLEANING: Final[dict[str, Cleaning]] = {"run": "command", "files": "nothing", "boxroot": "nothing"}
 #: What a step's programs may leave in the layers that are not theirs to change.
 _NOT_THE_STEPS: Final = ("opt/kibo/python", "opt/kibo/site")
 
@@ -74,7 +76,11 @@ class StepRun:
         sandbox = self.sandbox()
         resolved = self.run(sandbox, recipe)
         tree = self._gather(sandbox)
-        layer = self.worker.store.seal(self.entry, tree, inside=self.worker.inside, step=self.step.label)
+        cleaning = _CLEANING.get(self.step.kind, "packages")
+        label = self.step.label
+        layer = self.worker.store.seal(
+            self.entry, tree, inside=self.worker.inside, cleaning=cleaning, step=label
+        )
         return Built((layer,), resolved)
 
     def run(self, sandbox: Sandbox, recipe: Callable[[Inside], dict[str, Any]]) -> dict[str, Any]:
@@ -217,28 +223,43 @@ class StepRun:
     def _gather(self, sandbox: Sandbox) -> Path:
         """Moves what was written below /usr and the package database into the one tree of the step's layer."""
         tree = sandbox.upper(0)
-        for place in _NOT_THE_STEPS:
-            remove_tree(tree / place)
-        if (tree / "opt/kibo").is_dir() and not any((tree / "opt/kibo").iterdir()):
-            (tree / "opt/kibo").rmdir()
+        for name in _NOT_THE_STEPS:
+            if (place := beneath(tree, name)) is not None:
+                remove_tree(place)
+        own = beneath(tree, "opt/kibo")
+        if own is not None and own.is_dir() and not own.is_symlink() and not any(own.iterdir()):
+            own.rmdir()
         if self.step.kind == "boxroot":
             # /run was a file system in memory while the step ran, so what belongs in the layer's is made here.
-            for mount_point in (tree / "run", tree / "run/kibo"):
-                mount_point.mkdir(mode=0o755, exist_ok=True)
-                sandbox.own(mount_point)
+            self._make_directories(tree, "run/kibo")
         _prune(tree, [bind.target for bind in sandbox.binds], sandbox.overlays[0].lowers)
         for index, overlay in enumerate(sandbox.overlays[1:], 1):
             if not overlay.writable or not any(sandbox.upper(index).iterdir()):
                 continue
-            target = tree / overlay.target.lstrip("/")
-            for parent in reversed(target.relative_to(tree).parents[:-1]):
-                if not (tree / parent).exists():
-                    (tree / parent).mkdir(mode=0o755)
-                    sandbox.own(tree / parent)
-            if target.exists():
-                target.rmdir()  # the empty place where it was mounted
+            target = self._make_directories(tree, overlay.target.lstrip("/"))
+            target.rmdir()
             os.rename(sandbox.upper(index), target)
         return tree
+
+    def _make_directories(self, tree: Path, name: str) -> Path:
+        """Makes a directory and its parents in a finished tree, owned by the root inside.
+
+        Raises:
+            BuildFailed: The step put something else where one of them must be.
+        """
+        path = tree
+        for part in name.split("/"):
+            path = path / part
+            if path.is_symlink() or (path.exists() and not path.is_dir()):
+                raise BuildFailed(
+                    f"{self.step.label}: the step replaced /{path.relative_to(tree)}, which must be a directory",
+                    step=self.step.label,
+                    hint="leave the system's own directories where they are",
+                )
+            if not path.exists():
+                path.mkdir(mode=0o755)
+                self.own(path)
+        return path
 
     def _stream(self, chunk: bytes) -> None:
         """Sends whole lines as they come; a carriage return also ends one, as progress meters use it."""
@@ -288,9 +309,9 @@ def _prune(tree: Path, targets: list[str], lowers: tuple[Path, ...]) -> None:
     """
     for target in targets:
         for parent in list(Path(target.lstrip("/")).parents)[:-1]:
-            path = tree / parent
-            copied = any((lower / parent).is_dir() for lower in lowers)
-            if not copied or not path.is_dir() or path.is_symlink() or any(path.iterdir()):
+            path = beneath(tree, os.fspath(parent))
+            copied = any((place := beneath(lower, os.fspath(parent))) and place.is_dir() for lower in lowers)
+            if path is None or not copied or path.is_symlink() or not path.is_dir() or any(path.iterdir()):
                 break
             if "user.overlay.opaque" in os.listxattr(path):
                 break  # emptied by the step itself

@@ -94,7 +94,7 @@ class Worker:
         write(tree)
         if self.idmap.kind == "root":
             move_ids(tree, ROOT_BASE)
-        return Built((self.store.seal(entry, tree, inside=self.inside, step=step.label),))
+        return Built((self.store.seal(entry, tree, inside=self.inside, cleaning="nothing", step=step.label),))
 
     def _checked(self, step: Step, built: Built) -> Built:
         """Holds a step's layers against the lock.

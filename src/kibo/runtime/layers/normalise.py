@@ -11,7 +11,10 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
+
+from kibo.runtime.layers.beneath import beneath
+from kibo.runtime.layers.temporary import remove_tree
 
 #: 2024-01-01T00:00:00Z. Nothing in a layer is newer. Exported to steps as SOURCE_DATE_EPOCH, which reproducible
 #: tools honour (reproducible-builds.org/specs/source-date-epoch). A constant, so that rebuilds need not agree on one.
@@ -41,16 +44,14 @@ _RECORDS: Final = (
     "root/.bash_history",
 )
 #: Directories whose content is of no use once the step has ended; the directories stay.
-_SCRATCH: Final = (
-    "tmp",
-    "var/tmp",
-    "run",
-    "var/log/apt",
-    "var/lib/apt/lists",
-    "var/cache/apt/archives",
-    "root/.cache",
-    "root/.npm",
-)
+_SCRATCH: Final = ("run", "var/log/apt", "var/lib/apt/lists", "var/cache/apt/archives")
+#: More of them after a package manager, whose own leavings these are; a command's may be what it was run for.
+_PACKAGE_SCRATCH: Final = (*_SCRATCH, "tmp", "var/tmp", "root/.cache", "root/.npm")
+
+#: What to remove: after a package manager, after a command, or nothing of what was put there on purpose.
+Cleaning = Literal["packages", "command", "nothing"]
+#: What a base keeps in such a directory because something is mounted there later.
+_MOUNT_POINTS: Final = ("run/kibo", "run/lock")
 #: Backups that package tools leave beside a file they rewrote.
 _BACKUPS: Final = (
     "etc/passwd-",
@@ -72,7 +73,7 @@ _OVERLAY_PREFIXES: Final = ("user.overlay.", "trusted.overlay.")
 _OPAQUE: Final = ("user.overlay.opaque", "user.overlay.whiteout", "user.overlay.redirect")
 
 
-def normalise(root: Path) -> None:
+def normalise(root: Path, cleaning: Cleaning = "packages") -> None:
     """Normalises the tree at ``root`` in place. Reads no file's content but that of compiled Python.
 
     About 20 microseconds an entry.
@@ -80,13 +81,12 @@ def normalise(root: Path) -> None:
     Raises:
         OSError: The tree cannot be read or written by this process.
     """
-    for path in (*_RECORDS, *_BACKUPS):
-        _drop(root / path)
-    for path in _SCRATCH:
-        _empty(root / path)
-    machine_id = root / "etc/machine-id"
-    if machine_id.is_file() and not machine_id.is_symlink():
-        machine_id.write_text(MACHINE_ID + "\n")
+    if cleaning != "nothing":
+        for name in (*_RECORDS, *_BACKUPS):
+            _drop(root, name)
+        for name in _PACKAGE_SCRATCH if cleaning == "packages" else _SCRATCH:
+            _empty(root, name)
+        _fix_machine_id(root)
     for directory, directories, files in _walk(root):
         for name in files:
             _settle(os.path.join(directory, name))
@@ -108,22 +108,30 @@ def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     return os.walk(root, topdown=False, onerror=fail)
 
 
-def _drop(path: Path) -> None:
-    try:
-        if not stat.S_ISCHR(os.lstat(path).st_mode):  # a whiteout of the base's own file stays
-            path.unlink()
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # most steps make few of these
+def _drop(root: Path, name: str) -> None:
+    path = beneath(root, name)
+    # A whiteout of the base's own file stays.
+    if path is not None and os.path.lexists(path) and not _is_whiteout(path):
+        remove_tree(path)
 
 
-def _empty(path: Path) -> None:
-    from kibo.runtime.layers.temporary import remove_tree
-
-    if path.is_symlink() or not path.is_dir():
+def _empty(root: Path, name: str) -> None:
+    path = beneath(root, name)
+    if path is None or path.is_symlink() or not path.is_dir():
         return
     for entry in path.iterdir():
-        if not stat.S_ISCHR(entry.lstat().st_mode):
+        if f"{name}/{entry.name}" not in _MOUNT_POINTS and not _is_whiteout(entry):
             remove_tree(entry)
+
+
+def _is_whiteout(path: Path) -> bool:
+    return stat.S_ISCHR(path.lstat().st_mode)
+
+
+def _fix_machine_id(root: Path) -> None:
+    path = beneath(root, "etc/machine-id")
+    if path is not None and path.is_file() and not path.is_symlink():
+        path.write_text(MACHINE_ID + "\n")
 
 
 def _settle(path: str) -> None:

@@ -20,7 +20,7 @@ from kibo.model.errors import HostDiskFull
 from kibo.model.ids import LayerDigest
 from kibo.runtime.layers.digest import TreeSummary, digest_tree
 from kibo.runtime.layers.locking import try_lock
-from kibo.runtime.layers.normalise import normalise
+from kibo.runtime.layers.normalise import Cleaning, normalise
 from kibo.runtime.layers.temporary import TemporaryEntry
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -101,6 +101,7 @@ class LayerStore:
         tree: Path,
         *,
         inside: Callable[[int], int] = lambda number: number,
+        cleaning: Cleaning = "packages",
         flush: bool = True,
         **facts: object,
     ) -> Layer:
@@ -110,6 +111,7 @@ class LayerStore:
             entry: The work in progress that holds ``tree``.
             tree: A directory on the state directory's file system that no process writes any more.
             inside: Gives the id that a box sees for an id on disk.
+            cleaning: What to remove of what the build left behind.
             flush: Whether to wait for the disk, so that the layer survives power loss.
             facts: What to note in ``meta.json``.
 
@@ -118,7 +120,7 @@ class LayerStore:
             OSError: The tree cannot be read.
         """
         with exhausting_disk(self.home):
-            normalise(tree)
+            normalise(tree, cleaning)
             summary = digest_tree(tree, inside)
             layer = self.layer(summary.digest)
             if os.path.isdir(layer.path):

@@ -1,0 +1,280 @@
+"""The bases that are not the host: a real Debian, and real images from a layout and a registry."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from kibo.box.env import Env
+from kibo.model.errors import BuildFailed, InvalidDefinition
+from kibo.runtime.images.environment import BuiltEnvironment, Lock, build_environment
+from kibo.runtime.layers.temporary import remove_tree
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def needs(*programs: str) -> pytest.MarkDecorator:
+    missing = [name for name in programs if shutil.which(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"make setup installs {' '.join(missing)}")
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("state")
+    yield path
+    remove_tree(path)
+
+
+def build(env: Env, state: Path, locked: Lock | None = None) -> BuiltEnvironment:
+    async def main() -> BuiltEnvironment:
+        return await build_environment(env, home=state, locked=locked)
+
+    return anyio.run(main)
+
+
+def find(environment: BuiltEnvironment, path: str) -> Path | None:
+    """Finds what a box sees at a path: the highest layer's, unless that layer hides it."""
+    for layer in reversed(environment.layers):
+        if os.path.lexists(layer.path / path):
+            found = layer.path / path
+            return None if found.is_char_device() else found
+    return None
+
+
+def umoci(*arguments: str) -> None:
+    subprocess.run(["umoci", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image of two layers: the second removes a file, replaces a directory and changes a mode."""
+    place = tmp_path_factory.mktemp("image")
+    layout, bundle = place / "layout", place / "bundle"
+    umoci("init", "--layout", str(layout))
+    umoci("new", "--image", f"{layout}:one")
+    umoci(
+        "config",
+        "--image",
+        f"{layout}:one",
+        "--config.env",
+        "COLOUR=green",
+        "--config.env",
+        "PATH=/bin:/tools",
+    )
+    umoci("unpack", "--image", f"{layout}:one", str(bundle))
+    root = bundle / "rootfs"
+    for name in ("etc", "data/kept", "data/replaced", "bin"):
+        (root / name).mkdir(parents=True)
+    (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\n")
+    (root / "data/kept/gone").write_text("gone")
+    (root / "data/replaced/old").write_text("old")
+    (root / "bin/tool").write_text("#!/bin/sh\n")
+    (root / "bin/tool").chmod(0o4755)
+    os.link(root / "bin/tool", root / "bin/same")
+    (root / "bin/link").symlink_to("/etc/passwd")
+    os.chown(root / "data/kept", 33, 33)
+    umoci("repack", "--image", f"{layout}:one", str(bundle))
+    shutil.rmtree(bundle)
+    umoci("unpack", "--image", f"{layout}:one", str(bundle))
+    (root / "data/kept/gone").unlink()
+    shutil.rmtree(root / "data/replaced")
+    (root / "data/replaced").mkdir()
+    (root / "data/replaced/new").write_text("new")
+    umoci("repack", "--image", f"{layout}:one", str(bundle))
+    return layout
+
+
+@needs("umoci")
+def test_an_image_from_a_layout_is_what_its_layers_say(state: Path, layout: Path) -> None:
+    environment = build(Env(base=f"oci:dir:{layout}:one"), state)
+    assert not environment.host_view
+    assert environment.variables["COLOUR"] == "green"
+    assert environment.variables["PATH"].startswith("/bin:/tools")
+    tool, same = find(environment, "bin/tool"), find(environment, "bin/same")
+    assert tool is not None
+    assert same is not None
+    assert tool.stat().st_ino == same.stat().st_ino
+    assert find(environment, "data/kept/gone") is None
+    assert find(environment, "data/replaced/old") is None
+    new = find(environment, "data/replaced/new")
+    assert new is not None
+    assert new.read_text() == "new"
+    users = find(environment, "etc/passwd")
+    assert users is not None
+    names = [line.split(":")[0] for line in users.read_text().splitlines()]
+    assert names == ["box", "root", "node"]
+    for place in ("work", "home/box", "proc", "dev", "tmp", "run/kibo"):
+        assert find(environment, place) is not None, place
+    [step] = environment.lock.steps
+    assert step.resolved["manifest"].startswith("sha256:")
+    assert "COLOUR" not in environment.lock.to_text()
+
+
+@needs("umoci")
+def test_an_images_layers_are_the_same_in_another_state_directory(
+    state: Path, layout: Path, tmp_path: Path
+) -> None:
+    env = Env(base=f"oci:dir:{layout}:one")
+    first = build(env, state)
+    try:
+        second = build(env, tmp_path / "other", first.lock)
+        assert [layer.digest for layer in second.layers] == [layer.digest for layer in first.layers]
+    finally:
+        remove_tree(tmp_path / "other")
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = {
+        "version": 0.1,
+        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+    }
+    (tmp_path / "registry.json").write_text(json.dumps(config))
+    process = subprocess.Popen(
+        ["docker-registry", "serve", tmp_path / "registry.json"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline, "the registry did not come up"
+                time.sleep(0.05)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def push(layout: Path, registry: str, name: str) -> None:
+    command = ["skopeo", "copy", "--insecure-policy", "--dest-tls-verify=false"]
+    subprocess.run(
+        [*command, f"oci:{layout}:one", f"docker://{registry}/{name}"], check=True, capture_output=True
+    )
+
+
+@needs("umoci", "skopeo", "docker-registry")
+def test_an_image_from_a_registry_equals_the_layout_it_came_from(
+    state: Path, layout: Path, registry: str, tmp_path: Path
+) -> None:
+    push(layout, registry, "team/tool:1.0")
+    local = build(Env(base=f"oci:dir:{layout}:one"), state)
+    try:
+        pulled = build(Env(base=f"oci:{registry}/team/tool:1.0"), tmp_path / "other")
+        assert [layer.digest for layer in pulled.layers] == [layer.digest for layer in local.layers]
+    finally:
+        remove_tree(tmp_path / "other")
+
+
+@needs("umoci", "skopeo", "docker-registry")
+def test_a_tag_that_is_not_there_is_an_error_that_says_so(state: Path, layout: Path, registry: str) -> None:
+    with pytest.raises(BuildFailed, match="404"):
+        build(Env(base=f"oci:{registry}/team/none:1.0"), state)
+    with pytest.raises(InvalidDefinition, match="0 images"):
+        build(Env(base=f"oci:dir:{layout}:none"), state)
+
+
+@needs("umoci", "skopeo", "docker-registry")
+def test_a_registry_that_changes_a_layer_is_found_out(layout: Path, registry: str, tmp_path: Path) -> None:
+    push(layout, registry, "team/tool:1.0")
+    blobs = sorted((tmp_path / "registry").rglob("data"), key=lambda path: path.stat().st_size)
+    data = bytearray(blobs[-1].read_bytes())
+    data[-1] ^= 1
+    blobs[-1].write_bytes(data)
+    state = tmp_path / "other"
+    try:
+        with pytest.raises(BuildFailed, match="digest"):
+            build(Env(base=f"oci:{registry}/team/tool:1.0"), state)
+        assert list((state / "tmp").iterdir()) == []
+    finally:
+        remove_tree(state)
+
+
+def evil_layout(layout: Path, place: Path, members: list[tuple[str, str]]) -> Path:
+    """Makes an image of one layer: members with a link's target are links, the others are files."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, link in members:
+            entry = tarfile.TarInfo(name)
+            if link:
+                entry.type, entry.linkname = tarfile.SYMTYPE, link
+            else:
+                entry.size = 3
+            tar.addfile(entry, io.BytesIO(b"out"))
+    shutil.copytree(layout, place)
+    blobs = place / "blobs/sha256"
+
+    def add(data: bytes) -> dict[str, object]:
+        name = hashlib.sha256(data).hexdigest()
+        (blobs / name).write_bytes(data)
+        return {"digest": f"sha256:{name}", "size": len(data)}
+
+    config = add(json.dumps({"architecture": "amd64", "os": "linux", "config": {}}).encode())
+    layer = add(archive.getvalue()) | {"mediaType": "application/vnd.oci.image.layer.v1.tar"}
+    manifest = add(json.dumps({"schemaVersion": 2, "config": config, "layers": [layer]}).encode())
+    named = manifest | {"annotations": {"org.opencontainers.image.ref.name": "one"}}
+    (place / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
+    return place
+
+
+@needs("umoci")
+def test_a_layer_that_writes_through_links_stays_inside(state: Path, layout: Path, tmp_path: Path) -> None:
+    name = f"escaped{os.getpid()}"
+    members = [("up", "/.."), ("there", str(tmp_path)), (f"there/{name}", ""), (f"up/{name}", "")]
+    evil = evil_layout(layout, tmp_path / "evil", members)
+    environment = build(Env(base=f"oci:dir:{evil}:one"), state)
+    assert find(environment, name) is not None
+    assert find(environment, f"there/{name}") is not None
+    assert not (tmp_path / name).exists()
+    assert not Path("/", name).exists()
+
+
+@needs("umoci")
+def test_a_layer_that_names_a_path_outside_is_refused(state: Path, layout: Path, tmp_path: Path) -> None:
+    evil = evil_layout(layout, tmp_path / "evil", [("../../escaped", "")])
+    with pytest.raises(BuildFailed, match="escaped"):
+        build(Env(base=f"oci:dir:{evil}:one"), state)
+    assert list((state / "tmp").iterdir()) == []
+
+
+@needs("mmdebstrap")
+def test_debian_is_a_whole_system_with_the_boxs_user_and_its_own_apt(state: Path) -> None:
+    env = Env(
+        base="debian:bookworm", apt=["hello"], pip=["six"], run=["hello > /srv/out; id -u box >> /srv/out"]
+    )
+    environment = build(env, state)
+    out = find(environment, "srv/out")
+    assert out is not None
+    assert out.read_text() == "Hello, world!\n1000\n"
+    assert not environment.host_view
+    assert find(environment, "usr/bin/apt-get") is not None
+    assert find(environment, "opt/kibo/pip/six.py") is not None
+    assert find(environment, "etc/apt/apt.conf.d/99mmdebstrap") is None
+    kinds = [step.kind for step in environment.lock.steps]
+    assert kinds == ["debian", "apt", "pip", "run"]
+    assert {"name", "version", "architecture"} <= environment.lock.steps[0].resolved["packages"][0].keys()
+
+
+@needs("mmdebstrap")
+def test_a_suite_that_does_not_exist_is_an_error_with_the_log(state: Path) -> None:
+    with pytest.raises(BuildFailed, match="debian:nosuch") as caught:
+        build(Env(base="debian:nosuch"), state)
+    assert "nosuch" in caught.value.log_tail
