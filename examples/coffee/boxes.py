@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TRIES = 5  # of anything that may be tried again; the shop's trouble is short or it is not our trouble
 PAGE_TIMEOUT_S = 20
-WINDOW = {"width": 900, "height": 900}
+WINDOW = {"width": 900, "height": 680}
 LINE = ("kind", "size", "quantity")  # of a basket, in the attributes of its rows
 
 
@@ -47,7 +47,8 @@ class Receipt:
 class Browser(Box):
     """A web browser. Use it to read and operate web pages."""
 
-    env = Env(apt=["chromium"], pip=["playwright"])
+    # libatomic1 is for the Node that Playwright brings; a small Debian does not have it.
+    env = Env(apt=["chromium", "libatomic1"], pip=["playwright"])
 
     def launch(self) -> None:
         """Opens Chromium once, so that instances inherit the imports and the caches that this leaves."""
@@ -132,6 +133,13 @@ class Browser(Box):
     def path(self) -> str:
         """The path of the page that is open."""
         return urlsplit(self.page.url).path
+
+
+class DebianBrowser(Browser):
+    """A web browser. Use it to read and operate web pages."""
+
+    # Where the host's own system cannot be built upon: it is no Debian, or the user is not root.
+    env = Env(base="debian:bookworm")
 
 
 class Account(Box):
