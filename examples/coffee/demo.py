@@ -25,6 +25,7 @@ from examples.coffee.leftovers import Traces
 from examples.coffee.shop.store import Store
 from kibo import Allow, Box, KiboError
 from kibo.model.errors import HostUnsupported
+from kibo.runtime.states import Launched, Launching
 from kibo.wiring import runtime
 
 ROOT = Path(__file__).parents[2]
@@ -125,7 +126,9 @@ def show_progress(say: Callable[[str], None]) -> Callable[[Any], None]:
     """Makes what a build calls with its events: running output in one line, and a line for each thing done."""
 
     def show(event: Any) -> None:
-        if hasattr(event, "part"):
+        if isinstance(event, Launching):
+            say(f"{event.part}.launch()")
+        elif isinstance(event, Launched):
             if event.part in LAUNCHES:
                 told("launched", f"{event.part}: {LAUNCHES[event.part]}", event.seconds)
         elif event.kind == "output":
