@@ -41,7 +41,6 @@ class Conversation(Handle):
         self.channel = channel
         self._turn = waiting.lock()
         self._numbers = itertools.count(1)
-        self._stale = 0
         self._asked: list[Any] = []
 
     def spec(self, name: str) -> ActionSpec:
@@ -96,28 +95,31 @@ class Conversation(Handle):
             self._destroy("a call was cancelled while it was sent")
             raise
 
-    async def _reply(self, limit_s: float) -> Any:
-        """Receives the next reply, but not the complaint about a stop that came when its stream was over."""
-        while True:
-            reply = await self.channel.receive(self.waiting, limit_s)
-            if not (self._stale and isinstance(reply, list) and reply[1:2] == [self._stale]):
-                return reply
-            self._stale = 0
-
     async def _stop(self, spec: ActionSpec) -> None:
         """Ends a stream between two items, or interrupts it where it does not come to one soon."""
-        self._stale = next(self._numbers)
-        await self._send(["stop", self._stale])
+        number = next(self._numbers)
+        await self._send(["stop", number])
         try:
             while (await self._receive(spec, UNWIND_S))[0] == "item":
                 pass
         except ActionTimedOut:
-            if self.ended:
-                raise
+            pass  # its reader has left; what it was doing is over
+        finally:
+            # The stream has its answer, and the stop has one of its own.
+            if not self.ended:
+                await self._confirm(["stopped", number])
+
+    async def _confirm(self, expected: list[Any]) -> None:
+        try:
+            if await self.channel.receive(self.waiting, UNWIND_S) == expected:
+                return
+        except (TimeoutError, wire.Closed, wire.FrameError):
+            pass  # destroyed below, and said so by whatever is called next
+        self._destroy("broke the protocol")
 
     async def _receive(self, spec: ActionSpec, limit_s: float) -> list[Any]:
         try:
-            reply = await self._reply(limit_s)
+            reply = await self.channel.receive(self.waiting, limit_s)
         except TimeoutError:
             reply = await self._interrupt(spec, limit_s)
         except wire.Closed:
@@ -161,7 +163,7 @@ class Conversation(Handle):
     async def _interrupt(self, spec: ActionSpec, limit_s: float) -> Any:
         await self.session.ask(self.waiting, "interrupt", {"id": self.instance}, timeout_s=UNWIND_S)
         try:
-            return await self._reply(UNWIND_S)
+            return await self.channel.receive(self.waiting, UNWIND_S)
         except (TimeoutError, wire.Closed, wire.FrameError):
             self._destroy("did not stop in time")
             raise self._too_slow(
@@ -175,7 +177,7 @@ class Conversation(Handle):
             await self.session.ask(self.waiting, "interrupt", {"id": self.instance}, timeout_s=UNWIND_S)
             reply: object = ["item"]
             while isinstance(reply, list) and reply[:1] == ["item"]:
-                reply = await self._reply(max(0.0, deadline - time.monotonic()))
+                reply = await self.channel.receive(self.waiting, max(0.0, deadline - time.monotonic()))
         except (KiboError, TimeoutError, wire.Closed, wire.FrameError):
             self._destroy("an action was cancelled and did not stop in time")
         except BaseException:

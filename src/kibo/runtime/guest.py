@@ -271,14 +271,17 @@ class Guest:
                 except StopIteration as end:
                     return ["ok", number, to_builtins(end.value)]
                 self._say(["item", number, to_builtins(item)])
-                # The reader speaks only to stop a stream, so anything readable here is that.
+                # The reader speaks only to stop a stream, so anything readable here is that. It is answered after.
                 if poll.poll(0):
-                    _receive()
                     return ["stopped", number]
         finally:
             self.in_action = False
             stream.close()
             _flush()
+
+    def _do_stop(self, number: int) -> Any:
+        """Follows the answer of a stream that is over, stopped or not, so that each request has its one answer."""
+        return ["stopped", number]
 
     def _do_load(self, number: int, parts: bytes) -> Any:
         """Unpickles the box's classes, which come from the user's process, and makes their live objects."""
