@@ -26,19 +26,24 @@ class Runtime:
         self._guard = threading.Lock()
         self._waiting = Blocking()
         self._states: States | None = None
-        self._egress = _egress()
+        self.egress = _egress()
+
+    def running(self) -> States | None:
+        """Returns the cached states of the session, or None where none runs."""
+        states = self._states
+        return states if states is not None and states.session.alive else None
 
     def states(self) -> States:
         """Returns the cached states of a running session, starting one where there is none."""
-        states = self._states
-        if states is not None and states.session.alive:
-            return states
+        running = self.running()
+        if running is not None:
+            return running
         with self._guard:
             if self._states is None or not self._states.session.alive:
                 if self._states is not None:
                     self._states.session.close()
                 prepare_home(self.home)
-                self._states = States(Session(self.home), self._egress)
+                self._states = States(Session(self.home), self.egress)
             return self._states
 
     def build(self, box: Box, progress: Progress | None = None) -> State:
@@ -57,7 +62,7 @@ class Runtime:
         state = states.ensure(box, progress)
         instance = InstanceId.new()
         channel = run(states.fork(self._waiting, state, instance, name))
-        return Instance(states.session, self._egress, state.plan, channel, instance)
+        return Instance(states.session, self.egress, state.plan, channel, instance)
 
     def close(self) -> None:
         """Ends every instance and every process of the runtime. Returns when all are gone."""
@@ -65,12 +70,12 @@ class Runtime:
             if self._states is not None:
                 self._states.session.close()
                 self._states = None
-            self._egress.close()
+            self.egress.close()
 
 
 def _egress() -> Egress:
     def make() -> Any:
-        from kibo.effects.forwarder import Forwarder  # noqa: PLC0415
+        from kibo.effects.forwarder import Forwarder
 
         return Forwarder.start(os.environ)
 

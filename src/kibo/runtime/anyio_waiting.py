@@ -1,0 +1,86 @@
+"""The runtime's waiting on an event loop, whichever anyio runs on. `Blocking` is its twin for plain callers."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+
+import anyio
+from anyio import get_current_task
+from anyio.lowlevel import checkpoint
+
+from kibo.runtime.waiting import held_error
+
+
+class AnyioWaiting:
+    """Waits in the calling task, whose cancellation ends the wait."""
+
+    async def ready(
+        self, readers: Sequence[int], writers: Sequence[int] = (), timeout_s: float | None = None
+    ) -> list[int]:
+        """See `Waiting.ready`."""
+        # Asked first, because most answers are there already and a wait on the loop costs ten times this call.
+        found = _ready_now(readers, writers)
+        if found:
+            await checkpoint()
+            return found
+        with anyio.fail_after(None if timeout_s is None else max(0.0, timeout_s)):
+            await _until_any(readers, writers)
+        return _ready_now(readers, writers)
+
+    def lock(self) -> AbstractAsyncContextManager[object]:
+        """See `Waiting.lock`."""
+        return _TaskLock()
+
+    def unbroken(self) -> AbstractContextManager[object]:
+        """See `Waiting.unbroken`."""
+        return anyio.CancelScope(shield=True)
+
+
+def _ready_now(readers: Sequence[int], writers: Sequence[int]) -> list[int]:
+    poll = select.poll()
+    for fd in readers:
+        poll.register(fd, select.POLLIN)
+    for fd in writers:
+        poll.register(fd, select.POLLOUT)
+    return [fd for fd, _ in poll.poll(0)]
+
+
+async def _until_any(readers: Sequence[int], writers: Sequence[int]) -> None:
+    """Returns when one of the descriptors is ready."""
+    if len(readers) == 1 and not writers:
+        await anyio.wait_readable(readers[0])
+        return
+    if len(writers) == 1 and not readers:
+        await anyio.wait_writable(writers[0])
+        return
+
+    async def wait(until: Callable[[int], Awaitable[None]], fd: int) -> None:
+        await until(fd)
+        group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for fd in readers:
+            group.start_soon(wait, anyio.wait_readable, fd)
+        for fd in writers:
+            group.start_soon(wait, anyio.wait_writable, fd)
+
+
+class _TaskLock:
+    """A lock that another task may release than took it: streams are closed by whoever has them last."""
+
+    def __init__(self) -> None:
+        self._free = anyio.Semaphore(1, max_value=1)
+        self._holder = 0
+
+    async def __aenter__(self) -> None:
+        me = get_current_task().id
+        if self._holder == me:
+            raise held_error()
+        await self._free.acquire()
+        self._holder = me
+
+    async def __aexit__(self, *_: object) -> None:
+        self._holder = 0
+        self._free.release()
