@@ -109,7 +109,8 @@ class Cell:
     map_writer: MapWriter | None = None
     seal_reply: int = -1
     end_replies: list[int] = field(default_factory=list)
-    commands: dict[int, Any] = field(default_factory=dict)
+    helpers: dict[int, Any] = field(default_factory=dict)
+    steward: Any = None
     reason: str = ""
 
     def forked_setup(self) -> dict[str, Any]:

@@ -7,17 +7,15 @@ while an action runs. Its parent stays outside: the box cannot reach the warden 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import resource
 import signal
 import socket
-import sys
-import termios
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from kibo.runtime import fileserver, kernel, overlaydiff, seccomp, wire
+from kibo.runtime import fileserver, kernel, overlaydiff, seccomp, steward, wire
 
 if TYPE_CHECKING:
     from kibo.runtime.cells import Cell
@@ -26,41 +24,57 @@ if TYPE_CHECKING:
 _JOIN: Final = (
     kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWNET | kernel.CLONE_NEWCGROUP
 )
-#: Exit status of a command that could not be started, as shells use it.
-EXIT_NOT_FOUND: Final = 127
 
 
 @dataclass(slots=True)
-class Command:
+class Helper:
     """One running child."""
 
     pid: int
     pidfd: int
-    reply: int
     cell: Cell
+    orders: socket.socket | None
 
 
 class Commands:
-    """Starts them and tells how they ended."""
+    """Starts helpers in boxes and sees to their ends."""
 
     def __init__(self, warden: Warden) -> None:
         self._warden = warden
 
-    def start(self, cell: Cell, order: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
-        """Starts a program. Its exit status goes to ``descriptors[0]``; closing the other end kills its group."""
-        reply, *streams = descriptors
+    def start(self, cell: Cell, order: dict[str, Any], descriptors: list[int]) -> None:
+        """Has the box's steward start a program.
+
+        Its exit status goes to ``descriptors[0]``; closing the other end of that kills its process group.
+        """
+        for attempt in (1, 2):
+            steward = cell.steward or self._start_steward(cell)
+            try:
+                assert steward.orders is not None
+                wire.send_command(steward.orders, order, descriptors)
+            except ConnectionError:
+                # The box has killed its steward, whose end we have yet to see.
+                cell.steward = None
+                if attempt == 2:
+                    raise
+            else:
+                return
+
+    def _start_steward(self, cell: Cell) -> Helper:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = self._fork_into(cell)
         if pid == 0:
-            _run_program(cell, order, reply, streams)
-        taken.append(reply)
-        self._follow(cell, pid, reply)
+            _run_steward(cell, theirs.detach())
+        theirs.close()
+        cell.steward = self._follow(cell, pid, ours)
+        return cell.steward
 
-    def start_files(self, cell: Cell, descriptors: list[int], taken: list[int]) -> None:
+    def start_files(self, cell: Cell, descriptors: list[int]) -> None:
         """Starts a file server, which ends when its stream is closed."""
         pid = self._fork_into(cell)
         if pid == 0:
             _run_files(cell, descriptors[0])
-        self._follow(cell, pid, -1)
+        self._follow(cell, pid, None)
 
     def start_diff(self, cell: Cell, descriptors: list[int]) -> None:
         """Starts a listing of what the cell changed, in the warden's own namespaces: it reads layers, not the box."""
@@ -69,10 +83,12 @@ class Commands:
             try:
                 stream = os.dup2(descriptors[0], 3)
                 upper = os.dup2(cell.root.upper_fd, 4) if cell.root.upper_fd != 4 else 4
-                overlaydiff.write_listing(socket.socket(fileno=stream), upper, cell.root.lowers)
+                overlaydiff.write_listing(socket.socket(fileno=stream), cell.root.trees(f"/proc/self/fd/{upper}"))
+            except BaseException:  # noqa: BLE001 - a fork of the warden must never run on as a second warden
+                traceback.print_exc()
             finally:
                 os._exit(0)
-        self._follow(cell, pid, -1)
+        self._follow(cell, pid, None)
 
     def _fork_into(self, cell: Cell) -> int:
         """Forks a child that is already in the cell's PID namespace: a process cannot move there later."""
@@ -86,70 +102,51 @@ class Commands:
             if os.getpid() == 1:
                 kernel.setns(self._warden.own_pids, kernel.CLONE_NEWPID)
 
-    def _follow(self, cell: Cell, pid: int, reply: int) -> None:
-        command = Command(pid, kernel.pidfd_open(pid), reply, cell)
-        cell.commands[pid] = command
-        self._warden.watch(command.pidfd, lambda _: self._ended(command))
-        if reply >= 0:
-            self._warden.watch(reply, lambda _: self._reply_event(command))
+    def _follow(self, cell: Cell, pid: int, orders: socket.socket | None) -> Helper:
+        helper = Helper(pid, kernel.pidfd_open(pid), cell, orders)
+        cell.helpers[pid] = helper
+        self._warden.watch(helper.pidfd, lambda _: self._ended(helper))
+        return helper
 
-    def _reply_event(self, command: Command) -> None:
-        """The caller speaks to send a signal, and hangs up when it no longer cares."""
-        try:
-            with socket.socket(fileno=os.dup(command.reply)) as sock:
-                order, descriptors, _ = wire.receive_command(sock)
-            for fd in descriptors:
-                os.close(fd)
-            signum = int(order["signal"])
-        except (wire.Closed, wire.FrameError, ConnectionError):
-            self._warden.unwatch(command.reply)
-            signum = signal.SIGKILL
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(command.pid, signum)
-
-    def _ended(self, command: Command) -> None:
-        result = os.waitid(os.P_PIDFD, command.pidfd, os.WEXITED | os.WNOHANG)
-        if result is None:
+    def _ended(self, helper: Helper) -> None:
+        if os.waitid(os.P_PIDFD, helper.pidfd, os.WEXITED | os.WNOHANG) is None:
             return
-        status = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
-        self._warden.unwatch(command.pidfd)
-        os.close(command.pidfd)
-        del command.cell.commands[command.pid]
-        if command.reply >= 0:
-            self._warden.unwatch(command.reply)
-            with socket.socket(fileno=command.reply) as sock, contextlib.suppress(ConnectionError):
-                wire.send_command(sock, self._outcome(command.cell, status))
-
-    def _outcome(self, cell: Cell, status: int) -> dict[str, Any]:
-        """Tells a command that was killed from one that its box took along: the kernel ends the box's first process last."""
-        if status == -signal.SIGKILL and _is_ending(cell.pid):
-            return {"kind": "refused", "code": "instance.ended", "message": "the instance ended while a command ran in it"}
-        return {"kind": "exit", "status": status}
+        self._warden.unwatch(helper.pidfd)
+        os.close(helper.pidfd)
+        del helper.cell.helpers[helper.pid]
+        if helper.orders is not None:
+            helper.orders.close()
+        if helper.cell.steward is helper:
+            helper.cell.steward = None
 
     def end_all(self, cell: Cell) -> None:
-        """Forgets the commands of a cell that ended: the kernel has killed them with its PID namespace."""
-        for command in list(cell.commands.values()):
+        """Ends the helpers of a cell that ended; those in its PID namespace the kernel has killed already."""
+        for helper in list(cell.helpers.values()):
             with contextlib.suppress(ProcessLookupError):
-                kernel.pidfd_send_signal(command.pidfd, signal.SIGKILL)
-            os.waitid(os.P_PIDFD, command.pidfd, os.WEXITED | os.WNOWAIT)
-            self._ended(command)
+                kernel.pidfd_send_signal(helper.pidfd, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, helper.pidfd, os.WEXITED | os.WNOWAIT)
+            self._ended(helper)
 
 
-def _enter(cell: Cell, keep: list[int]) -> list[int]:
-    """Makes this child one of the box's own processes. Returns where ``keep`` lies now, from descriptor 3 on."""
+def _enter(cell: Cell, keep: int) -> socket.socket:
+    """Makes this child one of the box's own processes, with nothing of the warden's but the socket ``keep``."""
     if cell.group is not None:
         for fd in cell.group.attach_fds:
             os.write(fd, b"0")
     kernel.setns(cell.pidfd, _JOIN | (kernel.CLONE_NEWUSER if cell.own_userns else 0))
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64 + len(keep)) for fd in keep]
-    kept = [os.dup2(fd, 3 + index) for index, fd in enumerate(high)]
-    kernel.close_range(3 + len(keep))
+    os.dup2(cell.log, 1)
+    os.dup2(cell.log, 2)
+    os.dup2(keep, 3, False)
+    kernel.close_range(4)
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
     setup = cell.setup
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (setup["open_files"], setup["open_files"]))
     resource.setrlimit(resource.RLIMIT_NPROC, (setup["pids"], setup["pids"]))
     os.umask(0o022)
-    # Until exec the memory is still a copy of the warden's; nobody in the box may look at it.
+    # The memory is a copy of the warden's; nobody in the box may look at it.
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     kernel.disarm_root()
     uid = setup["uid"]
@@ -160,52 +157,30 @@ def _enter(cell: Cell, keep: list[int]) -> list[int]:
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     kernel.drop_capabilities()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    return kept
+    os.environ.clear()
+    os.environ.update(setup["variables"])
+    os.chdir("/")
+    seccomp.install(setup["seccomp"])
+    return socket.socket(fileno=3)
 
 
-def _is_ending(pid: int) -> bool:
-    """Whether a process is on its way out or gone (PF_EXITING of ``/proc/PID/stat``, proc(5))."""
+def _run_steward(cell: Cell, orders: int) -> None:
+    """Becomes the box's steward. Never returns."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except OSError:
-        return True
-    return bool(int(fields[6]) & 0x4)
-
-
-def _run_program(cell: Cell, order: dict[str, Any], reply: int, streams: list[int]) -> None:
-    """Becomes the program. Never returns."""
-    try:
-        stdin, stdout, stderr, reply = _enter(cell, [*streams, reply])
-        os.chdir(order.get("cwd") or cell.setup["cwd"])
-        os.setsid()
-        if order.get("terminal"):
-            fcntl.ioctl(stdin, termios.TIOCSCTTY, 0)
-        for number, fd in enumerate((stdin, stdout, stderr)):
-            os.dup2(fd, number)
-        os.set_inheritable(reply, False)
-        for fd in (stdin, stdout, stderr):
-            os.close(fd)
-        variables = {**cell.setup["variables"], **order.get("variables", {})}
-        seccomp.install(cell.setup["seccomp"])
-        os.execvpe(order["argv"][0], order["argv"], variables)
-    except OSError as error:
-        with contextlib.suppress(OSError), socket.socket(fileno=reply) as sock:
-            wire.send_command(sock, {"kind": "not-started", "errno": error.errno or 0, "message": str(error)})
+        kernel.set_name("kibo-steward")
+        steward.Steward(_enter(cell, orders), cell.setup["cwd"]).serve()
+    except BaseException:  # noqa: BLE001 - a fork of the warden must never run on as a second warden
+        traceback.print_exc()
     finally:
-        os._exit(EXIT_NOT_FOUND)
+        os._exit(0)
 
 
 def _run_files(cell: Cell, stream: int) -> None:
     """Becomes a file server with the rights of the box's programs. Never returns."""
     try:
-        (kept,) = _enter(cell, [stream])
-        os.chdir("/")
-        seccomp.install(cell.setup["seccomp"])
-        fileserver.serve(socket.socket(fileno=kept))
-    except Exception as error:  # noqa: BLE001 - a fork of the warden must never run on as a second warden
-        sys.stderr.write(f"kibo: a file server ended: {error!r}\n")
+        kernel.set_name("kibo-files")
+        fileserver.serve(_enter(cell, stream))
+    except BaseException:  # noqa: BLE001 - a fork of the warden must never run on as a second warden
+        traceback.print_exc()
     finally:
         os._exit(0)

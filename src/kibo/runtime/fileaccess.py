@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from kibo.model.errors import KiboError
+from kibo.model.errors import FrameTooLarge, GuestViolation, KiboError
 from kibo.runtime import wire
 from kibo.runtime.channel import Channel
 from kibo.runtime.files import FileChange, FileInfo, FileStream, Progress, box_path
@@ -46,6 +46,9 @@ class FileAccess:
             except (wire.Closed, ConnectionError):
                 self.close()
                 raise await self._handle.why_gone() from None
+            except (GuestViolation, FrameTooLarge):
+                self.close()  # it may still be sending
+                raise
             except KiboError:
                 raise
             except BaseException:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from kibo.model.errors import DiskFull, FileMissing, InvalidInput, KiboError, PathRefused
-from kibo.model.limits import MAX_PATH_BYTES
+from kibo.model.errors import DiskFull, FileMissing, FrameTooLarge, InvalidInput, KiboError, PathRefused
+from kibo.model.limits import MAX_PATH_BYTES, MAX_READ_BYTES
 from kibo.model.record import Record
 from kibo.runtime import wire
 from kibo.runtime.channel import Channel
@@ -66,7 +66,11 @@ def box_path(path: str | os.PathLike[str]) -> str:
         PathRefused: It is empty, too long, or holds a zero byte.
     """
     text = os.fspath(path)
-    if not text or "\0" in text or len(os.fsencode(text)) >= MAX_PATH_BYTES:
+    try:
+        length = len(os.fsencode(text))
+    except UnicodeEncodeError:
+        length = 0
+    if not 0 < length < MAX_PATH_BYTES or "\0" in text:
         raise PathRefused(
             f"not a path in a box: {text[:80]!r}",
             hint=f"A path has 1 to {MAX_PATH_BYTES - 1} bytes and no zero byte.",
@@ -88,7 +92,7 @@ class FileStream:
         if not isinstance(reply, list) or not reply:
             raise violation("its file server's answer has no form")
         if reply[0] == "error":
-            raise _file_error(int(reply[1]), str(reply[2]), str(reply[3]))
+            raise _file_error(int(reply[1]), str(reply[2]), _text(reply[3]))
         if reply[0] == "failed":
             raise refusal_error(reply[2])
         return reply
@@ -100,18 +104,22 @@ class FileStream:
 
     async def read(self, waiting: Waiting, path: str) -> bytes:
         """Reads a whole file."""
-        await self.channel.send(waiting, ["read", path])
+        await self.channel.send(waiting, ["read", os.fsencode(path)])
         content = bytearray()
         while (reply := await self._answer(waiting))[0] == "piece":
-            content += reply[1]
+            content += _content(reply[1])
+            if len(content) > MAX_READ_BYTES:
+                raise FrameTooLarge(
+                    f"{path} has more than {MAX_READ_BYTES} bytes", hint="Use files.download(), which streams."
+                )
         return bytes(content)
 
     async def write(self, waiting: Waiting, path: str, content: bytes, mode: int) -> None:
         """Writes a whole file, and the directories above it."""
         if len(content) <= PIECE_BYTES:
-            await self.ask(waiting, ["put", [[path, mode, "file", content]]])
+            await self.ask(waiting, ["put", [[os.fsencode(path), mode, "file", content]], False])
             return
-        await self.channel.send(waiting, ["write", path, mode])
+        await self.channel.send(waiting, ["write", os.fsencode(path), mode, False])
         view = memoryview(content)
         while view:
             await self.channel.send(waiting, view[:PIECE_BYTES])
@@ -121,12 +129,12 @@ class FileStream:
 
     async def list(self, waiting: Waiting, path: str) -> list[FileInfo]:
         """Lists a directory, in order of name."""
-        await self.channel.send(waiting, ["list", path])
+        await self.channel.send(waiting, ["list", os.fsencode(path)])
         found: list[FileInfo] = []
         while (reply := await self._answer(waiting))[0] == "entries":
             found += [
                 FileInfo(
-                    name=str(name), kind=str(kind), size=int(size), mode=int(mode), modified_ns=int(modified)
+                    name=_text(name), kind=str(kind), size=int(size), mode=int(mode), modified_ns=int(modified)
                 )
                 for name, kind, size, mode, modified in reply[1]
             ]
@@ -137,15 +145,13 @@ class FileStream:
         files = total = size = 0
         batch: list[list[Any]] = []
         for relative, path, info in _host_tree(source):
-            place = f"{target}/{relative}" if relative else target
+            place = os.fsencode(f"{target}/{relative}" if relative else target)
             mode = stat.S_IMODE(info.st_mode)
             if stat.S_ISDIR(info.st_mode):
                 batch.append([place, mode | 0o700, "directory", b""])
             elif stat.S_ISLNK(info.st_mode):
-                batch.append([place, mode, "link", os.readlink(path)])
-            elif info.st_size <= PIECE_BYTES:
-                with open(path, "rb", buffering=0) as file:
-                    content = file.read()
+                batch.append([place, mode, "link", os.fsencode(os.readlink(path))])
+            elif (content := _small_content(path, info)) is not None:
                 batch.append([place, mode, "file", content])
                 size += len(content)
                 total += len(content)
@@ -153,19 +159,19 @@ class FileStream:
                 total += await self._upload_large(waiting, path, place, mode)
             files += 1
             if size >= PIECE_BYTES or len(batch) >= BATCH_FILES:
-                await self.ask(waiting, ["put", batch])
+                await self.ask(waiting, ["put", batch, True])
                 batch, size = [], 0
                 if progress is not None:
                     progress(files, total)
         if batch:
-            await self.ask(waiting, ["put", batch])
+            await self.ask(waiting, ["put", batch, True])
         if progress is not None:
             progress(files, total)
         return files
 
-    async def _upload_large(self, waiting: Waiting, path: Path, place: str, mode: int) -> int:
+    async def _upload_large(self, waiting: Waiting, path: Path, place: bytes, mode: int) -> int:
         done = 0
-        await self.channel.send(waiting, ["write", place, mode])
+        await self.channel.send(waiting, ["write", place, mode, True])
         with open(path, "rb", buffering=0) as file:
             while piece := file.read(PIECE_BYTES):
                 await self.channel.send(waiting, piece)
@@ -176,11 +182,11 @@ class FileStream:
 
     async def download(self, waiting: Waiting, source: str, target: Path, progress: Progress | None) -> int:
         """Copies a file or tree of the box to the host; see `Files.download`."""
-        await self.channel.send(waiting, ["get", source])
+        await self.channel.send(waiting, ["get", os.fsencode(source)])
         files = total = 0
         while (reply := await self._answer(waiting))[0] == "entries":
-            for name, mode, kind, content in reply[1]:
-                _place(target, _safe_name(name), int(mode), kind, content)
+            for name, mode, kind, content in _entries(reply[1]):
+                _place(target, _safe_name(name), mode, kind, content)
                 files += kind != "more"
                 total += len(content)
             if progress is not None:
@@ -189,13 +195,13 @@ class FileStream:
 
     async def watch(self, waiting: Waiting, path: str) -> None:
         """Asks for the changes in a directory, which `changes` then waits for."""
-        await self.channel.send(waiting, ["watch", path])
+        await self.channel.send(waiting, ["watch", os.fsencode(path)])
         await self._answer(waiting)
 
     async def changes(self, waiting: Waiting) -> FileChange:
         """Waits for the next change after a ``watch`` request."""
         reply = await self._answer(waiting)
-        return FileChange(kind=str(reply[1]), name=str(reply[2]))
+        return FileChange(kind=str(reply[1]), name=_text(reply[2]))
 
 
 def _host_tree(source: Path) -> Iterator[tuple[str, Path, os.stat_result]]:
@@ -213,32 +219,65 @@ def _host_tree(source: Path) -> Iterator[tuple[str, Path, os.stat_result]]:
                 yield str(path.relative_to(source)), path, found
 
 
-def _safe_name(name: object) -> str:
+def _small_content(path: Path, info: os.stat_result) -> bytes | None:
+    """Reads a file that fits a piece; None for one that does not, even if its size says so."""
+    if info.st_size > PIECE_BYTES:
+        return None
+    with open(path, "rb") as file:
+        content = file.read(PIECE_BYTES + 1)
+    return content if len(content) <= PIECE_BYTES else None
+
+
+def _text(data: object) -> str:
+    """A path as Python names it; one that is no text keeps its bytes as surrogates (PEP 383)."""
+    return os.fsdecode(_content(data))
+
+
+def _content(data: object) -> bytes:
+    if not isinstance(data, bytes):
+        raise violation("its file server sent no bytes where bytes belong")
+    return data
+
+
+def _entries(batch: object) -> Iterator[tuple[bytes, int, str, bytes]]:
+    """Checks the form of what is about to become files of the host."""
+    for entry in batch if isinstance(batch, list) else [None]:
+        match entry:
+            case [bytes(name), int(mode), ("file" | "more" | "link" | "directory") as kind, bytes(content)]:
+                yield name, mode, kind, content
+            case _:
+                raise violation("its file server sent an entry that has no form")
+
+
+def _safe_name(data: bytes) -> str:
     """Checks a name that a box sent and that is to become a path of the host."""
-    if not isinstance(name, str) or "\0" in name or name.startswith("/") or ".." in name.split("/"):
+    name = os.fsdecode(data)
+    if "\0" in name or name.startswith("/") or ".." in name.split("/"):
         raise violation(f"its file server sent the name {name!r}")
     return name
 
 
-def _place(target: Path, name: str, mode: int, kind: object, content: bytes) -> None:
+def _place(target: Path, name: str, mode: int, kind: str, content: bytes) -> None:
     """Makes one file of the host from what a box sent, never through a link that the box sent before."""
     path = target / name if name else target
-    for parent in path.parents:
-        if parent == target.parent:
-            break
-        if parent.is_symlink():
-            raise violation(f"it sent a file behind its own link {name!r}")
+    if name:
+        for parent in path.parents:
+            if parent == target:
+                break
+            if parent.is_symlink():
+                raise violation(f"it sent a file behind its own link {name!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The target itself is the caller's own choice, a link or not.
+    if name and path.is_symlink() or kind == "link" and path.is_file():
+        path.unlink()
     if kind == "directory":
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True)
         path.chmod(mode & 0o777 | 0o700)
     elif kind == "link":
-        path.unlink(missing_ok=True)
-        path.symlink_to(content if isinstance(content, str) else os.fsdecode(content))
+        path.symlink_to(os.fsdecode(content))
     else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_symlink():
-            path.unlink()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (os.O_APPEND if kind == "more" else os.O_TRUNC)
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_NOFOLLOW if name else 0)
+        flags |= os.O_APPEND if kind == "more" else os.O_TRUNC
         with open(os.open(path, flags, 0o600), "wb") as file:
             file.write(content)
         path.chmod(mode & 0o777)

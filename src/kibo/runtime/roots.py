@@ -78,6 +78,17 @@ class Root:
             return overlay(lowers, "" if self.sealed_at else f"/proc/self/fd/{self.upper_fd}/usr-")
         return kernel.open_tree(kernel.AT_FDCWD, _shared_usr(lowers), kernel.OPEN_TREE_CLONE)
 
+    def trees(self, upper: str) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Names the overlays of which the root consists: where each is mounted, its writable layer, those below.
+
+        Args:
+            upper: The writable layers' file system as the caller reaches it.
+        """
+        found = [("", f"{upper}/u", (*self.lowers, *self.deltas))]
+        if self.writable_usr:
+            found.append(("usr/", f"{upper}/usr-u", (*self.usr_lowers, *self.usr_deltas)))
+        return found
+
     def attached(self) -> None:
         """Lets go of the mounts' descriptors: they now live as long as the box's namespace."""
         for fd, _ in self.parts:

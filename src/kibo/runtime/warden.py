@@ -421,11 +421,11 @@ class Warden:
 
     def order_exec(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
         """Starts a command in a cell. Descriptors: reply, standard input, output and error."""
-        self.commands.start(self.cell(arguments), arguments, descriptors, taken)
+        self.commands.start(self.cell(arguments), arguments, descriptors)
 
     def order_files(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
         """Starts a file server in a cell. Descriptors: its stream."""
-        self.commands.start_files(self.cell(arguments), descriptors, taken)
+        self.commands.start_files(self.cell(arguments), descriptors)
 
     def order_diff(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
         """Lists what a cell changed. Descriptors: the stream to write the list to."""

@@ -1,0 +1,160 @@
+"""Starts commands in one box, from inside it.
+
+A process that has joined the box once, given up every right and taken on the filter, can start a program for the price
+of starting it; each newcomer from outside would pay for all of that again. Its memory is a copy of the warden's, so
+it cannot be traced or read by others of its user id (it is not dumpable, and what it starts is replaced by exec).
+Killed by the box, it is started anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import socket
+import stat
+import termios
+from typing import Any, Final
+
+from kibo.runtime import wire
+
+#: Exit status of a program that could not be started.
+EXIT_NOT_STARTED: Final = 127
+
+# Programs expect these as the kernel has them at boot, and the interpreter changes them.
+_DEFAULTS: Final = (signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ, signal.SIGCHLD)
+
+
+class Steward:
+    """The loop, and what it started."""
+
+    def __init__(self, orders: socket.socket, cwd: str) -> None:
+        self._orders = orders
+        self._cwd = cwd
+        self._poll = select.poll()
+        self._poll.register(orders, select.POLLIN)
+        self._by_pidfd: dict[int, tuple[int, socket.socket]] = {}
+        self._by_reply: dict[int, int] = {}
+
+    def serve(self) -> None:
+        """Serves until the warden closes its end."""
+        mine = self._orders.fileno()
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd == mine:
+                    try:
+                        order, descriptors, _ = wire.receive_command(self._orders)
+                    except (wire.Closed, ConnectionError):
+                        return
+                    self._start(order, descriptors)
+                elif fd in self._by_pidfd:
+                    self._ended(fd)
+                elif fd in self._by_reply:
+                    self._spoken_to(fd)
+
+    def _start(self, order: dict[str, Any], descriptors: list[int]) -> None:
+        reply = socket.socket(fileno=descriptors[0])
+        streams = descriptors[1:]
+        try:
+            pid = self._spawn(order, streams)
+        except OSError as error:
+            _tell(reply, {"kind": "not-started", "errno": error.errno or 0, "message": str(error)})
+            reply.close()
+            return
+        finally:
+            for fd in streams:
+                os.close(fd)
+        pidfd = os.pidfd_open(pid)
+        self._by_pidfd[pidfd] = (pid, reply)
+        self._by_reply[reply.fileno()] = pid
+        self._poll.register(pidfd, select.POLLIN)
+        self._poll.register(reply, select.POLLIN)
+
+    def _spawn(self, order: dict[str, Any], streams: list[int]) -> int:
+        argv, variables = order["argv"], order["variables"]
+        environment = {**os.environ, **variables}
+        program = _find(argv[0], environment.get("PATH", os.defpath))
+        os.chdir(order["cwd"] or self._cwd)
+        try:
+            if order["terminal"]:
+                return _spawn_on_terminal(program, argv, environment, streams)
+            return os.posix_spawn(
+                program,
+                argv,
+                environment,
+                file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)],
+                setsid=True,
+                setsigdef=_DEFAULTS,
+            )
+        finally:
+            os.chdir("/")
+
+    def _ended(self, pidfd: int) -> None:
+        pid, reply = self._by_pidfd.pop(pidfd)
+        _, status = os.waitpid(pid, 0)
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        if self._by_reply.pop(reply.fileno(), 0):
+            self._poll.unregister(reply)
+        _tell(reply, {"kind": "exit", "status": os.waitstatus_to_exitcode(status)})
+        reply.close()
+
+    def _spoken_to(self, fd: int) -> None:
+        """The caller speaks to send a signal, and hangs up when it no longer cares."""
+        pid = self._by_reply[fd]
+        reply = next(reply for other, reply in self._by_pidfd.values() if other == pid)
+        try:
+            order, descriptors, _ = wire.receive_command(reply)
+            for extra in descriptors:
+                os.close(extra)
+            signum = int(order["signal"])
+        except (wire.Closed, wire.FrameError, ConnectionError):
+            self._poll.unregister(fd)
+            del self._by_reply[fd]
+            signum = signal.SIGKILL
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signum)
+
+
+def _find(name: str, path: str) -> str:
+    """Finds a program as a shell would.
+
+    Raises:
+        FileNotFoundError: It is nowhere on the path.
+    """
+    if "/" in name:
+        return name
+    for directory in path.split(":"):
+        candidate = f"{directory or '.'}/{name}"
+        try:
+            mode = os.stat(candidate).st_mode
+        except OSError:
+            continue
+        if stat.S_ISREG(mode) and mode & 0o111:
+            return candidate
+    raise FileNotFoundError(2, "No such program in the box", name)
+
+
+def _spawn_on_terminal(program: str, argv: list[str], environment: dict[str, str], streams: list[int]) -> int:
+    """Starts a program whose session has a controlling terminal, which posix_spawn cannot give it."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        fcntl.ioctl(streams[0], termios.TIOCSCTTY, 0)
+        for number, fd in enumerate(streams):
+            os.dup2(fd, number)
+        for signum in _DEFAULTS:
+            signal.signal(signum, signal.SIG_DFL)
+        os.execve(program, argv, environment)
+    finally:
+        os._exit(EXIT_NOT_STARTED)
+
+
+def _tell(reply: socket.socket, message: dict[str, Any]) -> None:
+    # A caller that has hung up does not care any more.
+    with contextlib.suppress(ConnectionError):
+        wire.send_command(reply, message)
