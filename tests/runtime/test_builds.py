@@ -14,8 +14,15 @@ import pytest
 
 from kibo.box.env import Env
 from kibo.model.errors import BuildFailed, HostUnsupported, LockMismatch
-from kibo.runtime.images.building import BuildEvent
-from kibo.runtime.images.environment import BuiltEnvironment, Lock, build_environment, interpreter_layer
+from kibo.runtime.images.building import BuildEvent, collect_layers
+from kibo.runtime.images.environment import (
+    BuiltEnvironment,
+    Lock,
+    build_environment,
+    build_environment_blocking,
+    find_environment,
+    interpreter_layer,
+)
 from kibo.runtime.layers.temporary import remove_tree
 
 pytestmark = pytest.mark.timeout(300)
@@ -90,6 +97,8 @@ def test_a_cached_environment_is_found_again_without_work(state: Path) -> None:
     second, events = build(Env(run=["echo once > /srv/once"]), state)
     assert events == []
     assert second == first
+    assert find_environment(Env(run=["echo once > /srv/once"]), home=state) == first
+    assert find_environment(Env(run=["echo never > /srv/once"]), home=state) is None
 
     async def fastest() -> float:
         times = []
@@ -256,6 +265,10 @@ def start_build(state: Path, line: str) -> subprocess.Popen[str]:
     )
 
 
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def running(marker: str) -> list[int]:
     """Finds processes whose command line has a marker. A zombie has none."""
     found = []
@@ -290,6 +303,39 @@ def test_a_killed_build_leaves_nothing(state: Path, attempt: int) -> None:
         assert running(marker)
         process.send_signal(signal.SIGKILL)
     wait_until_gone(state, marker)
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "worker"])
+def test_a_killed_builder_is_an_error_and_leaves_nothing(state: Path, victim: str) -> None:
+    build(Env(), state)
+    marker = f"3602.{os.getpid()}"
+
+    def kill(event: BuildEvent) -> None:
+        if event.text == "going":
+            below = children(os.getpid())
+            if victim == "worker":
+                below = [grandchild for child in below for grandchild in children(child)]
+            for pid in below:
+                os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(BuildFailed, match="builder"):
+        build_environment_blocking(Env(run=[f"echo going; sleep {marker}"]), home=state, progress=kill)
+    wait_until_gone(state, marker)
+
+
+def test_layers_that_nothing_uses_are_collected_and_built_again(state: Path, tmp_path: Path) -> None:
+    env = Env(run=["echo collected > /srv/collected"])
+    program = PROGRAM.replace("anyio.run(main)", "anyio.run(main); print('built')")
+    command = [sys.executable, "-c", program, str(tmp_path / "state"), env.run[0]]
+    assert "built" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    planned = collect_layers(tmp_path / "state", unused_s=0, dry=True)
+    assert len(planned.layers) == 3
+    assert collect_layers(tmp_path / "state", unused_s=0).layers == planned.layers
+    assert list((tmp_path / "state/layers").iterdir()) == []
+    assert build(env, tmp_path / "state")[0].digest == build(env, state)[0].digest
+    kept = collect_layers(tmp_path / "state", unused_s=0)
+    assert kept.kept >= 2
+    remove_tree(tmp_path / "state")
 
 
 def test_a_cancelled_build_leaves_nothing(state: Path) -> None:

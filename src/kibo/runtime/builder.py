@@ -82,10 +82,10 @@ def _enter_user_namespace(idmap: IdMap) -> None:
 def _supervise(home: Path, job: dict[str, Any], idmap: IdMap) -> int:
     # Processes whose parent died are then this one's, so that it can wait for all of them.
     kernel.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    sweep(home)
+    swept = sweep(home)
     pid = os.fork()
     if pid == 0:
-        _work(home, job, idmap)
+        _work(home, job, idmap, swept)
     pidfd = kernel.pidfd_open(pid)
     watched = select.poll()
     watched.register(0, select.POLLIN | select.POLLHUP)
@@ -112,14 +112,14 @@ def _end_all(worker: int) -> int:
             status = ended_status
 
 
-def _work(home: Path, job: dict[str, Any], idmap: IdMap) -> NoReturn:
+def _work(home: Path, job: dict[str, Any], idmap: IdMap, swept: list[str]) -> NoReturn:
     status = 1
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         null = os.open("/dev/null", os.O_RDONLY)
         os.dup2(null, 0)
-        _do(home, job, idmap)
+        _do(home, job, idmap, swept)
         status = 0
     except KiboError as error:
         emit({"event": "error", **error.to_dict(), "build": error.to_dict().get("build", {})})
@@ -138,15 +138,16 @@ def _work(home: Path, job: dict[str, Any], idmap: IdMap) -> NoReturn:
         os._exit(status)
 
 
-def _do(home: Path, job: dict[str, Any], idmap: IdMap) -> None:
+def _do(home: Path, job: dict[str, Any], idmap: IdMap, swept: list[str]) -> None:
     match job["job"]:
         case "build":
             Worker(home, idmap, emit, job.get("locked")).build(job["steps"])
         case "sweep":
-            emit({"event": "swept", "names": sweep(home)})
+            emit({"event": "swept", "names": swept})  # every builder sweeps before it starts to work
         case "collect":
             result = collect(home, unused_s=job["unused_s"], keep=job["keep"], dry=job["dry"])
-            emit({"event": "collected", **{name: getattr(result, name) for name in result.__slots__}})
+            facts = {name: getattr(result, name) for name in result.__slots__}
+            emit({"event": "collected", **facts, "swept": [*swept, *result.swept]})
         case other:
             raise ValueError(f"unknown job {other!r}")
 

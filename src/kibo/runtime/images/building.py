@@ -6,17 +6,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
-import anyio.abc
+import anyio.to_thread
 
 import kibo
 from kibo.model import errors
 from kibo.model.errors import KiboError
+from kibo.runtime.layers.collection import Collected
 
 #: A line of the builder's is an event with one line of a program's output; programs print what they like.
 _MAX_LINE_BYTES: Final = 16 << 20
@@ -67,7 +68,10 @@ def do_job(job: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> N
         finally:
             process.stdin.close()  # the order to stop, where it has not ended by itself
             process.wait()
-        _check_end(process.returncode, process.stderr.read())
+        complaint = process.stderr.read()
+    if process.returncode < 0:
+        sweep_leftovers(Path(job["home"]))  # the builder was killed, and could not do it itself
+    _check_end(process.returncode, complaint)
 
 
 async def follow_job(job: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> None:
@@ -105,7 +109,46 @@ async def follow_job(job: dict[str, Any], on_event: Callable[[dict[str, Any]], N
             await process.stdout.aclose()
             await process.stderr.aclose()
     assert process.returncode is not None
+    if process.returncode < 0:
+        await anyio.to_thread.run_sync(sweep_leftovers, Path(job["home"]))
     _check_end(process.returncode, complaint)
+
+
+def sweep_leftovers(home: Path) -> tuple[str, ...]:
+    """Removes what killed processes left in a state directory. Returns the names of what went.
+
+    Raises:
+        KiboError: What the builder reported.
+    """
+    names: list[str] = []
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "swept":
+            names.extend(event["names"])
+
+    do_job({"job": "sweep", "home": str(home)}, on_event)
+    return tuple(names)
+
+
+def collect_layers(
+    home: Path, *, unused_s: float = 7 * 86_400.0, keep: Collection[str] = (), dry: bool = False
+) -> Collected:
+    """Collects layers as `kibo.runtime.layers.collection.collect` does, in a builder, which has power over their ids.
+
+    Raises:
+        KiboError: What the builder reported.
+    """
+    found: list[Collected] = []
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "collected":
+            layers, swept = tuple(event["layers"]), tuple(event["swept"])
+            found.append(Collected(layers, event["freed_bytes"], event["kept"], swept))
+
+    do_job(
+        {"job": "collect", "home": str(home), "unused_s": unused_s, "keep": list(keep), "dry": dry}, on_event
+    )
+    return found[0]
 
 
 def _command() -> list[str]:

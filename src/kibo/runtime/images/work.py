@@ -14,7 +14,7 @@ from kibo.runtime.images.ownership import move_ids
 from kibo.runtime.images.running import StepRun
 from kibo.runtime.images.steps import Step
 from kibo.runtime.layers.locking import holding
-from kibo.runtime.layers.store import Built, LayerStore, exhausting_disk
+from kibo.runtime.layers.store import Built, LayerStore, exhausting_disk, pin
 from kibo.runtime.layers.temporary import TemporaryEntry
 
 Emit = Callable[[dict[str, Any]], None]
@@ -60,6 +60,7 @@ class Worker:
                         state = "built"
                         built = self._checked(step, self._make(step))
                         self.store.record(step.key, built)
+            pin(self.home, built.layers)  # a collection must not take what the next step stands on
             self.built[step.key] = built
             self.emit({"event": "step", "state": state, "seconds": time.monotonic() - began, **place})
 
