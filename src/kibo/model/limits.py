@@ -20,6 +20,9 @@ MAX_STREAM_AHEAD = 256
 #: What one stream of `exec` may return; more is an error that points at `popen`.
 MAX_EXEC_OUTPUT_BYTES = 64 * MIB
 
+#: What `files.read` returns at most; more is an error that points at `files.download`, which streams to a file.
+MAX_READ_BYTES = 256 * MIB
+
 #: A box's classes and parameters as shipped into it. A model's weights belong in `Env.files`.
 MAX_DEFINITION_BYTES = 16 * MIB
 

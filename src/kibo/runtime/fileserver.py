@@ -36,7 +36,7 @@ def serve(stream: socket.socket) -> None:
         except OSError as error:
             # The path is the caller's own word; the text is the kernel's.
             path = os.fsencode(error.filename or "")
-            wire.send_frame(stream, ["error", error.errno or 0, os.strerror(error.errno or 0), path])
+            wire.send_frame(stream, ["error", error.errno or 0, error.strerror or "", path])
 
 
 def _send_ok(stream: socket.socket, value: object = None) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from kibo.model.errors import InstanceEnded, KiboError, Unavailable
 from kibo.model.record import Record
-from kibo.runtime import commandline
+from kibo.runtime import commandline, wire
 from kibo.runtime.channel import Channel
 from kibo.runtime.commandline import Command, Completed, Process, Terminal
 from kibo.runtime.orders import Orders, lost
@@ -114,8 +114,10 @@ class Handle:
             while batch := await channel.receive(self.waiting):
                 if batch[0] == "failed":
                     raise refusal_error(batch[2])
-                found += [Change(kind=kind, path=f"/{path}", size=size) for kind, path, size in batch]
+                found += [Change(kind=kind, path=f"/{os.fsdecode(path)}", size=size) for kind, path, size in batch]
             return found
+        except wire.Closed:
+            raise await self.why_gone() from None
         finally:
             theirs.close()
             channel.close()
