@@ -19,6 +19,7 @@ import json
 import os
 import select
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -57,26 +58,41 @@ def _enter_user_namespace(idmap: IdMap) -> None:
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        status = 1
-        try:
-            os.close(ready_write)
-            os.read(ready_read, 1)
-            write_maps(parent, idmap)
-            status = 0
-        finally:
-            os._exit(status)
+        os.close(ready_write)
+        os.read(ready_read, 1)
+        os._exit(_write_maps(parent, idmap))
     kernel.unshare(kernel.CLONE_NEWUSER)
     os.write(ready_write, b"x")
     os.close(ready_write)
     os.close(ready_read)
     _, status = os.waitpid(pid, 0)
     if status != 0:
-        emit(
-            {"event": "error", "code": "host.unsupported", "message": "the id map was refused", "details": {}}
-        )
         os._exit(1)
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+
+
+def _write_maps(pid: int, idmap: IdMap) -> int:
+    """Gives a process its ids. Returns an exit status, with an ``error`` event where it is not 0."""
+    try:
+        write_maps(pid, idmap)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (
+            error.stderr.decode(errors="replace").strip()
+            if isinstance(error, subprocess.CalledProcessError)
+            else ""
+        )
+        emit(
+            {
+                "event": "error",
+                "code": "host.unsupported",
+                "message": f"the kernel or newuidmap refused the id map: {said or error}",
+                "hint": "run `kibo doctor`; the range in /etc/subuid and /etc/subgid must be this user's",
+                "details": {"missing": "id-map", "kind": idmap.kind},
+            }
+        )
+        return 1
+    return 0
 
 
 def _supervise(home: Path, job: dict[str, Any], idmap: IdMap) -> int:

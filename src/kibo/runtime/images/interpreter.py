@@ -27,7 +27,7 @@ SITE: Final = "/opt/kibo/site"
 PYTHON: Final = f"{PYTHON_HOME}/bin/python3"
 
 #: Raised when the layout below changes, so that an older Kibo's layer is not taken for this one's.
-_LAYOUT: Final = 1
+_LAYOUT: Final = 2
 #: What no box imports: test suites, the editor and its toolkit, the build's own static library, other packages.
 _LEFT_OUT: Final = frozenset(
     {"test", "tests", "idlelib", "idle_test", "tkinter", "turtledemo", "turtle.py", "lib2to3", "ensurepip",
@@ -81,8 +81,12 @@ def write_base(target: Path) -> None:
         _copy_tree(platform, library / "lib-dynload")
     _write_programs(home)
     # Programs that are started in a box with this interpreter find what its guest finds.
-    (library / "site-packages").mkdir()
-    (library / "site-packages/kibo.pth").write_text(f"/opt/kibo/pip\n{SITE}\n")
+    for packages in (
+        library / "site-packages",
+        home / "lib/python3/dist-packages",
+    ):  # the second is Debian's name
+        packages.mkdir(parents=True)
+        (packages / "kibo.pth").write_text(f"/opt/kibo/pip\n{SITE}\n")
     site = target / SITE.lstrip("/")
     site.mkdir(parents=True)
     for name in _guest_packages():
