@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import tempfile
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -29,9 +28,11 @@ class Traces:
         return {
             "processes": _descendants(os.getpid()),
             "mounts": set(Path("/proc/self/mountinfo").read_text().splitlines()),
-            "control groups": {str(path) for path in Path("/sys/fs/cgroup").glob("**/*kibo*")},
-            "temporary files": {str(p) for place in ("tmp", "run") for p in (self._home / place).glob("*")}
-            | {str(path) for path in Path(tempfile.gettempdir()).glob("*kibo*")},
+            # Named after the process that uses Kibo: others on this machine have theirs.
+            "control groups": {str(path) for path in Path("/sys/fs/cgroup").glob(f"**/kibo-{os.getpid()}-*")},
+            "temporary files": {
+                str(path) for place in ("tmp", "run") for path in (self._home / place).glob("*")
+            },
         }
 
 

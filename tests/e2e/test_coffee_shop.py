@@ -1,35 +1,19 @@
 """The shop of the coffee demo, run as a program and visited with a real HTTP client."""
 
-import os
 import re
-import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from running_shop import Shop, running_shop
+
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).parents[2]
 CARD = {"card": "4242 4242 4242 4242", "expiry": "11/30", "cvc": "123"}
-
-
-class Shop:
-    """A running shop: its address and its database."""
-
-    def __init__(self, url: str, database: Path) -> None:
-        self.url = url
-        self.database = database
-
-    def count(self, table: str) -> int:
-        with sqlite3.connect(self.database) as db:
-            (rows,) = db.execute(f"SELECT count(*) FROM {table}").fetchone()
-        return int(rows)
 
 
 class Visitor:
@@ -57,25 +41,6 @@ class Visitor:
 
     def pay(self, total: str = "420", **form: str) -> httpx2.Response:
         return self.post("/checkout", total=total, **{**CARD, **form})
-
-
-@contextmanager
-def running_shop(folder: Path, *switches: str) -> Iterator[Shop]:
-    database = folder / "shop.db"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "examples.coffee.shop", "--db", str(database), *switches],
-        cwd=ROOT,
-        env={**os.environ, "SHOP_PASSWORD": "beans"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    try:
-        yield Shop(process.stdout.readline().strip(), database)
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
-        process.stdout.close()
 
 
 @pytest.fixture
