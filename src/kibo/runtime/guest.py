@@ -194,7 +194,13 @@ class Guest:
                 wire.send_command(self.control, "out")
 
     def _fork(self, control: int) -> None:
-        if kernel.clone(FORK_FLAGS):
+        try:
+            child = kernel.clone(FORK_FLAGS)
+        except OSError as error:
+            # The kernel has no room for another: the one that was to be is told so in its own name.
+            os.write(control, wire.pack(error.errno or 1)[4:])
+            child = -1
+        if child:
             os.close(control)
             return
         try:

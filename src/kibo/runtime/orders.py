@@ -107,8 +107,10 @@ class Orders:
                 raise refusal_error(message[2])
         except wire.Closed:
             channel.close()
-            raise (
-                InstanceEnded("the instance ended before it was ready") if self.alive else lost()
+            answer, _ = await self.ask(waiting, "destroy", {"id": cell})
+            raise InstanceEnded(
+                f"the instance ended before it was ready: {answer['reason']}",
+                hint="Look at what its resume() does.",
             ) from None
         except BaseException:
             channel.close()

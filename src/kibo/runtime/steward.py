@@ -42,16 +42,18 @@ class Steward:
         """Serves until the warden closes its end."""
         mine = self._orders.fileno()
         while True:
-            for fd, _ in self._poll.poll():
+            # A handler may close descriptors whose events are still to come, and open others under the same numbers.
+            ready = [(fd, self._by_pidfd.get(fd), self._by_reply.get(fd)) for fd, _ in self._poll.poll()]
+            for fd, command, pid in ready:
                 if fd == mine:
                     try:
                         order, descriptors, _ = wire.receive_command(self._orders)
                     except (wire.Closed, ConnectionError):
                         return
                     self._start(order, descriptors)
-                elif fd in self._by_pidfd:
+                elif command is not None and self._by_pidfd.get(fd) is command:
                     self._ended(fd)
-                elif fd in self._by_reply:
+                elif pid is not None and self._by_reply.get(fd) == pid:
                     self._spoken_to(fd)
 
     def _start(self, order: dict[str, Any], descriptors: list[int]) -> None:

@@ -88,9 +88,9 @@ class Warden:
             self.watch(listener.fileno(), lambda _: self._accept(listener))
         poll, handlers = self.epoll.poll, self.handlers
         while True:
-            for fd, events in poll():
-                handler = handlers.get(fd)
-                if handler is not None:
+            # A handler may close descriptors whose events are still to come, and open others under the same numbers.
+            for fd, handler, events in [(fd, handlers.get(fd), events) for fd, events in poll()]:
+                if handler is not None and handlers.get(fd) is handler:
                     handler(events)
 
     def _accept(self, listener: socket.socket) -> None:
@@ -231,6 +231,8 @@ class Warden:
         try:
             if cell.state is CellState.STARTING and message is None and pid:
                 self._admit(cell, pid)
+            elif cell.state is CellState.STARTING and isinstance(message, int):
+                self._fail(cell, OSError(message, f"fork: {os.strerror(message)}"))
             elif message == "listener" and cell.source is None and cell.listener < 0 and len(descriptors) == 1:
                 cell.listener = descriptors[0]
                 taken = True
@@ -338,6 +340,8 @@ class Warden:
             return
         cell.release_channel()
         cell.state = CellState.LIVE
+        if cell.seal_reply >= 0:
+            self._begin_seal(cell)
 
     def _clone_asked(self, cell: Cell) -> None:
         """Answers a clone into new namespaces: yes to the one that a fork was ordered for, else no."""
@@ -369,10 +373,15 @@ class Warden:
     def order_seal(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
         """Makes a cell's writable layer immutable, for forks to share. The guest has said that it is ready."""
         cell = self.cell(arguments)
-        if cell.state is not CellState.LIVE:
+        if cell.state not in (CellState.ENTERED, CellState.LIVE) or cell.seal_reply >= 0:
             raise Refused("kibo.bug", f"{cell.id} is {cell.state.value} and cannot be sealed")
         cell.seal_reply = descriptors[0]
         taken.append(descriptors[0])
+        if cell.state is CellState.LIVE:
+            self._begin_seal(cell)
+        # Else its guest has told its caller before us that it is in; once it has told us, we go on.
+
+    def _begin_seal(self, cell: Cell) -> None:
         cell.state = CellState.SEALING
         assert cell.control is not None
         wire.send_command(cell.control, "step-out")
