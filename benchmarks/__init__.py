@@ -1,1 +1,1 @@
-"""Measures the promises of SPECIFICATION.md on the machine it runs on: `make bench`, or ``python -m benchmarks --help``."""
+"""Measures the promises of SPECIFICATION.md on the machine it runs on: ``python -m benchmarks --help``."""

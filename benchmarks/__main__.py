@@ -20,9 +20,15 @@ from benchmarks.worker import BENCHES
 def main() -> int:
     """Runs what was asked for. Returns 1 where a benchmark failed, and with ``--strict`` where a promise was not kept."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("bench", nargs="*", help=f"which to run: {', '.join(BENCHES)}; all of them by default")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there as JSON too; - writes them alone, here")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the full counts, for a quick look: 0.1")
+    parser.add_argument(
+        "bench", nargs="*", help=f"which to run: {', '.join(BENCHES)}; all of them by default"
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the figures there as JSON too; - writes them alone, here"
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="share of the full counts, for a quick look: 0.1"
+    )
     parser.add_argument("--user", choices=("both", "root", "ordinary"), default="both", help="as whom to run")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a promise is not kept")
     options = parser.parse_args()
@@ -67,14 +73,18 @@ def describe_machine() -> dict[str, str]:
 
 def show_progress(console: Console, entry: dict[str, Any]) -> None:
     figure = entry["figure"]
-    console.print(f"[dim]{entry['user']}: {entry['bench']}: {figure['name'].strip()} {written(figure, 'value')} {figure['unit']}[/]")
+    console.print(
+        f"[dim]{entry['user']}: {entry['bench']}: {figure['name'].strip()} {written(figure, 'value')} {figure['unit']}[/]"
+    )
 
 
 def table(user: str, entries: list[dict[str, Any]]) -> Table:
     """Lays one user's figures out."""
     made = Table(title=f"as {user}", title_justify="left")
     for heading in ("what", "min", "median", "p99", "unit", "promised", "", "note"):
-        made.add_column(heading, justify="right" if heading in ("min", "median", "p99", "promised") else "left")
+        made.add_column(
+            heading, justify="right" if heading in ("min", "median", "p99", "promised") else "left"
+        )
     title = ""
     for entry in entries:
         if entry["title"] != title:
@@ -82,7 +92,9 @@ def table(user: str, entries: list[dict[str, Any]]) -> Table:
             made.add_section()
             made.add_row(f"[bold]{title}[/]")
         figure = entry["figure"]
-        promised = "/".join(f"{figure[name]:g}" for name in ("target", "target_p99") if figure[name] is not None)
+        promised = "/".join(
+            f"{figure[name]:g}" for name in ("target", "target_p99") if figure[name] is not None
+        )
         verdict = {None: "", True: "[green]kept[/]", False: "[red]not kept[/]"}[figure["kept"]]
         values = [written(figure, name) for name in ("low", "value", "p99")]
         made.add_row(figure["name"], *values, figure["unit"], promised, verdict, figure["note"])

@@ -28,14 +28,22 @@ def run(scale: Scale) -> Iterator[Figure]:
         return
     python = "/usr/bin/python3"
     yield from compared("true", scale, lambda: new_box_command(("true",)), lambda: bubblewrap(("true",)))
-    yield from compared("python3 -c 'print(1)'", scale, lambda: new_box_command(PRINT), lambda: bubblewrap((python, *PRINT[1:])))
+    yield from compared(
+        "python3 -c 'print(1)'",
+        scale,
+        lambda: new_box_command(PRINT),
+        lambda: bubblewrap((python, *PRINT[1:])),
+    )
     yield from compared("one line of Python", scale, new_box_action, lambda: bubblewrap((python, *PRINT[1:])))
 
 
 def in_running_box(scale: Scale) -> Iterator[Figure]:
     """Yields what a command costs where the box is there already."""
     with Echo().spawn() as box:
-        for name, command, target in (('exec("true")', "true", 1.5), ('exec(["true"]), without a shell', ["true"], None)):
+        for name, command, target in (
+            ('exec("true")', "true", 1.5),
+            ('exec(["true"]), without a shell', ["true"], None),
+        ):
             for _ in range(10):
                 box.exec(command)
             seconds = []
@@ -53,7 +61,9 @@ def in_running_box(scale: Scale) -> Iterator[Figure]:
         yield distribution("an action, for comparison", seconds)
 
 
-def compared(what: str, scale: Scale, ours: Callable[[], float], theirs: Callable[[], float]) -> Iterator[Figure]:
+def compared(
+    what: str, scale: Scale, ours: Callable[[], float], theirs: Callable[[], float]
+) -> Iterator[Figure]:
     """Yields both sides and their ratio, from turns that take each other's place."""
     mine: list[float] = []
     other: list[float] = []

@@ -38,14 +38,23 @@ def run(scale: Scale) -> Iterator[Figure]:
     for _ in range(count):
         for name, arguments in commands.items():
             start = time.perf_counter()
-            subprocess.run([sys.executable, *arguments], check=True, capture_output=True, env=os.environ | {"COLUMNS": "100"})
+            subprocess.run(
+                [sys.executable, *arguments],
+                check=True,
+                capture_output=True,
+                env=os.environ | {"COLUMNS": "100"},
+            )
             seconds[name].append(time.perf_counter() - start)
     for name, values in seconds.items():
         yield distribution(name, values, target=150.0 if name == "kibo --help" else None)
     if not has_command_line:
         yield missing("kibo --help", "kibo.cli does not exist yet")
     cold = [
-        float(subprocess.run([sys.executable, "-c", _RUNTIME], check=True, capture_output=True, text=True).stdout)
+        float(
+            subprocess.run(
+                [sys.executable, "-c", _RUNTIME], check=True, stdout=subprocess.PIPE, text=True
+            ).stdout
+        )
         for _ in range(5)
     ]
     yield distribution("a process's first box: warden, launch and seal", cold, note="layers cached")

@@ -69,7 +69,8 @@ def rate_of_processes(seconds: float, processes: int, threads: int) -> float:
     """Returns the cycles a second of several processes, each with a runtime of its own."""
     command = [sys.executable, "-m", "benchmarks.throughput", str(seconds), str(threads)]
     running = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(processes)
     ]
     for process in running:
         assert process.stdout is not None

@@ -24,7 +24,9 @@ def run(scale: Scale) -> Iterator[Figure]:
         tree = make_tree(Path(place) / "tree")
         for number in range(scale.of(20) // 5):
             with Echo().spawn() as box:
-                box.files.write("warm", b"")  # starts the server, which the first use of a box's files pays for
+                box.files.write(
+                    "warm", b""
+                )  # starts the server, which the first use of a box's files pays for
                 start = time.perf_counter()
                 box.files.upload(tree, "tree")
                 up.append(time.perf_counter() - start)

@@ -87,9 +87,13 @@ def _same(place: Path, user: str) -> Runner:
 def _ordinary(place: Path) -> Runner:
     """Gives nobody an interpreter of our version, and the packages; copies of those that lie where only root may look."""
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    python = next((path for path in (Path(sys.base_prefix), Path("/usr")) if _open_to_all(path / "bin" / version)), None)
+    python = next(
+        (path for path in (Path(sys.base_prefix), Path("/usr")) if _open_to_all(path / "bin" / version)), None
+    )
     if python is None:
-        raise SystemExit(f"an ordinary user needs a {version} that everybody may run, such as the distribution's")
+        raise SystemExit(
+            f"an ordinary user needs a {version} that everybody may run, such as the distribution's"
+        )
     packages = next(Path(path) for path in sys.path if path.endswith("site-packages"))
     place.mkdir()
     paths = [CHECKOUT / "src", packages, CHECKOUT]
