@@ -14,8 +14,9 @@ from benchmarks.scale import Scale
 TITLE = "commands, and bubblewrap beside them"
 TURN = 10
 BWRAP = (
-    "bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin",
-    "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",
+    "bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/usr", "/usr",
+    "--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64",
+    "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",
 )  # fmt: skip
 PRINT = ("python3", "-c", "print(1)")
 

@@ -51,7 +51,7 @@ class Figure:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Returns the value below which ``share`` (0 to 1) of an ordered sequence lies; the nearest rank, never an average."""
+    """Returns the value below which ``share`` (0 to 1) of an ordered sequence lies; never an average of two."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 

@@ -1,9 +1,10 @@
 """The floor: what a box costs that is a fork, its namespaces, an overlay and one call, and nothing else.
 
-The same shape as Kibo's: a warmed process with one thread, first of its own namespaces, clones children into six new
-namespaces, writes their id maps, mounts an overlay on a tmpfs, joins the child's mount namespace and pivots; the child
-answers one call on a socket. What it leaves out is the rest of a box: /proc, /dev, /sys and /usr in it, loopback, limits,
-a filter of system calls, dropped rights, a hop to another process that asks for it, checks of arguments and results.
+The same shape as Kibo's: a warmed process with one thread, first of its own namespaces, clones children into six
+new namespaces, writes their id maps, mounts an overlay on a tmpfs, joins the child's mount namespace and pivots; the
+child answers one call on a socket. What it leaves out is the rest of a box: /proc, /dev, /sys and /usr in it,
+loopback, limits, a filter of system calls, dropped rights, a hop to another process that asks for it, checks of
+arguments and results.
 
 Of Kibo it uses the bare system calls alone, so that no tuning of the runtime moves the floor. `Prototype` runs it as a
 program of its own, so that neither warms nor slows the other.
@@ -54,7 +55,8 @@ class Prototype:
 
     def measure(self, count: int) -> list[float]:
         """Makes, calls and ends ``count`` bare boxes. Returns the seconds from order to result of each."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         print(count, file=self._process.stdin, flush=True)
         seconds: list[float] = json.loads(self._process.stdout.readline())
         return seconds

@@ -1,4 +1,4 @@
-"""Spawns, uses and destroys boxes for minutes, then counts what is left: ``make soak``, or ``python -m benchmarks.soak 5``.
+"""Spawns, uses and destroys boxes for minutes, then counts what is left: ``python -m benchmarks.soak 5``.
 
 What must not grow: this process's descriptors and threads, the warden's memory and descriptors, processes, mounts,
 control groups, and files below the state directory. What must be gone at the end: everything but the layers.
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def soak(seconds: float, failures: list[BaseException]) -> int:
-    """Lets every thread work for a while. Returns how many boxes they made; what went wrong is added to ``failures``."""
+    """Lets every thread work for a while. Returns how many boxes they made; adds what went wrong."""
     counts = [0] * THREADS
     until = time.monotonic() + seconds
 

@@ -85,7 +85,7 @@ def _same(place: Path, user: str) -> Runner:
 
 
 def _ordinary(place: Path) -> Runner:
-    """Gives nobody an interpreter of our version, and the packages; copies of those that lie where only root may look."""
+    """Gives nobody an interpreter of our version, and the packages; copies of what only root may look at."""
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     python = next(
         (path for path in (Path(sys.base_prefix), Path("/usr")) if _open_to_all(path / "bin" / version)), None
