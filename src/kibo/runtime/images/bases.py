@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kibo.runtime.images import debian, host_tree, registry, unpacking
+from kibo.runtime.images import debian, host_tree, libraries, registry, unpacking
 from kibo.runtime.images.inside import Inside
 from kibo.runtime.images.sandbox import Bind
 from kibo.runtime.images.settings import without_credentials
@@ -56,6 +56,8 @@ def add_box_places(inside: Inside) -> dict[str, Any]:
     """The step on top of every such base: the box's user, its directories, and mount points."""
     inside.keep_mount_points()
     host_tree.write_box_places(Path("/"))
+    for path in libraries.lend():
+        print(f"lent {path}", flush=True)
     return {}
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from kibo.model.errors import HostUnsupported
+from kibo.runtime.images import libraries
 
 #: Where things are in a box.
 PYTHON_HOME: Final = "/opt/kibo/python"
@@ -27,7 +28,7 @@ SITE: Final = "/opt/kibo/site"
 PYTHON: Final = f"{PYTHON_HOME}/bin/python3"
 
 #: Raised when the layout below changes, so that an older Kibo's layer is not taken for this one's.
-_LAYOUT: Final = 2
+_LAYOUT: Final = 3
 #: What no box imports: test suites, the editor and its toolkit, the build's own static library, other packages.
 _LEFT_OUT: Final = frozenset(
     {"test", "tests", "idlelib", "idle_test", "tkinter", "turtledemo", "turtle.py", "lib2to3", "ensurepip",
@@ -91,6 +92,8 @@ def write_base(target: Path) -> None:
     site.mkdir(parents=True)
     for name in _guest_packages():
         _copy_distribution(_distribution(name), site)
+    modules = [*(library / "lib-dynload").glob("*.so"), *site.rglob("*.so")]
+    libraries.copy_needed(modules, target / libraries.NEEDED.lstrip("/"))
 
 
 def write_guest(base: Path, target: Path) -> None:
@@ -112,7 +115,7 @@ def _copy_tree(source: Path, target: Path) -> None:
             name
             for name in names
             if name in _LEFT_OUT
-            or name.startswith("config-")
+            or name.startswith(("config-", "_tkinter.", "_test", "_xxtest", "xxlimited", "nis."))
             or name.endswith((".opt-1.pyc", ".opt-2.pyc", ".a", ".exe"))
         ]
 

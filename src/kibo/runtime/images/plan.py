@@ -71,7 +71,7 @@ def _add_base(chain: Chain, base: str) -> None:
         image = {"reference": reference}
         facts = [machine, _layout_state(reference)]
         chain.add("oci", f"base: {base}", image, facts=facts, below=(host.key,), stands_alone=True)
-    chain.add("boxroot", "base: users and mount points", {})
+    chain.add("boxroot", "base: users, mount points, libraries", {}, facts=interpreter.base_signature())
 
 
 def _add_host_tool(chain: Chain) -> Step:
