@@ -32,16 +32,19 @@ class Shop:
 def running_shop(folder: Path, *switches: str) -> Iterator[Shop]:
     database = folder / "shop.db"
     process = subprocess.Popen(
-        [sys.executable, "-m", "examples.coffee.shop", "--db", str(database), *switches],
+        [sys.executable, "-m", "examples.coffee.shop", "--db", str(database), "--until-eof", *switches],
         cwd=ROOT,
         env={**os.environ, "SHOP_PASSWORD": "beans"},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert process.stdin
     assert process.stdout
     try:
         yield Shop(process.stdout.readline().strip(), database)
     finally:
         process.terminate()
         process.wait(timeout=10)
+        process.stdin.close()
         process.stdout.close()

@@ -10,7 +10,6 @@ import os
 import secrets
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,9 +55,10 @@ def main() -> int:
     options = parser.parse_args()
     # A password that nobody knows: the shop and Kibo are told it, the boxes never are.
     os.environ["SHOP_PASSWORD"] = secrets.token_urlsafe(12)
+    options.out.mkdir(parents=True, exist_ok=True)
     try:
         traces = Traces(runtime().home)
-        with open_shop(calm=options.calm) as (shop, orders):
+        with open_shop(options.out, calm=options.calm) as (shop, orders):
             receipt = buy(shop, options.out)
             runtime().close()
             bought = check_orders(orders(), receipt)
@@ -91,7 +91,6 @@ def buy(shop: str, out: Path) -> Receipt:
         began = time.monotonic()
         receipt: Receipt = box.buy_coffee("latte", "medium")
         told("ordered", f"{receipt.coffee}, {euros(receipt.cents)}, order {receipt.order}", since(began))
-        out.mkdir(exist_ok=True)
         picture = out / "receipt.png"
         picture.write_bytes(box.screenshot())
         password = box.exec("env").stdout
@@ -118,16 +117,18 @@ def build(box: Box) -> float:
     """Builds what is not cached, showing progress; returns the seconds it took."""
     began = time.monotonic()
     with console.status("building") as status:
-        runtime().build(box, progress=show_progress(status.update))
+        runtime().build(box, progress=show_progress(status.update, began))
     return time.monotonic() - began
 
 
-def show_progress(say: Callable[[str], None]) -> Callable[[Any], None]:
+def show_progress(say: Callable[[str], None], began: float) -> Callable[[Any], None]:
     """Makes what a build calls with its events: running output in one line, and a line for each thing done."""
 
     def show(event: Any) -> None:
         if isinstance(event, Launching):
             say(f"{event.part}.launch()")
+            if event.part.endswith("Browser"):
+                told("environment", "Chromium and Playwright, in layers of the box", since(began))
         elif isinstance(event, Launched):
             if event.part in LAUNCHES:
                 told("launched", f"{event.part}: {LAUNCHES[event.part]}", event.seconds)
@@ -142,28 +143,36 @@ def show_progress(say: Callable[[str], None]) -> Callable[[Any], None]:
 
 
 @contextlib.contextmanager
-def open_shop(*, calm: bool) -> Iterator[tuple[str, Callable[[], list[Any]]]]:
+def open_shop(out: Path, *, calm: bool) -> Iterator[tuple[str, Callable[[], list[Any]]]]:
     """Starts the shop as a program of its own; gives its address and a way to read its order book."""
     switches = [] if calm else [switch for pair in TROUBLE.values() for switch in pair]
-    with tempfile.TemporaryDirectory(prefix="kibo-coffee-") as folder:
-        database = Path(folder) / "shop.db"
-        command = [sys.executable, "-m", "examples.coffee.shop", "--db", str(database), *switches]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    database = out / "shop.db"
+    forget(database)  # the last demo's, if it was killed
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-m", "examples.coffee.shop", "--db", str(database), "--until-eof", *switches]
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            if not url:
+                raise SystemExit("the shop did not start")
+            told("shop", f"a web shop on {url}" + ("" if calm else ", with the usual trouble:"))
+            for trouble in () if calm else TROUBLE:
+                told("", trouble)
+            store = Store(database)
             try:
-                assert process.stdout is not None
-                url = process.stdout.readline().strip()
-                if not url:
-                    raise SystemExit("the shop did not start")
-                told("shop", f"a web shop on {url}" + ("" if calm else ", with the usual trouble:"))
-                for trouble in () if calm else TROUBLE:
-                    told("", trouble)
-                store = Store(database)
-                try:
-                    yield url.removeprefix("http://"), store.orders
-                finally:
-                    store.close()
+                yield url.removeprefix("http://"), store.orders
             finally:
-                process.terminate()
+                store.close()
+        finally:
+            process.terminate()
+    forget(database)
+
+
+def forget(database: Path) -> None:
+    """Removes a database and what SQLite keeps beside it."""
+    for path in database.parent.glob(f"{database.name}*"):
+        path.unlink()
 
 
 def check_orders(orders: list[Any], receipt: Receipt) -> bool:

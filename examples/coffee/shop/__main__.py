@@ -2,7 +2,10 @@
 
 import argparse
 import os
+import signal
 import socket
+import sys
+import threading
 from pathlib import Path
 
 import uvicorn
@@ -19,6 +22,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0 takes a free one")
     parser.add_argument(
         "--customer", default="ada", help="registered with the password in SHOP_PASSWORD, when that is set"
+    )
+    parser.add_argument(
+        "--until-eof", action="store_true", help="end when standard input does, so with its parent"
     )
     trouble = parser.add_argument_group("trouble")
     trouble.add_argument("--session-uses", type=int, default=0, help="sessions end after this many requests")
@@ -45,6 +51,8 @@ def main() -> None:
             seed=options.seed,
         ),
     )
+    if options.until_eof:
+        threading.Thread(target=end_at_eof, daemon=True).start()
     # Bound and listening before the address is printed, so that whoever reads the line can connect at once.
     listener = socket.create_server(("127.0.0.1", options.port))
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
@@ -55,6 +63,12 @@ def main() -> None:
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         store.close()
+
+
+def end_at_eof() -> None:
+    """Waits for the end of standard input, which comes even when whoever holds it is killed, and ends the shop."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
