@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kibo.box.policy import Deny as Deny
     from kibo.box.policy import Secret as Secret
     from kibo.model.errors import KiboError as KiboError
+    from kibo.wiring import pool as pool
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ _PUBLIC = {
     "Service": "kibo.box.env",
     "action": "kibo.box.define",
     "on_event": "kibo.box.define",
+    "pool": "kibo.wiring",
     "use": "kibo.box.define",
 }
 

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from kibo.box.define import Box
+from kibo.model.errors import RuntimeLost
+from kibo.model.errors import WrongState
 from kibo.model.ids import InstanceId
 from kibo.runtime.egress import Egress
 from kibo.runtime.instance import Instance
 from kibo.runtime.layers.home import prepare_home, state_home
+from kibo.runtime.pool import Pool
 from kibo.runtime.session import Session
 from kibo.runtime.states import Progress, State, States
 from kibo.runtime.waiting import Blocking, run
@@ -27,6 +30,7 @@ class Runtime:
         self._waiting = Blocking()
         self._states: States | None = None
         self.egress = _egress()
+        self._pools: dict[str, Pool] = {}
 
     def running(self) -> States | None:
         """Returns the cached states of the session, or None where none runs."""
@@ -58,14 +62,47 @@ class Runtime:
             name: What to call the instance on the command line, besides its id.
             progress: Told of each step where something has to be built.
         """
+        pool = self._pools.get(box.digest) if self._pools and not name else None
+        return pool.spawn() if pool is not None else self._fresh(box, name, progress)
+
+    def _fresh(self, box: Box, name: str = "", progress: Progress | None = None) -> Instance:
         states = self.states()
+        try:
+            return self._spawn(states, box, name, progress)
+        except RuntimeLost:
+            # Killed since its last use, before its socket told: what was asked for can still be had, from a new one.
+            self._drop(states)
+        return self._spawn(self.states(), box, name, progress)
+
+    def _spawn(self, states: States, box: Box, name: str, progress: Progress | None) -> Instance:
         state = states.ensure(box, progress)
         instance = InstanceId.new()
         channel = run(states.fork(self._waiting, state, instance, name))
         return Instance(states.session, self.egress, state.plan, channel, instance)
 
+    def _drop(self, states: States) -> None:
+        with self._guard:
+            if self._states is states:
+                self._states = None
+        states.session.close()
+
+    def pool(self, box: Box, least: int, most: int) -> Pool:
+        """Keeps instances of a box ready; see `kibo.pool`."""
+        digest = box.digest
+        if digest in self._pools:
+            raise WrongState("there is a pool of this box already", hint="Close it first, or use it.")
+
+        def forget(pool: Pool) -> None:
+            if self._pools.get(digest) is pool:
+                del self._pools[digest]
+
+        pool = self._pools[digest] = Pool(lambda: self._fresh(box), least, most, forget)
+        return pool
+
     def close(self) -> None:
         """Ends every instance and every process of the runtime. Returns when all are gone."""
+        for pool in list(self._pools.values()):
+            pool.close()
         with self._guard:
             if self._states is not None:
                 self._states.session.close()
@@ -80,6 +117,23 @@ def _egress() -> Egress:
         return Forwarder.start(os.environ)
 
     return Egress(make)
+
+
+def pool(box: Box, *, min: int = 2, max: int = 8) -> Pool:  # noqa: A002 - the words a user looks for
+    """Keeps instances of a box ready, so that `spawn()` takes a ready one: 0.1 ms instead of 2.
+
+    Args:
+        box: The definition.
+        min: Instances below which the pool is refilled, in the background.
+        max: Instances that it is filled up to, now and at each refill.
+
+    Returns:
+        The pool, filled. Close it, or use it as a context manager.
+
+    Raises:
+        KiboError: As `Box.spawn`.
+    """
+    return runtime().pool(box, min, max)
 
 
 def spawner() -> Runtime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 from typing import Any, Final
@@ -74,6 +75,14 @@ class Channel:
                     raise wire.FrameError("the channel was closed inside a frame")
                 raise wire.Closed
             self._buffer += chunk
+
+    def is_quiet(self) -> bool:
+        """Whether the other side is there and says nothing, as one does that waits to be asked."""
+        if self.sock.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return not poll.poll(0)
 
     def close(self) -> None:
         """Closes our end; the guest sees it."""

@@ -212,6 +212,11 @@ class Instance(RunningBox):
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._conversation.plan.actions]
 
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, for an instance that is not being called: asks nobody, so cheaper than `status`."""
+        return not self._conversation.ended and self._conversation.channel.is_quiet()
+
     def tools(self, format: Literal["openai", "anthropic", "mcp"] = "openai") -> list[dict[str, Any]]:
         """Returns the actions as a model provider's tool definitions."""
         from kibo.box.tools import tools_of_plan
