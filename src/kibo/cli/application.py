@@ -1,0 +1,82 @@
+"""The command line's frame: finds the command, runs it, and turns whatever goes wrong into a message and a status."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Any
+
+from cyclopts import App, CycloptsError
+
+from kibo import __version__
+from kibo.cli.failures import EXIT_INTERRUPTED, EXIT_USAGE, bug, report, report_text, unreadable
+from kibo.cli.overview import COMMANDS, summary
+from kibo.model.errors import KiboError
+
+
+def application() -> App:
+    """Makes the application. Each command's file is imported when the command is called."""
+    app = App(name="kibo", version=__version__, help="Kibo: the runtime layer for AI agents.")
+    for names in COMMANDS.values():
+        for name in names:
+            app.command(f"kibo.cli.{name}:{name}", name=name, help=summary(name))
+    return app
+
+
+def execute(arguments: list[str]) -> int:
+    """Runs a command line and returns its exit status."""
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    as_json, with_traceback = "--json" in ours, "--traceback" in ours
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _leave)
+    try:
+        status: Any = application()(
+            arguments, exit_on_error=False, print_error=False, result_action="return_value"
+        )
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except CycloptsError as error:
+        command = (
+            arguments[0] if arguments[0] in {name for names in COMMANDS.values() for name in names} else ""
+        )
+        hint = (
+            f"`kibo {command} --help` tells what it takes."
+            if command
+            else "`kibo --help` lists the commands."
+        )
+        facts = {
+            "code": "usage",
+            "message": str(error).strip(),
+            "retry": "never",
+            "hint": hint,
+            "details": {},
+        }
+        return report_text(facts, EXIT_USAGE, as_json=as_json)
+    except KeyboardInterrupt:
+        if with_traceback:
+            traceback.print_exc()
+        sys.stderr.write("interrupted\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has had enough; nothing must be written at exit either.
+        sys.stdout = None
+        return 128 + signal.SIGPIPE
+    except KiboError as error:
+        if with_traceback:
+            traceback.print_exc()
+        return report(error, as_json=as_json)
+    except OSError as error:
+        if with_traceback:
+            traceback.print_exc()
+        return report(unreadable(error), as_json=as_json)
+    except Exception as error:  # noqa: BLE001 - the program ends here; the message says that it is our fault
+        if with_traceback:
+            traceback.print_exc()
+        return report(bug(error), as_json=as_json)
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:
+    """Ends the program the way an exception does, so that instances and builds end with it."""
+    raise SystemExit(128 + signum)

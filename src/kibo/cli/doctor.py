@@ -1,0 +1,34 @@
+"""`kibo doctor`."""
+
+from __future__ import annotations
+
+import sys
+
+from kibo.cli.options import Common
+from kibo.cli.output import print_json, print_table
+from kibo.cli.styles import bold
+from kibo.runtime.host import probe
+from kibo.runtime.layers.home import state_home
+
+
+def doctor(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
+    """Tell what this host offers boxes, what is missing, and how to get it. Exits with 1 where boxes cannot be.
+
+    Args:
+        common: Options of every command.
+    """
+    home = state_home()
+    checks = probe(home)
+    missing = [check for check in checks if not check.ok]
+    fatal = [check for check in missing if check.level == "required"]
+    if common.json:
+        print_json({"ok": not fatal, "home": str(home), "checks": [check.to_dict() for check in checks]})
+        return 1 if fatal else 0
+    rows = [("ok" if check.ok else "MISSING", check.level, check.name, check.found) for check in checks]
+    print_table(("", "LEVEL", "WHAT", "FOUND"), rows)
+    for check in missing:
+        sys.stdout.write(f"\n{bold(check.name)} ({check.level}): for {check.needed_for}\n  {check.remedy}\n")
+    verdict = "boxes cannot run here" if fatal else "boxes run here"
+    also = f"; {len(missing)} of {len(checks)} things are missing" if missing else "; nothing is missing"
+    sys.stdout.write(f"\n{bold(verdict)}{also}. The state directory is {home}.\n")
+    return 1 if fatal else 0

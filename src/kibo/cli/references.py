@@ -1,0 +1,185 @@
+"""Boxes named on the command line: ``module:Name``, ``file.py:Name``, and sums of them with parameters."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from kibo.box.define import Box
+from kibo.box.parameters import parameters_of
+from kibo.model.errors import InvalidInput, KiboError
+
+_HINT = "Write module:Name, path/to/file.py:Name, or a sum such as 'file.py:Browser+Account(customer=ada)'."
+_PAIRS = {"(": ")", "[": "]", "{": "}"}
+
+
+def load_box(reference: str) -> Box:
+    """Returns the box that a reference names.
+
+    Args:
+        reference: ``SOURCE:TERM[+TERM...]``. A source is a module or the path of a file; a term is the name of a Box
+            class with its parameters in parentheses, or of a definition that the module made. A term may have a
+            source of its own, before a colon.
+
+    Raises:
+        InvalidInput: It has not that form, or names something that is not there or no Box.
+        KiboError: What the definition itself is wrong in.
+    """
+    source = ""
+    box: Box | None = None
+    for term in _split(reference, "+"):
+        head, _, parameters = term.strip().partition("(")
+        own, colon, name = head.rpartition(":")
+        source = own if colon else source
+        if not source or not name.strip() or (parameters and not parameters.endswith(")")):
+            raise InvalidInput(f"{reference!r} does not name a box", hint=_HINT)
+        part = _part(_module(source.strip()), name.strip(), parameters[:-1] if parameters else None)
+        box = part if box is None else box + part
+    if box is None:
+        raise InvalidInput("no box is named", hint=_HINT)
+    return box
+
+
+def _part(module: ModuleType, name: str, parameters: str | None) -> Box:
+    found: Any = module
+    for word in name.split("."):
+        found = getattr(found, word, None)
+    is_class = isinstance(found, type) and issubclass(found, Box)
+    if not is_class and not isinstance(found, Box):
+        boxes = sorted(
+            key
+            for key, value in vars(module).items()
+            if isinstance(value, type) and issubclass(value, Box) and value.__module__ == module.__name__
+        )
+        what = "nothing called" if found is None else "no Box called"
+        raise InvalidInput(
+            f"{module.__name__} has {what} {name!r}",
+            hint=f"It has {', '.join(boxes)}." if boxes else "It defines no Box.",
+            details={"module": module.__name__, "name": name},
+        )
+    if isinstance(found, Box):
+        if parameters is not None:
+            raise InvalidInput(f"{name} is a definition already and takes no parameters")
+        return found
+    made: Box = found(**_parameters(found, parameters or ""))
+    return made
+
+
+def _parameters(cls: type[Box], text: str) -> dict[str, Any]:
+    known = parameters_of(cls)
+    given: dict[str, Any] = {}
+    for item in _split(text, ","):
+        if not item.strip():
+            continue
+        name, equals, value = item.partition("=")
+        name, value = name.strip(), value.strip()
+        if not equals or not name.isidentifier():
+            raise InvalidInput(
+                f"{cls.__name__}({text}): {item.strip()!r} is no name=value",
+                hint=f"{cls.__name__}(name=value)",
+            )
+        annotation = known[name][0] if name in known else str
+        given[name] = _value(value, annotation)
+    return given
+
+
+def _value(text: str, annotation: Any) -> Any:
+    """Reads a parameter: quoted text is text; the rest is JSON where the parameter is no text and it is JSON."""
+    if len(text) >= 2 and text[0] in "'\"" and text[-1] == text[0]:
+        return text[1:-1]
+    if annotation is str or str(annotation).partition("|")[0].strip() in ("str", "Path", "pathlib.Path"):
+        return text
+    try:
+        return json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+    except ValueError:
+        return text
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Splits at a character, except inside quotes and brackets."""
+    parts, start, closers, quote = [], 0, "", ""
+    for index, char in enumerate(text):
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        elif char in _PAIRS:
+            closers += _PAIRS[char]
+        elif closers and char == closers[-1]:
+            closers = closers[:-1]
+        elif char == separator and not closers:
+            parts.append(text[start:index])
+            start = index + 1
+    return [*parts, text[start:]]
+
+
+def _module(source: str) -> ModuleType:
+    if source.endswith(".py") or "/" in source:
+        return _file_module(Path(source))
+    _first_on_path(Path.cwd())
+    return _imported(source, source)
+
+
+def _file_module(path: Path) -> ModuleType:
+    """Imports a file as Python would: by its dotted name where it is in a package, else by its own."""
+    path = path.absolute()
+    if not path.is_file():
+        raise InvalidInput(f"there is no file {path}", hint=_HINT, details={"path": str(path)})
+    name, folder = path.stem, path.parent
+    while (folder / "__init__.py").exists():
+        name, folder = f"{folder.name}.{name}", folder.parent
+    _first_on_path(folder)
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) != str(path):
+        # Another module has this name, such as one of the standard library: this one gets another.
+        name = f"{path.stem}_box"
+    spec = importlib.util.find_spec(name) if name.isidentifier() or "." in name else None
+    if spec is not None and spec.origin == str(path):
+        return _imported(name, str(path))
+    return _imported_from(path, name)
+
+
+def _imported_from(path: Path, name: str) -> ModuleType:
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InvalidInput(f"{path} is no Python file", hint=_HINT)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise _broken(str(path), error) from error
+    return module
+
+
+def _imported(name: str, shown: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise _broken(shown, error) from error
+
+
+def _broken(shown: str, error: Exception) -> KiboError:
+    if isinstance(error, KiboError):
+        return error
+    if isinstance(error, ModuleNotFoundError) and error.name == shown:
+        return InvalidInput(f"there is no module {shown!r}", hint=_HINT, details={"module": shown})
+    where = traceback.format_exception_only(error)[-1].strip()
+    return InvalidInput(
+        f"{shown} cannot be imported: {where}",
+        hint="Does it import in Python? --traceback shows where it fails.",
+        details={"traceback": "".join(traceback.format_exception(error))},
+    )
+
+
+def _first_on_path(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
