@@ -257,9 +257,11 @@ def test_a_layer_that_names_a_path_outside_is_refused(state: Path, layout: Path,
 
 @needs("mmdebstrap")
 def test_debian_is_a_whole_system_with_the_boxs_user_and_its_own_apt(state: Path) -> None:
-    env = Env(
-        base="debian:bookworm", apt=["hello"], pip=["six"], run=["hello > /srv/out; id -u box >> /srv/out"]
-    )
+    lines = [
+        "hello > /srv/out; id -u box >> /srv/out",
+        "/opt/kibo/python/bin/python3 -c 'import ssl, sqlite3, ctypes'",
+    ]
+    env = Env(base="debian:bookworm", apt=["hello"], pip=["six"], run=lines)
     environment = build(env, state)
     out = find(environment, "srv/out")
     assert out is not None
@@ -269,7 +271,7 @@ def test_debian_is_a_whole_system_with_the_boxs_user_and_its_own_apt(state: Path
     assert find(environment, "opt/kibo/pip/six.py") is not None
     assert find(environment, "etc/apt/apt.conf.d/99mmdebstrap") is None
     kinds = [step.kind for step in environment.lock.steps]
-    assert kinds == ["debian", "apt", "pip", "run"]
+    assert kinds == ["debian", "apt", "pip", "run", "run"]
     assert {"name", "version", "architecture"} <= environment.lock.steps[0].resolved["packages"][0].keys()
 
 
