@@ -99,10 +99,8 @@ class Cell:
     setup: dict[str, Any] = field(default_factory=dict)
     pid: int = 0
     pidfd: int = -1
-    pid_namespace: int = -1
     control: socket.socket | None = None
     listener: int = -1
-    log: int = -1
     own_userns: bool = False
     awaited: list[Cell] = field(default_factory=list)
     group: Group | None = None
@@ -112,6 +110,14 @@ class Cell:
     helpers: dict[int, Any] = field(default_factory=dict)
     steward: Any = None
     reason: str = ""
+
+    def open_pid_namespace(self) -> int:
+        """Opens the PID namespace of its first process; the caller closes it. Kept open, it would cost a descriptor a box."""
+        return os.open(f"/proc/{self.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+    def open_log(self) -> int:
+        """Opens what its actions print to, which counts as the box's own disk space; the caller closes it."""
+        return os.open("log", os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o666, dir_fd=self.root.upper_fd)
 
     def forked_setup(self) -> dict[str, Any]:
         """What a fork is told: all else it has from its source."""
@@ -156,7 +162,7 @@ class Cell:
             with socket.socket(fileno=os.dup(self.seal_reply)) as reply, contextlib.suppress(ConnectionError):
                 refusal = {"kind": "refused", "code": "instance.ended", "message": f"it ended: {self.reason}", "details": {}}
                 wire.send_command(reply, refusal)
-        for name in ("pidfd", "pid_namespace", "listener", "log", "seal_reply", "egress"):
+        for name in ("pidfd", "listener", "seal_reply", "egress"):
             fd = getattr(self, name)
             if fd >= 0:
                 os.close(fd)

@@ -92,9 +92,7 @@ class Commands:
 
     def _fork_into(self, cell: Cell) -> int:
         """Forks a child that is already in the cell's PID namespace: a process cannot move there later."""
-        if cell.pid_namespace < 0:
-            raise OSError(3, "the box has not started yet")
-        kernel.setns(cell.pid_namespace, kernel.CLONE_NEWPID)
+        kernel.setns(cell.pidfd, kernel.CLONE_NEWPID)
         try:
             return os.fork()
         finally:
@@ -133,9 +131,10 @@ def _enter(cell: Cell, keep: int) -> socket.socket:
     if cell.group is not None:
         for fd in cell.group.attach_fds:
             os.write(fd, b"0")
+    log = cell.open_log()
     kernel.setns(cell.pidfd, _JOIN | (kernel.CLONE_NEWUSER if cell.own_userns else 0))
-    os.dup2(cell.log, 1)
-    os.dup2(cell.log, 2)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     os.dup2(keep, 3, False)
     kernel.close_range(4)
     null = os.open("/dev/null", os.O_RDONLY)

@@ -187,6 +187,7 @@ class States:
             "open_files": limits.open_files or DEFAULT_OPEN_FILES,
             "pids": limits.pids or DEFAULT_PIDS,
             "limits": self._group_limits(wanted),
+            "wall_s": limits.wall_s or 0,
         }
 
     def _group_limits(self, wanted: Plan) -> dict[str, Any]:
