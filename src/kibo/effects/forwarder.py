@@ -11,6 +11,7 @@ values out of answers: those are the gateway's to do.
 import array
 import asyncio
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -215,5 +216,13 @@ class Forwarder:
             raise RuntimeLost(f"the forwarder could not {order.verb} {order.box}: {problem}")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Runs the process whose control socket is the descriptor of the first argument."""
+    # A thousand boxes have a thousand listening sockets, and two for each connection.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     asyncio.run(Desk(socket.socket(fileno=int(sys.argv[1]))).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -127,8 +127,10 @@ class Head(NamedTuple):
         kind = b";".join(self.values(b"content-type")).partition(b";")[0].strip().lower()
         body = _fill(body, secrets, SECRET_BODIES.get(kind, str))
         target = _fill(self.target.encode(), secrets, lambda value: quote(value, safe="")).decode()
+        # A value of several lines would end the field, and begin others.
+        short = [secret for secret in secrets if secret.value.isprintable()]
         fields = [
-            (name, str(len(body)).encode() if name == b"content-length" else _fill(value, secrets, str))
+            (name, str(len(body)).encode() if name == b"content-length" else _fill(value, short, str))
             for name, value in self.fields
         ]
         return Head(self.method, target, fields), body
