@@ -165,6 +165,13 @@ class StepRun:
                 raise ValueError(f"no way to build a step of kind {other}")
 
     def _refuse_host_apt(self) -> None:
+        if self.step.host_usr and self.worker.idmap.kind != "root" and not self.step.part:
+            tools = " ".join(self.step.spec["packages"])
+            raise HostUnsupported(
+                f"{tools} is not installed, and only root can bring it along in a layer",
+                hint=f"ask for it on this host: `apt install {tools}`",
+                details={"missing": tools, "step": self.step.label},
+            )
         if self.step.host_usr and self.worker.idmap.kind != "root":
             raise HostUnsupported(
                 'apt packages on base="host" need root: only root can show the host\'s files with other owners',
