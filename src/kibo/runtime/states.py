@@ -134,9 +134,11 @@ class States:
 
     async def fork(self, waiting: Waiting, state: State, cell: str, name: str = "") -> Channel:
         """Makes a live fork of a state, with a name if wanted, and returns the channel to its guest, which is ready."""
-        arguments = {"id": cell, "source": state.cell}
+        arguments: dict[str, Any] = {"id": cell, "source": state.cell}
         if name:
             arguments["name"] = name
+        if state.plan.limits.wall_s:
+            arguments["setup"] = {"wall_s": state.plan.limits.wall_s}
         return await self._make(waiting, "fork", arguments, state.plan)
 
     def _start(self, cell: StateId, wanted: Plan, built: BuiltEnvironment, base: State | None) -> Channel:
@@ -187,7 +189,6 @@ class States:
             "open_files": limits.open_files or DEFAULT_OPEN_FILES,
             "pids": limits.pids or DEFAULT_PIDS,
             "limits": self._group_limits(wanted),
-            "wall_s": limits.wall_s or 0,
         }
 
     def _group_limits(self, wanted: Plan) -> dict[str, Any]:
@@ -245,6 +246,13 @@ class States:
 
     def _seal(self, channel: Channel, cell: StateId, wanted: Plan) -> None:
         left = self._ask(channel, ["seal", 3])
+        if "unforkable" in left:
+            name, kept = wanted.parts[-1].name, ", ".join(map(str, left["unforkable"]))
+            raise StateNotForkable(
+                f"{name}.launch() left what no fork can have of its own: {kept}",
+                hint=f"Close it in launch() or in {name}.suspend(), and open it again in {name}.resume().",
+                details={"part": name, "kept": left["unforkable"]},
+            )
         if "threads" in left:
             name = wanted.parts[-1].name
             threads = ", ".join(map(str, left["threads"])) or f"{left['thread_count']} in native code"

@@ -1,299 +1,628 @@
-"""Cached states: every prefix of a sum, launched once and kept as a sealed process that instances are forked from."""
+"""The warden: one small process, first of its namespaces, from which every box descends and with which all of them end.
+
+It is single-threaded and does one short thing at a time: it makes file systems, lets guests fork, starts commands in
+boxes, and watches for ends. Whatever takes long happens in a child of its own. It takes orders from its own user's
+processes only, and believes nothing that a guest says.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
+import os
+import select
+import signal
+import socket
 import sys
-import threading
 import time
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-import anyio
+from kibo.runtime import guest, kernel, roots, seccomp, seccomp_listener, wire
+from kibo.runtime.cells import Cell, CellState, Groups
+from kibo.runtime.commands import Commands
+from kibo.runtime.idmap import format_lines
+from kibo.runtime.mapwriter import MapWriter
 
-from kibo.box.define import Box
-from kibo.box.plan import Plan, plan
-from kibo.box.ship import encode_parts
-from kibo.box.sums import digest_of, prefix
-from kibo.model.errors import ActionRaised, BuildFailed, HostUnsupported, StateNotForkable
-from kibo.model.ids import StateId
-from kibo.model.limits import (
-    DEFAULT_DISK_BYTES,
-    DEFAULT_MEMORY_BYTES,
-    DEFAULT_OPEN_FILES,
-    DEFAULT_PIDS,
-)
-from kibo.runtime import wire
-from kibo.runtime.channel import Channel
-from kibo.runtime.egress import Egress
-from kibo.runtime.idmap import BOX_ID
-from kibo.runtime.images.environment import BuiltEnvironment, build_environment, interpreter_layer
-from kibo.runtime.orders import lost
-from kibo.runtime.refusals import refusal_error
-from kibo.runtime.roots import HOST_USR
-from kibo.runtime.session import Session
-from kibo.runtime.waiting import Blocking, Waiting, run
+#: Where a box's forwarder listens, inside the box.
+PROXY_PORT: Final = 3128
+#: Ended cells whose reason is remembered for a caller who asks late.
+MAX_REASONS: Final = 4096
+#: Cells in one answer to ``list``: with names of 200 bytes still half of what a message may have.
+PAGE_CELLS: Final = 128
 
-#: Where a box finds its proxy.
-PROXY_URL: Final = "http://127.0.0.1:3128"
+_CLONE_FIRST: Final = guest.FORK_FLAGS & ~kernel.CLONE_NEWUSER
 
-Progress = Callable[[Any], None]
+
+class Refused(Exception):
+    """An order that cannot be carried out; told to whoever gave it."""
+
+    def __init__(self, code: str, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.data = {"kind": "refused", "code": code, "message": message, "details": details}
 
 
 @dataclass(slots=True)
-class State:
-    """A sealed cell that instances are forked from."""
+class Settings:
+    """What the keeper tells the warden at its start."""
 
-    cell: str
-    session: Session
-    built: BuiltEnvironment
-    plan: Plan
-
-
-@dataclass(frozen=True, slots=True)
-class Launching:
-    """Told to a build's progress when a part of a sum starts being launched.
-
-    Attributes:
-        part: The part's name.
-        cell: Where: ending this cell ends the launch.
-    """
-
-    part: str
-    cell: str
+    single_id: bool
+    box_uid: int
+    filters: dict[bool, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Launched:
-    """Told to a build's progress when a part of a sum has been launched.
+class Warden:
+    """The loop and the cells that it holds."""
 
-    Attributes:
-        part: The part's name.
-        seconds: How long ``launch()`` took.
-        cached: Whether it was launched before.
-    """
+    def __init__(self, settings: Settings, groups: Groups) -> None:
+        self.settings = settings
+        self.groups = groups
+        self.cells: dict[str, Cell] = {}
+        self.reasons: dict[str, str] = {}
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers_made = 0
+        self.epoll = select.epoll()
+        self.handlers: dict[int, Callable[[int], None]] = {}
+        self.own_mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self.own_net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self.commands = Commands(self)
+        self.clients: dict[int, socket.socket] = {}
 
-    part: str
-    seconds: float
-    cached: bool
+    # The loop
 
+    def watch(self, fd: int, handler: Callable[[int], None], events: int = select.EPOLLIN) -> None:
+        """Calls ``handler`` with the events whenever ``fd`` has some, until `unwatch`."""
+        self.handlers[fd] = handler
+        self.epoll.register(fd, events)
 
-class States:
-    """The states of one session, by digest. Thread-safe: whoever comes second waits for the first one's build."""
+    def unwatch(self, fd: int) -> None:
+        """Stops watching; must come before ``fd`` is closed."""
+        if self.handlers.pop(fd, None) is not None:
+            self.epoll.unregister(fd)
 
-    def __init__(self, session: Session, egress: Egress) -> None:
-        self.session = session
-        self._egress = egress
-        self._ready: dict[str, State] = {}
-        self._locks: dict[str, threading.Lock] = {}
-        self._guard = threading.Lock()
-        self._waiting = Blocking()
+    def run(self, owner: socket.socket, listener: socket.socket | None) -> None:
+        """Serves until the owner's socket closes."""
+        self.add_client(owner, owns=True)
+        if listener is not None:
+            self.watch(listener.fileno(), lambda _: self._accept(listener))
+        poll, handlers = self.epoll.poll, self.handlers
+        while True:
+            wait_s = self._run_timers()
+            # A handler may close descriptors whose events are still to come, and open others under the same numbers.
+            for fd, handler, events in [(fd, handlers.get(fd), events) for fd, events in poll(wait_s)]:
+                if handler is not None and handlers.get(fd) is handler:
+                    handler(events)
 
-    def find(self, digest: str) -> State | None:
-        """Returns a state that is ready, without waiting."""
-        return self._ready.get(digest)
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        """Calls ``action`` once, that many seconds from now. It checks for itself whether it still matters."""
+        self._timers_made += 1
+        heapq.heappush(self._timers, (time.monotonic() + seconds, self._timers_made, action))
 
-    def ensure(self, box: Box, progress: Progress | None = None) -> State:
-        """Returns the state of a definition; builds its environment and launches what is missing of its prefixes.
+    def _run_timers(self) -> float | None:
+        """Runs what is due and returns the seconds until the next is, or None where there is none."""
+        while self._timers:
+            left = self._timers[0][0] - time.monotonic()
+            if left > 0:
+                return left
+            heapq.heappop(self._timers)[2]()
+        return None
 
-        Raises:
-            BuildFailed: A step of the environment or a ``launch()`` failed. Nothing of it is left.
-            StateNotForkable: A ``launch()`` left threads behind.
-        """
-        digest = digest_of(box)
-        found = self._ready.get(digest)
-        if found is not None:
-            return found
-        with self._guard:
-            lock = self._locks.setdefault(digest, threading.Lock())
-        with lock:
-            found = self._ready.get(digest)
-            if found is None:
-                found = self._build(box, plan(box), progress)
-                self._ready[digest] = found
-            return found
+    def _accept(self, listener: socket.socket) -> None:
+        client, _ = listener.accept()
+        self.add_client(client, owns=False)
 
-    def _build(self, box: Box, wanted: Plan, progress: Progress | None) -> State:
-        count = len(wanted.parts)
-        built = _environment(wanted, self.session.home, progress)
-        base = self.ensure(prefix(box, count - 1), progress) if count > 1 else None
-        cell = StateId.new()
-        channel = self._start(cell, wanted, built, base)
+    def add_client(self, client: socket.socket, *, owns: bool) -> None:
+        """Takes orders from one more socket."""
+        self.clients[client.fileno()] = client
+        self.watch(client.fileno(), lambda _: self._order(client, owns=owns))
+
+    def _order(self, client: socket.socket, *, owns: bool) -> None:
         try:
-            self._ask(channel, ["load", 1, encode_parts(wanted)])
-            if count:
-                self._launch(channel, cell, wanted, progress)
-            self._seal(channel, cell, wanted)
-        except BaseException:
-            self.session.forget(cell)
-            raise
-        finally:
-            channel.close()
-        return State(cell, self.session, built, wanted)
-
-    async def fork(self, waiting: Waiting, state: State, cell: str, name: str = "") -> Channel:
-        """Makes a live fork of a state, with a name if wanted, and returns the channel to its guest, which is ready."""
-        arguments = {"id": cell, "source": state.cell}
-        if name:
-            arguments["name"] = name
-        if state.plan.limits.wall_s:
-            arguments["setup"] = {"wall_s": state.plan.limits.wall_s}
-        return await self._make(waiting, "fork", arguments, state.plan)
-
-    def _start(self, cell: StateId, wanted: Plan, built: BuiltEnvironment, base: State | None) -> Channel:
-        lowers, usr_lowers = _lowers(built, self.session.home), _usr_lowers(built)
-        arguments: dict[str, Any] = {"id": cell, "label": _label(wanted), "setup": self._setup(wanted, built)}
-        arguments |= {"disk_bytes": wanted.limits.disk_bytes or DEFAULT_DISK_BYTES}
-        if base is not None:
-            arguments["source"] = base.cell
-            if built.layers != base.built.layers:
-                arguments |= {"lowers": lowers, "usr_lowers": usr_lowers}
-            return run(self._make(self._waiting, "fork", arguments, wanted))
-        arguments |= {
-            "lowers": lowers,
-            "usr_lowers": usr_lowers,
-            "writable_usr": wanted.env.user == "root" and built.host_view,
-            "nested": wanted.env.nested_namespaces,
-        }
-        return run(self._make(self._waiting, "new", arguments, wanted))
-
-    async def _make(self, waiting: Waiting, order: str, arguments: dict[str, Any], wanted: Plan) -> Channel:
-        cell = arguments["id"]
-        if not wanted.egress:
-            channel = self.session.begin(order, arguments)
-            await self.session.finish(waiting, channel, cell)
-            return channel
-        door = self._egress.door(cell, wanted.egress, wanted.secrets)
+            order, descriptors, _ = wire.receive_command(client)
+        except (wire.Closed, wire.FrameError, ConnectionError):
+            if owns:
+                # The kernel ends every box with its PID namespace, whose first process this is.
+                os._exit(0)
+            self.unwatch(client.fileno())
+            del self.clients[client.fileno()]
+            client.close()
+            return
+        name, arguments = order[0], order[1]
+        taken: list[int] = []
         try:
-            channel = self.session.begin(order, arguments, door.theirs)
-            try:
-                # Before the guest is ready: resume() may already want out.
-                await door.open(waiting)
-            except wire.Closed:
-                pass  # it could not be made; `finish` says why
-            await self.session.finish(waiting, channel, cell)
-        finally:
-            door.close()
-        return channel
-
-    def _setup(self, wanted: Plan, built: BuiltEnvironment) -> dict[str, Any]:
-        limits = wanted.limits
-        site = f"/opt/kibo/python/lib/python{sys.version_info[0]}.{sys.version_info[1]}"
-        return {
-            "uid": 0 if wanted.env.user == "root" else BOX_ID,
-            "hostname": "box",
-            "cwd": "/work",
-            "variables": _variables(wanted, built),
-            "python_path": [site, f"{site}/lib-dynload", "/opt/kibo/pip", "/opt/kibo/site"],
-            "open_files": limits.open_files or DEFAULT_OPEN_FILES,
-            "pids": limits.pids or DEFAULT_PIDS,
-            "limits": self._group_limits(wanted),
-        }
-
-    def _group_limits(self, wanted: Plan) -> dict[str, Any]:
-        """What a control group holds: what was asked for, and defaults where the host has groups for this user."""
-        limits = wanted.limits
-        asked = {"memory_bytes": limits.memory_bytes, "cpus": limits.cpus}
-        asked = {name: value for name, value in asked.items() if value is not None}
-        if not self.session.facts["cgroups"]:
-            if asked:
-                raise HostUnsupported(
-                    f"this host cannot limit {' and '.join(asked)} for this user",
-                    hint="Run as root, or have a cgroup v2 subtree delegated to you (`kibo doctor` says how); "
-                    "or leave these limits out.",
-                    details={"missing": sorted(asked)},
-                )
-            return {}
-        return {"memory_bytes": DEFAULT_MEMORY_BYTES, "pids": limits.pids or DEFAULT_PIDS} | asked
-
-    def _ask(self, channel: Channel, request: list[Any], timeout_s: float | None = None) -> Any:
-        async def converse() -> Any:
-            await channel.send(self._waiting, request)
-            return await channel.receive(self._waiting, timeout_s)
-
-        try:
-            reply = run(converse())
-        except (wire.Closed, ConnectionError):
-            raise (
-                BuildFailed("the box ended while its state was being built", hint="Did launch() exit, or use up its memory?")
-                if self.session.alive
-                else lost()
-            ) from None
-        if reply[0] == "error":
-            raise refusal_error(reply[2])
-        if reply[0] == "interrupted":
-            raise BuildFailed("launch() took longer than its limit", hint="Raise Limits.action_s.")
-        return reply[2]
-
-    def _launch(self, channel: Channel, cell: StateId, wanted: Plan, progress: Progress | None) -> None:
-        part = wanted.parts[-1]
-        begin = time.monotonic()
-        if progress is not None:
-            progress(Launching(part.name, cell))
-        try:
-            if part.has_launch:
-                self._ask(channel, ["launch", 2, len(wanted.parts) - 1])
-        except ActionRaised as error:
-            raise BuildFailed(
-                f"{part.name}.launch() raised {error.remote_type}: {error.message}",
-                hint="See the remote traceback; nothing of the state was kept.",
-                step=f"launch {part.name}",
-                log_tail=error.remote_traceback,
-            ) from error
-        if progress is not None:
-            progress(Launched(part.name, time.monotonic() - begin, False))
-
-    def _seal(self, channel: Channel, cell: StateId, wanted: Plan) -> None:
-        left = self._ask(channel, ["seal", 3])
-        if "threads" in left:
-            name = wanted.parts[-1].name
-            threads = ", ".join(map(str, left["threads"])) or f"{left['thread_count']} in native code"
-            raise StateNotForkable(
-                f"{name}.launch() left threads behind ({threads}), and a process with threads cannot be forked",
-                hint=f"End them in launch(), or close in {name}.suspend() what {name}.resume() opens.",
-                details={"part": name, "threads": left["threads"]},
+            getattr(self, f"order_{name}", self._order_unknown)(arguments, descriptors, taken)
+        except Refused as refusal:
+            _tell(descriptors, refusal.data)
+        except OSError as error:
+            _tell(
+                descriptors,
+                {"kind": "refused", "code": _os_code(error), "message": f"{name}: {error}", "details": {"errno": error.errno or 0}},
             )
-        run(self.session.ask(self._waiting, "seal", {"id": cell}))
+        finally:
+            for fd in descriptors:
+                if fd not in taken:
+                    os.close(fd)
+
+    def _order_unknown(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        raise Refused("kibo.bug", "the warden knows no such order")
+
+    def cell(self, arguments: dict[str, Any]) -> Cell:
+        """Finds the cell that an order names."""
+        cell = self.cells.get(arguments["id"])
+        if cell is None or cell.state is CellState.ENDED:
+            raise Refused("instance.ended", f"there is no running instance {arguments['id']}", id=arguments["id"])
+        return cell
+
+    # Making cells
+
+    def order_new(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Makes a cell from layers alone. Descriptors: its channel, and where to send its listening socket if any."""
+        root = roots.Root(
+            lowers=tuple(arguments["lowers"]),
+            usr_lowers=tuple(arguments["usr_lowers"]),
+            disk_bytes=arguments["disk_bytes"],
+            writable_usr=arguments["writable_usr"],
+        )
+        cell = self._add_cell(arguments, root, None, descriptors, taken)
+        cell.setup = arguments["setup"] | {"seccomp": self.settings.filters[arguments["nested"]]}
+        control = self._control(cell)
+        if kernel.clone(_CLONE_FIRST) == 0:
+            self._become_guest(control)
+        control.close()
+
+    def _become_guest(self, control: socket.socket) -> None:
+        """Turns the fresh child into a guest that holds nothing of the warden's. Never returns."""
+        try:
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, 0)
+            signal.set_wakeup_fd(-1)
+            os.dup2(control.detach(), guest.CONTROL, False)
+            kernel.close_range(guest.CONTROL + 1)
+            kernel.set_name("kibo-guest")
+            guest.run()
+        except BaseException:  # noqa: BLE001 - a fork of the warden must never run on as a second warden
+            traceback.print_exc()
+        finally:
+            os._exit(guest.EXIT_SETUP)
+
+    def order_fork(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Makes a cell as a live fork of a sealed one. Descriptors as for `order_new`."""
+        source = self.cells.get(arguments["source"])
+        if source is None or source.state is not CellState.SEALED:
+            raise Refused("instance.ended", "the state to fork from is gone", id=arguments["source"])
+        root = source.root.child(
+            arguments.get("disk_bytes") or source.root.disk_bytes,
+            tuple(arguments.get("lowers", ())),
+            tuple(arguments.get("usr_lowers", ())),
+        )
+        cell = self._add_cell(arguments, root, source, descriptors, taken)
+        cell.setup = source.setup | arguments.get("setup", {})
+        control = self._control(cell)
+        try:
+            wire.send_command(source.control, "fork", [control.fileno()])
+        finally:
+            control.close()
+        source.awaited.append(cell)
+
+    def _add_cell(
+        self, arguments: dict[str, Any], root: roots.Root, source: Cell | None, descriptors: list[int], taken: list[int]
+    ) -> Cell:
+        if arguments["id"] in self.cells:
+            raise Refused("kibo.bug", f"there is an instance {arguments['id']} already")
+        taken.append(descriptors[0])
+        egress = -1
+        if len(descriptors) > 1:
+            taken.append(descriptors[1])
+            egress = descriptors[1]
+        cell = Cell(
+            arguments["id"],
+            root,
+            source,
+            channel=descriptors[0],
+            egress=egress,
+            label=arguments.get("label") or (source.label if source else ""),
+            name=arguments.get("name", ""),
+        )
+        self.cells[cell.id] = cell
+        return cell
+
+    def _control(self, cell: Cell) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        cell.control = ours
+        self.watch(ours.fileno(), lambda events: self._from_guest(cell))
+        return theirs
+
+    # What guests say
+
+    def _from_guest(self, cell: Cell) -> None:
+        assert cell.control is not None
+        try:
+            message, descriptors, pid = wire.receive_command(cell.control)
+        except (wire.Closed, wire.FrameError, ConnectionError):
+            self.end(cell, "its guest left")
+            return
+        taken = False
+        try:
+            if cell.state is CellState.STARTING and message is None and pid:
+                self._admit(cell, pid)
+            elif cell.state is CellState.STARTING and isinstance(message, int):
+                self._fail(cell, OSError(message, f"fork: {os.strerror(message)}"))
+            elif message == "listener" and cell.source is None and cell.listener < 0 and len(descriptors) == 1:
+                cell.listener = descriptors[0]
+                taken = True
+                seccomp_listener.hint_same_cpu(cell.listener)
+                self.watch(cell.listener, lambda _: self._clone_asked(cell))
+            elif message == "in" and cell.state is CellState.ENTERED:
+                self._check(cell)
+            elif message == "out" and cell.state is CellState.SEALING:
+                self._finish_seal(cell)
+            else:
+                self.end(cell, "its guest broke the protocol")
+        except OSError as error:
+            self._fail(cell, error)
+        finally:
+            if not taken:
+                for fd in descriptors:
+                    os.close(fd)
+
+    def _fail(self, cell: Cell, error: OSError) -> None:
+        """Ends a cell that the kernel would not let us make, and tells its caller why."""
+        cell.tell({"kind": "refused", "code": _os_code(error), "message": str(error), "details": {"errno": error.errno or 0}})
+        self.end(cell, str(error))
+
+    def _admit(self, cell: Cell, pid: int) -> None:
+        """Gives a new process its ids, root, network and limits, then lets it in."""
+        cell.pid = pid
+        cell.pidfd = kernel.pidfd_open(pid)
+        self.watch(cell.pidfd, lambda _: self.end(cell, "its first process ended"))
+        source = cell.source
+        if source is not None:
+            self._map(cell, source)
+        self._prepare(cell)
+        if cell.egress >= 0:
+            self._listen(cell)
+
+        def let_in() -> None:
+            log = cell.open_log()
+            descriptors = [cell.channel, log, *(cell.group.attach_fds if cell.group else ())]
+            assert cell.control is not None
+            wire.send_command(cell.control, cell.setup if source is None else cell.forked_setup(), descriptors)
+            os.close(log)
+            cell.state = CellState.ENTERED
+            if wall_s := cell.setup.get("wall_s"):
+                self.after(wall_s, lambda: self._time_up(cell))
+
+        self._move_in(cell, let_in)
+
+    def _time_up(self, cell: Cell) -> None:
+        if self.cells.get(cell.id) is cell:
+            self.end(cell, "its time was up")
+
+    def _prepare(self, cell: Cell) -> None:
+        """Makes what a cell needs and what does not depend on its process, if that has not been done."""
+        if cell.root.root_fd >= 0:
+            return
+        cell.root.make()
+        cell.group = self.groups.take(cell.setup["limits"])
+
+    def _move_in(self, cell: Cell, then: Callable[[], None]) -> None:
+        """Gives a process its root. ``then`` is called once it has, before the old one is taken down."""
+        namespace = cell.open_pid_namespace()
+        process = roots.proc(namespace)
+        os.close(namespace)
+        try:
+            roots.move_in(cell.pidfd, self.own_mounts, cell.root, process, then)
+        finally:
+            os.close(process)
+            cell.root.attached()
+
+    def _map(self, cell: Cell, source: Cell) -> None:
+        cell.own_userns = True
+        inside = self.settings.box_uid if self.settings.single_id else None
+        lines = ((inside, inside, 1),) if inside is not None else ((0, 0, 65536),)
+        if not source.own_userns:
+            # The parent of the new namespace is the warden's own, so it may write.
+            outside = os.getuid() if self.settings.single_id else None
+            if outside is not None and inside is not None:
+                lines = ((inside, outside, 1),)
+            text = format_lines(lines).encode()
+            for name in ("uid_map", "gid_map"):
+                fd = os.open(f"/proc/{cell.pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.write(fd, text)
+                finally:
+                    os.close(fd)
+            return
+        if source.map_writer is None:
+            source.map_writer = MapWriter.start(source.pidfd)
+        source.map_writer.write(cell.pid, format_lines(lines))
+
+    def _listen(self, cell: Cell) -> None:
+        """Opens the box's only door out: a socket inside its network that the forwarder accepts from."""
+        kernel.setns(cell.pidfd, kernel.CLONE_NEWNET)
+        try:
+            door = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            door.bind(("127.0.0.1", PROXY_PORT))
+            door.listen(128)
+        finally:
+            kernel.setns(self.own_net, kernel.CLONE_NEWNET)
+        with door, socket.socket(fileno=os.dup(cell.egress)) as reply:
+            wire.send_command(reply, "listening", [door.fileno()])
+        os.close(cell.egress)
+        cell.egress = -1
+
+    def _check(self, cell: Cell) -> None:
+        """Sees for itself that the guest has dropped every right; a fork's memory was the user's to change."""
+        status = _read(f"/proc/{cell.pid}/status")
+        facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        rights = int(facts["CapPrm"], 16) | int(facts["CapEff"], 16) | int(facts["CapInh"], 16)
+        if rights or facts["NoNewPrivs"] != "1" and cell.source is not None:
+            self.end(cell, "its guest kept rights that it must drop")
+            return
+        cell.release_channel()
+        cell.state = CellState.LIVE
+        if cell.seal_reply >= 0:
+            self._begin_seal(cell)
+
+    def _clone_asked(self, cell: Cell) -> None:
+        """Answers a clone into new namespaces: yes to the one that a fork was ordered for, else no."""
+        try:
+            call = seccomp_listener.receive(cell.listener)
+        except OSError:
+            # The last process under this filter ended.
+            self.unwatch(cell.listener)
+            os.close(cell.listener)
+            cell.listener = -1
+            return
+        if call is None:
+            return
+        asking = next((c for c in self.cells.values() if c.pid == call.pid and c.state is not CellState.ENDED), None)
+        flags = call.arguments[0] & ~(0xFF | 0x01000000 | 0x00200000)
+        if asking is not None and asking.awaited and flags == guest.FORK_FLAGS:
+            seccomp_listener.proceed(cell.listener, call)
+            child = asking.awaited.pop(0)
+            try:
+                # While the source forks on another processor, its child's root is made here.
+                self._prepare(child)
+            except OSError as error:
+                self._fail(child, error)
+        else:
+            seccomp_listener.refuse(cell.listener, call, errno.EPERM)
+
+    # Sealing
+
+    def order_seal(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Makes a cell's writable layer immutable, for forks to share. The guest has said that it is ready."""
+        cell = self.cell(arguments)
+        if cell.state not in (CellState.ENTERED, CellState.LIVE) or cell.seal_reply >= 0:
+            raise Refused("kibo.bug", f"{cell.id} is {cell.state.value} and cannot be sealed")
+        cell.seal_reply = descriptors[0]
+        taken.append(descriptors[0])
+        if cell.state is CellState.LIVE:
+            self._begin_seal(cell)
+        # Else its guest has told its caller before us that it is in; once it has told us, we go on.
+
+    def _begin_seal(self, cell: Cell) -> None:
+        cell.state = CellState.SEALING
+        assert cell.control is not None
+        wire.send_command(cell.control, "step-out")
+
+    def _finish_seal(self, cell: Cell) -> None:
+        cell.root.seal(f"/kibo/states/{cell.id}")
+        self._move_in(cell, lambda: None)
+        cell.state = CellState.SEALED
+        with socket.socket(fileno=cell.seal_reply) as reply:
+            wire.send_command(reply, {"kind": "ok"})
+        cell.seal_reply = -1
+
+    # Looking, talking, ending
+
+    def order_list(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Tells of one cell, or of a page of them, oldest first: those made after the time ``after``."""
+        if "id" in arguments:
+            wanted = [cell for cell in (self.cells.get(arguments["id"]),) if cell is not None]
+        else:
+            later = (cell for cell in self.cells.values() if cell.made > arguments.get("after", 0.0))
+            wanted = list(itertools.islice(later, PAGE_CELLS))
+        after = wanted[-1].made if wanted else None
+        _tell(descriptors, {"kind": "ok", "cells": [cell.describe() for cell in wanted], "after": after})
+
+    def order_log(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Sends the descriptor of a cell's log."""
+        cell = self.cell(arguments)
+        with socket.socket(fileno=os.dup(descriptors[0])) as reply:
+            log = cell.open_log()
+            wire.send_command(reply, {"kind": "ok"}, [log])
+            os.close(log)
+
+    def order_process(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Sends a descriptor of a cell's first process, from which whoever asks reads its number as it sees it."""
+        cell = self.cell(arguments)
+        if cell.pidfd < 0:
+            raise Refused("instance.ended", f"{cell.id} has no process yet", id=cell.id)
+        with socket.socket(fileno=os.dup(descriptors[0])) as reply:
+            wire.send_command(reply, {"kind": "ok"}, [cell.pidfd])
+
+    def order_interrupt(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Interrupts the running action."""
+        cell = self.cell(arguments)
+        # One that has just ended says so on its channel, where the caller listens next.
+        with contextlib.suppress(ProcessLookupError):
+            kernel.pidfd_send_signal(cell.pidfd, signal.SIGUSR1)
+        _tell(descriptors, {"kind": "ok"})
+
+    def order_exec(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Starts a command in a cell. Descriptors: reply, standard input, output and error."""
+        self.commands.start(self.cell(arguments), arguments, descriptors)
+
+    def order_files(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Starts a file server in a cell. Descriptors: its stream."""
+        self.commands.start_files(self.cell(arguments), descriptors)
+
+    def order_diff(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Lists what a cell changed. Descriptors: the stream to write the list to."""
+        self.commands.start_diff(self.cell(arguments), descriptors)
+
+    def order_destroy(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Ends a cell; answers once its last process is gone. Descriptors: reply, or none to ask for no answer."""
+        cell = self.cells.get(arguments["id"])
+        if cell is None or cell.state is CellState.ENDED:
+            _tell(descriptors, {"kind": "ok", "reason": self.reasons.get(arguments["id"], "destroyed")})
+            return
+        if descriptors:
+            cell.end_replies.append(descriptors[0])
+            taken.append(descriptors[0])
+        if cell.pidfd >= 0:
+            # One that has just ended by itself is answered as soon as its end is seen.
+            with contextlib.suppress(ProcessLookupError):
+                kernel.pidfd_send_signal(cell.pidfd, signal.SIGKILL)
+        else:
+            self.end(cell, "destroyed")
+
+    def end(self, cell: Cell, reason: str) -> None:
+        """Forgets a cell whose processes have ended, or kills it first and comes back when they have."""
+        cell.reason = cell.reason or reason
+        if cell.pidfd >= 0 and not _has_ended(cell.pidfd):
+            if cell.control is not None:
+                # A guest that misbehaves is heard no more; the end of its process brings us back here.
+                self.unwatch(cell.control.fileno())
+            with contextlib.suppress(ProcessLookupError):
+                kernel.pidfd_send_signal(cell.pidfd, signal.SIGKILL)
+            return
+        if cell.pidfd >= 0:
+            self.unwatch(cell.pidfd)
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, cell.pidfd, os.WEXITED | os.WNOHANG)
+        if cell.control is not None:
+            self.unwatch(cell.control.fileno())
+        if cell.source is not None and cell in cell.source.awaited:
+            cell.source.awaited.remove(cell)
+        if cell.listener >= 0:
+            self.unwatch(cell.listener)
+        self.commands.end_all(cell)
+        if cell.group is not None:
+            cell.reason = self.groups.give_back(cell.group) or cell.reason
+        while len(self.reasons) >= MAX_REASONS:
+            del self.reasons[next(iter(self.reasons))]
+        self.reasons[cell.id] = cell.reason
+        cell.close()
+        del self.cells[cell.id]
 
 
-def _label(wanted: Plan) -> str:
-    return " + ".join(part.name for part in wanted.parts) or "Box()"
+def _tell(descriptors: list[int], data: dict[str, Any]) -> None:
+    """Answers an order on its reply socket, if it has one and is still listened to."""
+    if not descriptors:
+        return
+    with socket.socket(fileno=os.dup(descriptors[0])) as reply, contextlib.suppress(ConnectionError):
+        if reply.type == socket.SOCK_STREAM:
+            wire.send_frame(reply, ["failed", 0, data])
+        else:
+            wire.send_command(reply, data)
 
 
-def _environment(wanted: Plan, home: Path, progress: Progress | None) -> BuiltEnvironment:
-    async def build() -> BuiltEnvironment:
-        return await build_environment(wanted.env, home=home, progress=progress)
-
-    return anyio.run(build)
-
-
-def _lowers(built: BuiltEnvironment, home: Path) -> list[str]:
-    layers = [*built.layers, interpreter_layer(home)]
-    return [f"/kibo/layers/{layer.path.parent.name}/fs" for layer in layers]
-
-
-def _usr_lowers(built: BuiltEnvironment) -> list[str]:
-    if not built.host_view:
-        return []
-    with_usr = [layer.path for layer in built.layers if (layer.path / "usr").is_dir() and any((layer.path / "usr").iterdir())]
-    own = [f"/kibo/layers/{path.parent.name}/fs/usr" for path in with_usr]
-    return [HOST_USR, *own]
+def _os_code(error: OSError) -> str:
+    return {
+        errno.ENOSPC: "host.disk_full",
+        errno.EMFILE: "host.exhausted",
+        errno.ENFILE: "host.exhausted",
+        errno.ENOMEM: "host.exhausted",
+        errno.EPERM: "host.unsupported",
+        errno.EINVAL: "host.unsupported",
+        errno.ENODEV: "host.unsupported",
+    }.get(error.errno or 0, "kibo.bug")
 
 
-def _variables(wanted: Plan, built: BuiltEnvironment) -> dict[str, str]:
-    variables = {
-        "HOME": "/root" if wanted.env.user == "root" else "/home/box",
-        "USER": "root" if wanted.env.user == "root" else "box",
-        "LANG": "C.UTF-8",
-        "TERM": "xterm-256color",
-        **built.variables,
-        # The values are put in on the way out, and never enter the box.
-        **{secret.name: secret.placeholder for secret in wanted.secrets},
-    }
-    if wanted.egress:
-        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-            variables[name] = PROXY_URL
-        variables["no_proxy"] = variables["NO_PROXY"] = "127.0.0.1,localhost"
-    return variables
+def _read(path: str) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 8192).decode()
+    finally:
+        os.close(fd)
 
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def build_world(layers_fd: int, layers_path: str, usr_fd: int) -> None:
+    """Leaves the host's file system for one that holds only what boxes are made of. Runs once, before any box.
+
+    Args:
+        layers_fd: A detached mount of the layers, or -1 where this process may reach them by path.
+        layers_path: That path.
+        usr_fd: A detached mount of the host's /usr with mapped ids, or -1.
+    """
+    # Nothing that happens here may travel to the host.
+    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    world = kernel.fsopen("tmpfs")
+    kernel.fsconfig_string(world, "mode", "0755")
+    kernel.fsconfig_create(world)
+    root = kernel.fsmount(world, 0)
+    os.close(world)
+    for path in ("kibo", "kibo/layers", "kibo/usr", "kibo/dev", "kibo/sys", "kibo/states", "proc"):
+        os.mkdir(path, 0o755, dir_fd=root)
+    if layers_fd < 0:
+        layers_fd = kernel.open_tree(kernel.AT_FDCWD, layers_path, kernel.OPEN_TREE_CLONE)
+    if usr_fd < 0:
+        usr_fd = kernel.open_tree(kernel.AT_FDCWD, "/usr", kernel.OPEN_TREE_CLONE | kernel.AT_RECURSIVE)
+    kernel.mount_setattr(layers_fd, set_=kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV)
+    kernel.mount_setattr(
+        usr_fd, set_=kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV, recursive=True
+    )
+    devices = {name: kernel.open_tree(kernel.AT_FDCWD, f"/dev/{name}", kernel.OPEN_TREE_CLONE) for name in roots.DEVICES}
+    proc, sys_fd = _own_proc(), _own_sysfs()
+    # The new world goes on top of the old one and changes places with it, as a box's root does.
+    kernel.move_mount(root, "/")
+    os.fchdir(root)
+    kernel.pivot_root(".", ".")
+    # The old root's /proc must stay in sight until the new one is attached: the kernel asks for one fully visible.
+    kernel.move_mount(proc, "proc", root)
+    if sys_fd >= 0:
+        kernel.move_mount(sys_fd, "kibo/sys", root)
+    kernel.move_mount(layers_fd, "kibo/layers", root)
+    kernel.move_mount(usr_fd, "kibo/usr", root)
+    kernel.umount2(".", kernel.MNT_DETACH)
+    os.chdir("/")
+    roots.make_devices(devices)
+    for fd in (root, layers_fd, usr_fd, proc, sys_fd, *devices.values()):
+        if fd >= 0:
+            os.close(fd)
+
+
+def _own_proc() -> int:
+    context = kernel.fsopen("proc")
+    kernel.fsconfig_create(context)
+    fd = kernel.fsmount(context, kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC)
+    os.close(context)
+    return fd
+
+
+def _own_sysfs() -> int:
+    """Makes /sys of the warden's own, empty network; -1 where the host hides parts of its own, so that none may see it."""
+    context = kernel.fsopen("sysfs")
+    try:
+        kernel.fsconfig_create(context)
+        attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC | kernel.MOUNT_ATTR_RDONLY
+        return kernel.fsmount(context, attributes)
+    except PermissionError:
+        return -1
+    finally:
+        os.close(context)
+
+
+def compile_filters() -> dict[bool, bytes]:
+    """Compiles the filter of boxes, without and with nested namespaces."""
+    return {nested: seccomp.compile_filter(nested_namespaces=nested) for nested in (False, True)}
+
+
+def log_failure(text: str) -> None:
+    """Writes what went wrong to the standard error that the keeper reads."""
+    sys.stderr.write(text)
+    sys.stderr.flush()
