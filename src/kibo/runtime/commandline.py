@@ -20,6 +20,7 @@ from kibo.model.errors import (
     InstanceEnded,
     InvalidInput,
     KiboError,
+    Unavailable,
 )
 from kibo.model.limits import MAX_EXEC_OUTPUT_BYTES
 from kibo.model.record import Record
@@ -74,8 +75,9 @@ def argv_of(command: Command) -> list[str]:
 class Running:
     """A command that has been started. Closing its reply kills its process group."""
 
-    def __init__(self, session: Orders, reply: Reply) -> None:
+    def __init__(self, session: Orders, instance: str, reply: Reply) -> None:
         self._session = session
+        self._instance = instance
         self._reply = reply
         self.returncode: int | None = None
 
@@ -91,14 +93,13 @@ class Running:
             TimeoutError: It has not ended in time; it goes on.
             FileMissing: The program is not in the box.
             InstanceEnded: The box ended first.
+            Unavailable: The box killed the command together with what had started it.
         """
         if self.returncode is None:
             try:
                 message, _ = await self._reply.receive(waiting, timeout_s)
             except wire.Closed:
-                raise InstanceEnded(
-                    "the instance ended while a command ran in it", hint="Spawn another one."
-                ) from None
+                raise await self._why(waiting) from None
             if message["kind"] == "not-started":
                 raise _not_started(message)
             if message["kind"] == "refused":
@@ -106,6 +107,16 @@ class Running:
             self.returncode = int(message["status"])
             self._reply.close()
         return self.returncode
+
+    async def _why(self, waiting: Waiting) -> KiboError:
+        """Finds out why nobody says how the command ended: its box is gone, or killed what ran it."""
+        answer, _ = await self._session.ask(waiting, "list", {"id": self._instance})
+        if answer["cells"]:
+            return Unavailable(
+                "something in the box killed the command and what had started it",
+                hint="Call again; the instance lives on.",
+            )
+        return InstanceEnded("the instance ended while a command ran in it", hint="Spawn another one.")
 
     def signal(self, signum: int) -> None:
         """Signals the command's process group. Nothing happens once it has ended."""
@@ -157,7 +168,7 @@ def start(
         reply.close()
         raise
     reply.theirs.close()
-    return Running(session, reply)
+    return Running(session, instance, reply)
 
 
 async def execute(

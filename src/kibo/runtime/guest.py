@@ -27,6 +27,7 @@ from typing import Any, Final
 from kibo.box.results import to_builtins
 from kibo.model.limits import MAX_ERROR_TEXT_BYTES
 from kibo.runtime import kernel, seccomp, wire
+from kibo.runtime.openfiles import OpenFiles
 from kibo.runtime.orphans import Orphans
 
 #: What a fork makes anew for the child. The user namespace is what lets it do so without any right.
@@ -54,6 +55,7 @@ _SCOPED_LANDLOCK: Final = struct.pack("QQQ", 0, 0, 0x1 | 0x2)
 #: The sockets. Fixed, so that a fork finds everything that was set up for them still right.
 CONTROL: Final = 3
 CHANNEL: Final = 4
+_OWN: Final = frozenset({0, 1, 2, CONTROL, CHANNEL})
 
 _HELLO: Final = b"\xc0"  # nothing: the kernel adds this process's id, which the warden reads
 _IN: Final = b"\xa2in"
@@ -76,6 +78,8 @@ class Guest:
         self.parts: list[Any] = []
         self.resumers: list[Any] = []
         self.orphans = Orphans()
+        self.files = OpenFiles()
+        self.cwd = ""
         self.in_action = False
         self.sealed = False
         self.poll = select.poll()
@@ -112,7 +116,7 @@ class Guest:
         if "variables" in order:
             os.environ.clear()
             os.environ.update(order["variables"])
-        os.chdir(order["cwd"])
+        os.chdir(self.cwd or order["cwd"])
         kernel.drop_capabilities()
         os.write(CONTROL, _IN)
 
@@ -207,6 +211,7 @@ class Guest:
             os.dup2(control, CONTROL, False)
             os.close(control)
             self.enter_fork()
+            self.files.renew()
             self._resume()
         except BaseException:
             _die_with_report(self.open)
@@ -329,6 +334,10 @@ class Guest:
         count = len(os.listdir("/proc/self/task"))
         if count > 1:
             return ["ok", number, {"threads": threads, "thread_count": count}]
+        problems = self.files.remember(_OWN)
+        if problems:
+            return ["ok", number, {"unforkable": problems}]
+        self.cwd = os.getcwd()
         self.rehearse()
         self.sealed = True
         # Its children are boxes, whose ends are the warden's business.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Literal
 
-from kibo.model.errors import InstanceEnded, KiboError, Unavailable
+from kibo.model.errors import InstanceEnded, KiboError, RuntimeLost, Unavailable, WrongState
 from kibo.model.record import Record
 from kibo.runtime import commandline, wire
 from kibo.runtime.channel import Channel
@@ -44,7 +44,13 @@ class Handle:
 
         Raises:
             InstanceEnded: It is.
+            WrongState: This process was forked from the one that holds the instance.
         """
+        if self.session.owner_pid != os.getpid():
+            raise WrongState(
+                "the instance belongs to the process that this one was forked from",
+                hint="Spawn one here: two processes would mix up their calls to one guest.",
+            )
         if self.ended:
             raise ended_error(self.ended)
 
@@ -52,7 +58,10 @@ class Handle:
         """Tells whether it runs."""
         if self.ended or not self.session.alive:
             return "ended"
-        answer, _ = await self.session.ask(self.waiting, "list", {"id": self.instance})
+        try:
+            answer, _ = await self.session.ask(self.waiting, "list", {"id": self.instance})
+        except RuntimeLost:
+            return "ended"
         return "running" if answer["cells"] else "ended"
 
     async def execute(
@@ -140,6 +149,8 @@ class Handle:
         try:
             if self.session.alive:
                 await self.session.ask(self.waiting, "destroy", {"id": self.instance})
+        except RuntimeLost:
+            pass  # the kernel has ended it with the runtime
         finally:
             self.ended = self.ended or "destroyed"
 

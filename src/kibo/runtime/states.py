@@ -247,7 +247,7 @@ class States:
     def _seal(self, channel: Channel, cell: StateId, wanted: Plan) -> None:
         left = self._ask(channel, ["seal", 3])
         if "unforkable" in left:
-            name, kept = wanted.parts[-1].name, ", ".join(map(str, left["unforkable"]))
+            name, kept = _label(wanted), ", ".join(map(str, left["unforkable"]))
             raise StateNotForkable(
                 f"{name}.launch() left what no fork can have of its own: {kept}",
                 hint=f"Close it in launch() or in {name}.suspend(), and open it again in {name}.resume().",
