@@ -87,8 +87,11 @@ def test_an_environment_with_no_steps_is_the_host_with_nothing_of_its_people(sta
     assert users["box"] == f"box:x:1000:1000::/home/box:{users['box'].rsplit(':', 1)[1]}"
     assert all(int(line.split(":")[2]) <= 1000 or name == "nobody" for name, line in users.items())
     assert "$" not in (layer.path / "etc/shadow").read_text()
-    for name in ("etc/ssh", "etc/ssl/private", "etc/apt", "etc/sudoers", "etc/machine-id.host", "usr/bin"):
+    for name in ("etc/ssh", "etc/ssl/private", "etc/apt", "etc/sudoers", "etc/profile.d", "usr/bin"):
         assert not (layer.path / name).exists(), name
+    secrets = [path for path in Path("/etc").rglob("*") if path.is_file() and not path.stat().st_mode & 0o004]
+    own = {"/etc/shadow", "/etc/gshadow"}
+    assert not [path for path in secrets if str(path) not in own and (layer.path / str(path)[1:]).is_file()]
     assert (layer.path / "etc/machine-id").read_text() != Path("/etc/machine-id").read_text()
 
 

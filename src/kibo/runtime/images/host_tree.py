@@ -28,8 +28,8 @@ _ETC: Final = (
     "ld.so.conf", "ld.so.conf.d", "libaudit.conf", "localtime", "locale.alias", "locale.conf", "locale.gen",
     "login.defs", "lsb-release", "magic", "magic.mime", "mailcap", "manpath.config", "mime.types", "netconfig",
     "networks", "nsswitch.conf", "os-release", "pam.conf", "pam.d", "perl", "pki/ca-trust", "pki/tls/certs",
-    "profile", "profile.d", "protocols", "python3", "rpc", "security", "services", "sgml", "shells", "skel",
-    "ssl/certs", "ssl/openssl.cnf", "terminfo", "timezone", "ucf.conf", "vulkan", "wgetrc", "xattr.conf", "xml",
+    "profile", "protocols", "python3", "rpc", "security", "services", "sgml", "shells", "skel",
+    "ssl/certs", "ssl/openssl.cnf", "terminfo", "timezone", "ucf.conf", "vulkan", "xattr.conf", "xml",
 )  # fmt: skip
 _ETC_GLOBS: Final = (
     "python3.*",
@@ -194,14 +194,13 @@ def _sources() -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _below(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Walks what every user of the host may read. What only some may may be a secret, and root must not spread it."""
     info = os.lstat(path)
-    if stat.S_ISDIR(info.st_mode):
-        if not os.access(path, os.R_OK | os.X_OK):
-            return  # what this user may not read, its box may not either
+    if stat.S_ISDIR(info.st_mode) and info.st_mode & 0o005 == 0o005:
         yield path, info
         for name in sorted(os.listdir(path)):
             yield from _below(f"{path}/{name}")
-    elif stat.S_ISLNK(info.st_mode) or (stat.S_ISREG(info.st_mode) and os.access(path, os.R_OK)):
+    elif stat.S_ISLNK(info.st_mode) or (stat.S_ISREG(info.st_mode) and info.st_mode & 0o004):
         yield path, info
 
 
