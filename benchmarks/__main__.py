@@ -18,7 +18,7 @@ from benchmarks.worker import BENCHES
 
 
 def main() -> int:
-    """Runs what was asked for. Returns 1 where a benchmark failed, and with ``--strict`` where a promise was not kept."""
+    """Runs what was asked for. Returns 1 where a benchmark failed or, with ``--strict``, a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "bench", nargs="*", help=f"which to run: {', '.join(BENCHES)}; all of them by default"
@@ -73,9 +73,8 @@ def describe_machine() -> dict[str, str]:
 
 def show_progress(console: Console, entry: dict[str, Any]) -> None:
     figure = entry["figure"]
-    console.print(
-        f"[dim]{entry['user']}: {entry['bench']}: {figure['name'].strip()} {written(figure, 'value')} {figure['unit']}[/]"
-    )
+    text = f"{figure['name'].strip()} {written(figure, 'value')} {figure['unit']}"
+    console.print(f"[dim]{entry['user']}: {entry['bench']}: {text}[/]")
 
 
 def table(user: str, entries: list[dict[str, Any]]) -> Table:
