@@ -299,18 +299,21 @@ def test_multiprocessing_works_after_kibo_was_used(method: str) -> None:
     with Notebook().spawn() as box:
         box.add("parent")
         context = multiprocessing.get_context(method)
-        queue = context.Queue()
-        process = context.Process(target=_put_answer, args=(queue,))
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_send_answer, args=(theirs,))
         process.start()
-        assert queue.get(timeout=30) == "child"
+        theirs.close()
+        assert ours.poll(30)
+        assert ours.recv() == "child"
+        ours.close()
         process.join(10)
         resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]  # else it stays as long as we do
         assert process.exitcode == 0
         assert box.add("still") == ["launched", "parent", "still"]
 
 
-def _put_answer(queue: Any) -> None:
-    queue.put(_spawn_in_child())
+def _send_answer(pipe: Any) -> None:
+    pipe.send(_spawn_in_child())
     wiring.runtime().close()
 
 

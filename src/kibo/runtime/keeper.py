@@ -50,7 +50,8 @@ def main(config: dict[str, Any]) -> int:
     Args:
         config: ``session`` (a name), ``run`` (the session's directory), ``layers`` (the store's), ``python_path``,
             ``owner_pid``, ``owner_fd`` (command socket of the user's process), ``life_fd`` (that process closes it to end),
-            ``ready_fd`` (one JSON line is written there), ``listen_fd`` (or -1).
+            ``ready_fd`` (one JSON line is written there), ``listen_fd`` (or -1), ``lock_fd`` (held until
+            all is cleaned up).
 
     Returns:
         The exit status: 0 when everything was cleaned up.
@@ -72,6 +73,7 @@ def main(config: dict[str, Any]) -> int:
     if pid == 0:
         ours.close()
         os.close(config["life_fd"])
+        os.close(config["lock_fd"])
         os.close(owner)
         _become_warden(config, theirs, filters, idmap_used, enabled=bool(cgroups.version))
     theirs.close()
@@ -205,6 +207,7 @@ def _clean(run: str, cgroups: Cgroups) -> None:
         # The kernel counts a process out of its group a moment after it has been reaped.
         select.select([], [], [], 0.01)
     shutil.rmtree(run, ignore_errors=True)
+    Path(f"{run}.lock").unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

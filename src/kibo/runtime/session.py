@@ -18,7 +18,9 @@ from typing import Any, Final
 
 from kibo.model.errors import HostUnsupported
 from kibo.runtime.interpreter import out_of_reach
+from kibo.runtime.layers.locking import try_lock
 from kibo.runtime.orders import Orders
+from kibo.runtime.remains import lock_path, remove_remains, sweep_sessions
 
 #: A warden that has not started by then will not: it is a fraction of a second's work.
 START_TIMEOUT_S: Final = 30.0
@@ -43,13 +45,16 @@ class Session(Orders):
         self.home = home
         self.owner_pid = os.getpid()
         self.run_directory = home / "run" / self.name
+        sweep_sessions(home)
+        lock = try_lock(lock_path(self.run_directory))
+        assert lock is not None, "two sessions of one random name"
         self.run_directory.mkdir(mode=0o700, parents=True)
         self._closing = threading.Lock()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         life_read, self._life = os.pipe2(os.O_CLOEXEC)
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
         listener = _listen(self.run_directory / "warden.sock")
-        passed = (theirs.fileno(), life_read, ready_write, listener.fileno())
+        passed = (theirs.fileno(), life_read, ready_write, listener.fileno(), lock)
         config = {
             "session": self.name,
             "run": str(self.run_directory),
@@ -60,6 +65,7 @@ class Session(Orders):
             "life_fd": life_read,
             "ready_fd": ready_write,
             "listen_fd": listener.fileno(),
+            "lock_fd": lock,
         }
         _raise_open_files()
         try:
@@ -77,6 +83,7 @@ class Session(Orders):
             listener.close()
             os.close(life_read)
             os.close(ready_write)
+            os.close(lock)
         try:
             assert self._keeper.stdin is not None
             with self._keeper.stdin as stdin:
@@ -119,6 +126,8 @@ class Session(Orders):
                 self._life = -1
         if self.owner_pid == os.getpid():
             self._keeper.wait()
+            # Nothing, unless the keeper was killed; what is busy still is swept by the next session.
+            remove_remains(self.run_directory)
 
 
 def _listen(path: Path) -> socket.socket:
