@@ -40,7 +40,8 @@ class BuildDisplay(AbstractContextManager["BuildDisplay"]):
                 self._line(f"  {event.text}")
             case BuildEvent(kind="built"):
                 self._line(f"built {event.step} in {duration(event.seconds)}")
-                self._now(event.step, event.index + 1, event.total)
+                if self._bar is not None:
+                    self._now(event.step, event.index + 1, event.total)
             case Launching():
                 self._now(f"launch {event.part}", None, None)
             case Launched(cached=False) if event.seconds > 0.05:
@@ -57,6 +58,8 @@ class BuildDisplay(AbstractContextManager["BuildDisplay"]):
 
     def _now(self, step: str, done: int | None, total: int | None) -> None:
         if not self._rich:
+            if total is not None and done is not None and done < total:
+                self._line(f"[{done + 1}/{total}] {step}")
             return
         if self._bar is None:
             from rich.console import Console

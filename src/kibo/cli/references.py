@@ -34,12 +34,12 @@ def load_box(reference: str) -> Box:
     source = ""
     box: Box | None = None
     for term in _split(reference, "+"):
-        head, _, parameters = term.strip().partition("(")
+        head, opened, parameters = term.strip().partition("(")
         own, colon, name = head.rpartition(":")
         source = own if colon else source
-        if not source or not name.strip() or (parameters and not parameters.endswith(")")):
+        if not source or not name.strip() or (opened and not parameters.endswith(")")):
             raise InvalidInput(f"{reference!r} does not name a box", hint=_HINT)
-        part = _part(_module(source.strip()), name.strip(), parameters[:-1] if parameters else None)
+        part = _part(_module(source.strip()), name.strip(), parameters[:-1] if opened else None)
         box = part if box is None else box + part
     if box is None:
         raise InvalidInput("no box is named", hint=_HINT)

@@ -1,0 +1,329 @@
+"""The command line, driven from outside as a user does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import leftovers
+
+BOXES = Path(__file__).parents[1] / "cli_boxes.py"
+KIBO = [sys.executable, "-m", "kibo.cli"]
+
+
+class Cli:
+    """Runs `kibo` with a state directory of its own."""
+
+    def __init__(self, home: Path, work: Path) -> None:
+        self.home = home
+        self.work = work
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(
+            [*KIBO, *arguments], cwd=self.work, text=True, env=self.variables, **(pipes | options)
+        )
+
+    @property
+    def variables(self) -> dict[str, str]:
+        source = str(Path(__file__).parents[2] / "src")
+        return {**os.environ, "KIBO_HOME": str(self.home), "PYTHONPATH": source, "NO_COLOR": "1"}
+
+    def __call__(self, *arguments: str, stdin: str = "", status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*KIBO, *arguments],
+            cwd=self.work,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env=self.variables,
+            timeout=50,
+        )
+        assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
+        return done
+
+    def json(self, *arguments: str, status: int = 0) -> Any:
+        return json.loads(self(*arguments, "--json", status=status).stdout)
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="kibo-cli-") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def cli(home: Path, tmp_path: Path) -> Iterator[Cli]:
+    """The command line; fails where a command leaves something."""
+    (tmp_path / "boxes.py").write_text(BOXES.read_text())
+    with leftovers.adopt_orphans():
+        before = set(leftovers.descendants(os.getpid()))
+        runner = Cli(home, tmp_path)
+        yield runner
+        runner("stop", "--all")
+        left = leftovers.await_clean(home, 0, before, within_s=10)
+        leftovers.reap_adopted(before)
+        assert not left, f"left behind: {left}"
+
+
+def test_help_names_every_command_and_each_has_its_docstring(cli: Cli) -> None:
+    overview = cli("--help").stdout
+    assert cli().stdout == overview
+    for name in "run build spawn ps exec shell logs diff stop doctor gc".split():
+        assert f"\n  {name} " in overview
+        assert "Args:" not in (text := cli(name, "--help").stdout)
+        assert f"Usage: kibo {name}" in text
+    assert cli("--version").stdout == "kibo 0.1.0\n"
+
+
+def test_help_imports_no_library(cli: Cli) -> None:
+    program = (
+        "import sys; sys.argv = ['kibo', '--help']; import kibo.cli\n"
+        "try: kibo.cli.main()\nexcept SystemExit: pass\n"
+        "sys.exit(any(name in sys.modules for name in ('cyclopts', 'rich', 'pydantic', 'anyio', 'kibo.wiring')))"
+    )
+    subprocess.run([sys.executable, "-c", program], env=cli.variables, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_run_prints_the_result_and_what_the_action_printed(cli: Cli) -> None:
+    done = cli("run", "boxes.py:Hello", "greet")
+    assert json.loads(done.stdout) == {"text": "hello world", "times": 1}
+    assert done.stderr.endswith("greeting None\n")
+
+
+@pytest.mark.parametrize(
+    ("reference", "arguments", "result"),
+    [
+        ("boxes.py:Hello(name=ada)", ["times=2"], {"text": "hello ada", "times": 2}),
+        ("boxes.py:Hello(name=ada, shout=true)", ["3"], {"text": "HELLO ADA", "times": 3}),
+        ("boxes.py:Hello(name='1,(2)+3')", ['{"times": 4}'], {"text": "hello 1,(2)+3", "times": 4}),
+        ("boxes.py:Hello(name=5)", ["[6]"], {"text": "hello 5", "times": 6}),
+        ("boxes.py:bob", ["note=7"], {"text": "hello bob", "times": 1}),
+        ("boxes:bob", ["note=null"], {"text": "hello bob", "times": 1}),
+        ("boxes.py:Hello(name=eve)+Reply", [], {"text": "hello eve", "times": 1}),
+        ("boxes.py:Hello+boxes:Reply", [], {"text": "hello world", "times": 1}),
+    ],
+)
+def test_references_and_arguments(
+    cli: Cli, reference: str, arguments: list[str], result: dict[str, Any]
+) -> None:
+    assert cli.json("run", reference, "greet", *arguments)["result"] == result
+
+
+def test_text_stays_text_and_bytes_stay_bytes(cli: Cli) -> None:
+    assert cli("run", "boxes.py:Hello", "echo", "00012").stdout == "00012\n"
+    assert cli("run", "boxes.py:Hello", "echo", "text=a=b").stdout == "a=b\n"
+    assert cli("run", "boxes.py:Hello+Reply", "reply").stdout == "hi world\n"
+    raw = subprocess.run(
+        [*KIBO, "run", "boxes.py:Hello", "picture"],
+        cwd=cli.work,
+        env=cli.variables,
+        capture_output=True,
+        timeout=50,
+    )
+    assert raw.stdout == b"\x89PNG\n"
+    assert cli.json("run", "boxes.py:Hello", "picture")["result"] == {"base64": "iVBORwo="}
+
+
+def test_items_of_a_stream_are_printed_one_a_line(cli: Cli) -> None:
+    assert cli("run", "boxes.py:Hello", "count", "3").stdout == "0\n1\n2\n"
+    lines = [
+        json.loads(line)
+        for line in cli("run", "boxes.py:Hello", "count", "2", "--json").stdout.split("\n")[:-1]
+    ]
+    assert lines[:2] == [{"item": 0}, {"item": 1}]
+    assert lines[2]["result"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "code", "words"),
+    [
+        (["run", "boxes.py:Hello", "fly"], 64, "action.unknown", "greet"),
+        (["run", "boxes.py:Hello", "greet", "often"], 65, "action.arguments", "times"),
+        (["run", "boxes.py:Hello(nose=1)", "greet"], 65, "box.definition", "nose"),
+        (["run", "boxes.py:Hello(", "greet"], 65, "input.invalid", "file.py:Name"),
+        (["run", "boxes.py:Bye", "greet"], 65, "input.invalid", "Hello"),
+        (["run", "boxes.py:not_a_box", "greet"], 65, "input.invalid", "no Box"),
+        (["run", "nowhere.py:Hello", "greet"], 65, "input.invalid", "no file"),
+        (["run", "nowhere:Hello", "greet"], 65, "input.invalid", "no module"),
+        (["run", "broken.py:Hello", "greet"], 65, "input.invalid", "ZeroDivisionError"),
+        (["run", "Hello", "greet"], 65, "input.invalid", "module:Name"),
+        (["run", "boxes.py:Reply", "reply"], 65, "box.unmet_need", "Hello"),
+        (["run", "boxes.py:Hello", "fail"], 1, "action.raised", "nothing here"),
+        (["run", "boxes.py:BadLaunch", "x"], 64, "action.unknown", "none"),
+        (["build", "boxes.py:BadBuild"], 74, "build.failed", "this is why"),
+        (["build", "boxes.py:BadLaunch"], 74, "build.failed", "no way"),
+        (["build", "boxes.py:Hello", "--locked", "--lock", "none.lock"], 65, "build.locked", "none.lock"),
+        (["build", "boxes.py:Hello", "--lock", "no/where.lock"], 65, "input.invalid", "directory"),
+        (["spawn", "boxes.py:BadLaunch"], 74, "build.failed", "no way"),
+        (["spawn", "boxes.py:Hello", "--ttl", "soon"], 65, "input.invalid", "90s"),
+        (["spawn", "boxes.py:Hello", "--name", "a:b"], 65, "input.invalid", "letters"),
+        (["exec", "nobody", "true"], 66, "instance.unknown", "kibo ps"),
+        (["exec", "nobody"], 65, "input.invalid", "command"),
+        (["shell", "nobody"], 66, "instance.unknown", "nobody"),
+        (["logs", "nobody"], 66, "instance.unknown", "nobody"),
+        (["diff", "nobody"], 66, "instance.unknown", "nobody"),
+        (["stop", "nobody"], 66, "instance.unknown", "nobody"),
+        (["stop"], 65, "input.invalid", "--all"),
+        (["gc", "--unused", "x"], 65, "input.invalid", "7d"),
+        (["fly"], 64, "usage", "kibo --help"),
+        (["run"], 64, "usage", "kibo run --help"),
+        (["ps", "--colour"], 64, "usage", "--colour"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_errors_say_what_and_what_to_do(
+    cli: Cli, arguments: list[str], status: int, code: str, words: str
+) -> None:
+    (cli.work / "broken.py").write_text("1 / 0\n")
+    done = cli(*arguments, status=status)
+    assert "error: " in done.stderr
+    assert f"code: {code}" in done.stderr
+    assert words in done.stderr
+    assert "kibo/cli/" not in done.stderr
+    told = cli.json(*arguments, status=status)["error"]
+    assert told["code"] == code
+    assert words in json.dumps(told)
+
+
+def test_traceback_shows_where(cli: Cli) -> None:
+    done = cli("run", "boxes.py:Hello", "fly", "--traceback", status=64)
+    assert "Traceback (most recent call last)" in done.stderr
+    assert "UnknownAction" in done.stderr
+
+
+def test_the_traceback_of_the_box_is_shown(cli: Cli) -> None:
+    assert "LookupError: nothing here" in cli("run", "boxes.py:Hello", "fail", status=1).stderr
+
+
+def test_build_writes_a_lock_that_a_locked_build_obeys(cli: Cli) -> None:
+    first = cli.json("build", "boxes.py:Noted")
+    assert len(first["layers"]) >= 1
+    lock = cli.work / "kibo.lock"
+    assert json.loads(lock.read_text())["version"] == 1
+    again = cli.json("build", "boxes.py:Noted", "--locked")
+    assert again["layers"] == first["layers"]
+    assert "checked against kibo.lock" in cli("build", "boxes.py:Noted", "--locked").stdout
+    assert cli.json("build", "boxes.py:SlowBuild", "--locked", status=65)["error"]["code"] == "build.locked"
+    assert cli("build", "boxes.py:Hello", "--lock", "other.lock", "--no-launch").stdout.endswith(
+        "recorded in other.lock\n"
+    )
+
+
+def test_a_build_shows_its_steps_and_their_output(cli: Cli) -> None:
+    (cli.work / "fresh.py").write_text(
+        "from kibo import Box, Env\nclass Fresh(Box):\n    '''Fresh.'''\n"
+        f"    env = Env(run=['echo said {time.time_ns()}'])\n"
+    )
+    shown = cli("build", "fresh.py:Fresh").stderr
+    assert "] run: " in shown
+    assert "  said " in shown
+    assert "built run: " in shown
+
+
+def test_a_spawned_instance_can_be_listed_used_and_stopped(cli: Cli) -> None:
+    instance = cli("spawn", "boxes.py:Hello(name=eve)", "--name", "eve").stdout.strip()
+    (row,) = cli.json("ps")
+    assert (row["id"], row["name"], row["box"], row["state"]) == (instance, "eve", "Hello", "running")
+    assert row["age_s"] < 30
+    assert Path(f"/proc/{row['pid']}").exists()
+    assert Path(f"/proc/{row['owner_pid']}").exists()
+    assert instance in cli("ps").stdout
+    assert {cell["id"].partition("_")[0] for cell in cli.json("ps", "--all")} == {"inst", "state"}
+    assert cli("exec", "eve", "--", "cat", "/work/launched").stdout == "eve"
+    assert cli("exec", instance[:12], "cat", stdin="through").stdout == "through"
+    done = cli("exec", "eve", "--", "sh", "-c", "echo out; echo err >&2; exit 9", status=9)
+    assert (done.stdout, done.stderr) == ("out\n", "err\n")
+    assert cli("exec", "eve", "-C", "/tmp", "pwd").stdout == "/tmp\n"
+    assert cli("exec", "eve", "--", "sh", "-c", "kill -9 $$", status=137).stdout == ""
+    assert cli.json("exec", "eve", "pwd") == {"stdout": "/work\n", "stderr": "", "returncode": 0}
+    assert "No such program" in cli("exec", "eve", "--", "nosuch", status=66).stderr
+    cli("exec", "eve", "--", "sh", "-c", "echo new > /work/new; echo more >> /work/launched")
+    assert cli("diff", "eve").stdout == "M /work/launched  (8 B)\nA /work/new  (4 B)\n"
+    assert cli.json("diff", "eve")[1] == {"kind": "added", "path": "/work/new", "size": 4}
+    assert cli("logs", "eve").stdout == ""
+    assert "called 'eve' already" in cli("spawn", "boxes.py:Hello", "--name", "eve", status=65).stderr
+    assert cli.json("stop", "eve") == {"stopped": [instance]}
+    assert cli.json("ps") == []
+    assert not list((cli.home / "run").iterdir())
+    assert cli.json("exec", instance, "true", status=66)["error"]["code"] == "instance.unknown"
+
+
+def test_large_input_and_output_pass_through_exec(cli: Cli) -> None:
+    cli("spawn", "boxes.py:Hello", "--name", "pipe")
+    data = "0123456789abcdef" * 500_000
+    assert cli("exec", "pipe", "cat", stdin=data).stdout == data
+    assert cli("exec", "pipe", "--", "head", "-c", "5", stdin=data).stdout == data[:5]
+
+
+def test_logs_of_a_program_can_be_followed_from_another(cli: Cli) -> None:
+    napper = cli.start("run", "boxes.py:Hello", "nap", "8.0")
+    while not (rows := cli.json("ps")) or rows[0]["state"] != "running":
+        time.sleep(0.05)
+    follower = cli.start("logs", "--follow", rows[0]["id"])
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == "napping\n"
+    napper.send_signal(2)
+    assert napper.wait(10) == 130
+    assert follower.wait(10) == 0
+    for process in (napper, follower):
+        process.communicate()
+
+
+def test_an_instance_ends_when_its_time_is_over(cli: Cli) -> None:
+    cli("spawn", "boxes.py:Hello", "--ttl", "1s")
+    deadline = time.monotonic() + 15
+    while list((cli.home / "run").iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_an_instance_that_ends_by_itself_takes_its_holder_along(cli: Cli) -> None:
+    cli("spawn", "boxes.py:Hello", "--name", "gone")
+    pid = cli.json("ps")[0]["pid"]
+    os.kill(pid, 9)
+    deadline = time.monotonic() + 15
+    while list((cli.home / "run").iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    cli("exec", "gone", "true", status=66)
+
+
+def test_a_shell_runs_in_an_instance_and_in_a_box(cli: Cli) -> None:
+    cli("spawn", "boxes.py:Hello", "--name", "sh")
+    done = cli("shell", "sh", stdin="cat launched; echo; exit 6\n", status=6)
+    assert "world" in done.stdout
+    assert "eve" in cli("shell", "boxes.py:Hello(name=eve)", stdin="cat launched; echo; exit\n").stdout
+    assert len(cli.json("ps")) == 1
+    assert "24 80" in cli("exec", "sh", "-t", "--", "stty", "size").stdout
+
+
+def test_doctor_tells_what_there_is(cli: Cli) -> None:
+    told = cli.json("doctor")
+    assert told["ok"] is True
+    assert {"name", "ok", "level", "found", "remedy"} <= set(told["checks"][0])
+    assert "boxes run here" in cli("doctor").stdout
+
+
+def test_gc_tells_and_then_removes_what_is_unused(cli: Cli) -> None:
+    cli("build", "boxes.py:Noted", "--no-launch")
+    assert cli.json("gc")["layers"] == []
+    dry = cli.json("gc", "--all", "--dry-run")
+    assert dry["layers"]
+    cli("spawn", "boxes.py:Hello", "--name", "user")
+    used = cli.json("gc", "--all")
+    assert used["freed_bytes"] > 0
+    assert used["kept"] > 0
+    assert cli("exec", "user", "cat", "launched").stdout == "world"
+    cli("stop", "user")
+    assert "removed" in cli("gc", "--all").stdout
+    assert cli("run", "boxes.py:Hello", "echo", "x").stdout == "x\n"
