@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kibo.box.define import Box
-from kibo.model.errors import RuntimeLost
-from kibo.model.errors import WrongState
+from kibo.model.errors import RuntimeLost, WrongState
 from kibo.model.ids import InstanceId
 from kibo.runtime.egress import Egress
 from kibo.runtime.instance import Instance
@@ -119,7 +118,7 @@ def _egress() -> Egress:
     return Egress(make)
 
 
-def pool(box: Box, *, min: int = 2, max: int = 8) -> Pool:  # noqa: A002 - the words a user looks for
+def pool(box: Box, *, min: int = 2, max: int = 8) -> Pool:
     """Keeps instances of a box ready, so that `spawn()` takes a ready one: 0.1 ms instead of 2.
 
     Args:

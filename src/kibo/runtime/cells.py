@@ -73,6 +73,16 @@ class Groups:
 
 
 @dataclass(slots=True, eq=False)
+class Helper:
+    """A child of the warden that works for one cell; with ``orders`` where it is told what to do."""
+
+    pid: int
+    pidfd: int
+    cell: Cell
+    orders: socket.socket | None
+
+
+@dataclass(slots=True, eq=False)
 class Cell:
     """One box's namespaces, processes and files, from the warden's side.
 
@@ -107,12 +117,12 @@ class Cell:
     map_writer: MapWriter | None = None
     seal_reply: int = -1
     end_replies: list[int] = field(default_factory=list)
-    helpers: dict[int, Any] = field(default_factory=dict)
-    steward: Any = None
+    helpers: dict[int, Helper] = field(default_factory=dict)
+    steward: Helper | None = None
     reason: str = ""
 
     def open_pid_namespace(self) -> int:
-        """Opens the PID namespace of its first process; the caller closes it. Kept open, it would cost a descriptor a box."""
+        """Opens the PID namespace of its first process; the caller closes it. Kept, it would cost a descriptor a box."""
         return os.open(f"/proc/{self.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def open_log(self) -> int:
@@ -160,7 +170,8 @@ class Cell:
         self.release_channel()
         if self.seal_reply >= 0:
             with socket.socket(fileno=os.dup(self.seal_reply)) as reply, contextlib.suppress(ConnectionError):
-                refusal = {"kind": "refused", "code": "instance.ended", "message": f"it ended: {self.reason}", "details": {}}
+                message = f"it ended: {self.reason}"
+                refusal = {"kind": "refused", "code": "instance.ended", "message": message, "details": {}}
                 wire.send_command(reply, refusal)
         for name in ("pidfd", "listener", "seal_reply", "egress"):
             fd = getattr(self, name)

@@ -12,28 +12,17 @@ import resource
 import signal
 import socket
 import traceback
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from kibo.runtime import fileserver, kernel, overlaydiff, seccomp, steward, wire
+from kibo.runtime.cells import Cell, Helper
 
 if TYPE_CHECKING:
-    from kibo.runtime.cells import Cell
     from kibo.runtime.warden import Warden
 
 _JOIN: Final = (
     kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWNET | kernel.CLONE_NEWCGROUP
 )
-
-
-@dataclass(slots=True)
-class Helper:
-    """One running child."""
-
-    pid: int
-    pidfd: int
-    cell: Cell
-    orders: socket.socket | None
 
 
 class Commands:

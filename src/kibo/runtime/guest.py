@@ -8,7 +8,6 @@ every page that a fork touches is paid for in each box.
 
 from __future__ import annotations
 
-import _signal
 import _socket
 import fcntl
 import gc
@@ -102,11 +101,15 @@ class Guest:
         os.write(CONTROL, _IN)
 
     def enter_fork(self) -> None:
-        """Enters the box as a fork, which inherits filter, ids and environment and gives up what its namespace gave."""
-        os.write(CONTROL, _HELLO)
+        """Enters the box as a fork, which inherits filter, ids and environment and gives up what its namespace gave.
+
+        The warden lets in only a process that is alone and has no rights, so those go before the first word to it.
+        """
         _raise_loopback()
+        kernel.drop_capabilities()
+        os.write(CONTROL, _HELLO)
         self.sealed = False
-        _signal.signal(signal.SIGCHLD, 0)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.orphans.forget()
         _reseed()
         self.rehearse()
@@ -117,8 +120,6 @@ class Guest:
             os.environ.clear()
             os.environ.update(order["variables"])
         os.chdir(self.cwd or order["cwd"])
-        kernel.drop_capabilities()
-        os.write(CONTROL, _IN)
 
     def _take(self, descriptors: list[int]) -> None:
         """Joins the control groups, and puts the channel and the log where they belong."""
@@ -213,7 +214,7 @@ class Guest:
             self.enter_fork()
             self.files.renew()
             self._resume()
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - a fork must never run on as its origin
             _die_with_report(self.open)
 
     def _resume(self) -> None:
@@ -267,7 +268,9 @@ class Guest:
             self.in_action = False
             _flush()
 
-    def _do_stream(self, number: int, part: int, name: str, args: list[Any], kwargs: dict[str, Any], plain: bool) -> Any:
+    def _do_stream(
+        self, number: int, part: int, name: str, args: list[Any], kwargs: dict[str, Any], plain: bool
+    ) -> Any:
         method = getattr(self.parts[part], name)
         if not plain:
             args, kwargs = _restore(type(self.parts[part]), name, args, kwargs)
@@ -296,7 +299,7 @@ class Guest:
 
     def _do_load(self, number: int, parts: bytes) -> Any:
         """Unpickles the box's classes, which come from the user's process, and makes their live objects."""
-        from kibo.box.ship import decode_parts  # noqa: PLC0415
+        from kibo.box.ship import decode_parts
 
         for cls, parameters, needs in decode_parts(parts)[len(self.parts) :]:
             part = cls.__new__(cls)
@@ -350,7 +353,7 @@ class Guest:
         return ["ok", number, {"ended": ended}]
 
     def rehearse(self) -> None:
-        """Runs through a call without one: a fork does so while the warden builds its root, and finds its pages warm."""
+        """Runs through a call without one: a fork does so while its root is being built, and finds its pages warm."""
         wire.unpack(_SAMPLE)
         wire.pack(["ok", 1, to_builtins("")])
         self.in_action = False
@@ -370,7 +373,7 @@ def run() -> None:
         guest.enter_first()
         _send(guest.ready)
         guest.serve()
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it is, the caller is told
         _die_with_report(guest.open)
 
 
@@ -434,7 +437,7 @@ def _bounded(text: str) -> str:
 
 
 def _restore(cls: type, name: str, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    from kibo.box.schema import restore_arguments  # noqa: PLC0415
+    from kibo.box.schema import restore_arguments
 
     return restore_arguments(cls, name, args, kwargs)
 

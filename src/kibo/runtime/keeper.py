@@ -26,11 +26,12 @@ if _CONFIG:
     sys.path[:] = _CONFIG["python_path"]
 
 import cloudpickle  # noqa: E402, F401 - guests unpickle their classes with it: loaded once, here
+
 import kibo.box.define  # noqa: E402
 import kibo.box.ship  # noqa: E402, F401 - as above
 from kibo.box.env import Limits  # noqa: E402, F401
 from kibo.model.errors import KiboError  # noqa: E402
-from kibo.runtime import idmap, kernel, warden, wire  # noqa: E402
+from kibo.runtime import idmap, kernel, seccomp, warden, wire, world  # noqa: E402
 from kibo.runtime.cells import Groups  # noqa: E402
 from kibo.runtime.cgroups import CgroupLimits, Cgroups, open_cgroups  # noqa: E402
 
@@ -49,7 +50,8 @@ def main(config: dict[str, Any]) -> int:
 
     Args:
         config: ``session`` (a name), ``run`` (the session's directory), ``layers`` (the store's), ``python_path``,
-            ``owner_pid``, ``owner_fd`` (command socket of the user's process), ``life_fd`` (that process closes it to end),
+            ``owner_pid``, ``owner_fd`` (command socket of the user's process), ``life_fd`` (which that process closes
+            to end),
             ``ready_fd`` (one JSON line is written there), ``listen_fd`` (or -1), ``lock_fd`` (held until
             all is cleaned up).
 
@@ -65,7 +67,7 @@ def main(config: dict[str, Any]) -> int:
     owner = kernel.pidfd_open(config["owner_pid"])
     cgroups = open_cgroups(config["session"])
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    filters = warden.compile_filters()
+    filters = {nested: seccomp.compile_filter(nested_namespaces=nested) for nested in (False, True)}
     idmap_used = _warden_map()
     gc.collect()
     gc.freeze()
@@ -143,7 +145,7 @@ def _become_warden(
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         kernel.set_name("kibo-warden")
-        warden.build_world(layers_fd, config["layers"], usr_fd)
+        world.build_world(layers_fd, config["layers"], usr_fd)
         settings = warden.Settings(single_id=chosen.kind == "single", box_uid=idmap.BOX_ID, filters=filters)
         os.close(config["ready_fd"])
         listener = socket.socket(fileno=config["listen_fd"]) if config["listen_fd"] >= 0 else None
@@ -151,9 +153,9 @@ def _become_warden(
         wire.send_command(keeper, {"kind": "ok", "pid": 1, "ids": chosen.kind, "cgroups": enabled})
         loop.run(socket.socket(fileno=config["owner_fd"]), listener)
     except OSError as error:
-        wire.send_command(
-            keeper, {"kind": "failed", "errno": error.errno or 0, "message": f"{error}", "trace": traceback.format_exc()}
-        )
+        trace = traceback.format_exc()
+        failed = {"kind": "failed", "errno": error.errno or 0, "message": str(error), "trace": trace}
+        wire.send_command(keeper, failed)
     except BaseException:  # noqa: BLE001 - a fork of the keeper must never run on as a second keeper
         traceback.print_exc()
     finally:

@@ -22,7 +22,7 @@ MACHINE: Final = platform.machine()
 _X86: Final = MACHINE == "x86_64"
 
 # Numbers differ by architecture only for calls older than the unified table (424 and up are common to all).
-_NR: Final[dict[str, int]] = (
+_OWN_NR: Final = (
     {
         "clone": 56, "unshare": 272, "setns": 308, "mount": 165, "umount2": 166, "pivot_root": 155,
         "prctl": 157, "capset": 126, "seccomp": 317, "sethostname": 170, "ioctl": 16,
@@ -33,7 +33,7 @@ _NR: Final[dict[str, int]] = (
         "prctl": 167, "capset": 91, "seccomp": 277, "sethostname": 161, "ioctl": 29,
     }
 )  # fmt: skip
-_NR |= {
+_NR: Final = _OWN_NR | {
     "pidfd_send_signal": 424, "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
     "pidfd_open": 434, "close_range": 436, "openat2": 437, "mount_setattr": 442,
     "landlock_create_ruleset": 444, "landlock_restrict_self": 446,
@@ -202,7 +202,7 @@ def fsconfig_create(fd: int) -> None:
 
 
 def fsmount(fd: int, attributes: int = 0) -> int:
-    """Makes a detached mount of a created file system, fsmount(2). Returns its descriptor, which also keeps it alive."""
+    """Makes a detached mount of a created file system, fsmount(2). Returns its descriptor, which keeps it alive."""
     return _call("fsmount", fd, 1, attributes)
 
 
@@ -281,7 +281,7 @@ def ioctl_pointer(fd: int, request: int, data: ctypes.Array[ctypes.c_char]) -> i
 
 
 def landlock_create_ruleset(attributes: bytes, flags: int = 0) -> int:
-    """Makes a Landlock rule set, or with flags 1 and no attributes tells the ABI version, landlock_create_ruleset(2)."""
+    """Makes a Landlock rule set, or with flags 1 and no attributes tells the ABI, landlock_create_ruleset(2)."""
     return _call("landlock_create_ruleset", attributes or None, ctypes.c_size_t(len(attributes)), flags)
 
 

@@ -30,7 +30,7 @@ from kibo.runtime.egress import Egress
 from kibo.runtime.idmap import BOX_ID
 from kibo.runtime.images.environment import BuiltEnvironment, build_environment, interpreter_layer
 from kibo.runtime.orders import lost
-from kibo.runtime.refusals import refusal_error
+from kibo.runtime.refusals import refusal_error, violation
 from kibo.runtime.roots import HOST_USR
 from kibo.runtime.session import Session
 from kibo.runtime.waiting import Blocking, Waiting, run
@@ -121,7 +121,7 @@ class States:
         cell = StateId.new()
         channel = self._start(cell, wanted, built, base)
         try:
-            self._ask(channel, ["load", 1, encode_parts(wanted)])
+            self._load(channel, wanted)
             if count:
                 self._launch(channel, cell, wanted, progress)
             self._seal(channel, cell, wanted)
@@ -216,15 +216,36 @@ class States:
             reply = run(converse())
         except (wire.Closed, ConnectionError):
             raise (
-                BuildFailed("the box ended while its state was being built", hint="Did launch() exit, or use up its memory?")
+                BuildFailed(
+                    "the box ended while its state was being built",
+                    hint="Did launch() exit, or use up its memory?",
+                )
                 if self.session.alive
                 else lost()
             ) from None
+        except wire.FrameError as error:
+            raise violation(str(error)) from None
+        if not (isinstance(reply, list) and len(reply) == (2 if reply[:1] == ["interrupted"] else 3)):
+            raise violation("its answer has no form")
         if reply[0] == "error":
             raise refusal_error(reply[2])
         if reply[0] == "interrupted":
             raise BuildFailed("launch() took longer than its limit", hint="Raise Limits.action_s.")
         return reply[2]
+
+    def _load(self, channel: Channel, wanted: Plan) -> None:
+        try:
+            self._ask(channel, ["load", 1, encode_parts(wanted)])
+        except ActionRaised as error:
+            missing = error.remote_type in ("ModuleNotFoundError", "ImportError")
+            raise BuildFailed(
+                f"the code of {_label(wanted)} could not be loaded in the box: {error.message}",
+                hint="Name what it imports in Env(pip=[...]), or import it inside the method that uses it on the host."
+                if missing
+                else "See the remote traceback.",
+                step="load",
+                log_tail=error.remote_traceback,
+            ) from error
 
     def _launch(self, channel: Channel, cell: StateId, wanted: Plan, progress: Progress | None) -> None:
         part = wanted.parts[-1]
@@ -283,9 +304,8 @@ def _lowers(built: BuiltEnvironment, home: Path) -> list[str]:
 def _usr_lowers(built: BuiltEnvironment) -> list[str]:
     if not built.host_view:
         return []
-    with_usr = [layer.path for layer in built.layers if (layer.path / "usr").is_dir() and any((layer.path / "usr").iterdir())]
-    own = [f"/kibo/layers/{path.parent.name}/fs/usr" for path in with_usr]
-    return [HOST_USR, *own]
+    own = [layer.path for layer in built.layers if (usr := layer.path / "usr").is_dir() and any(usr.iterdir())]
+    return [HOST_USR, *(f"/kibo/layers/{path.parent.name}/fs/usr" for path in own)]
 
 
 def _variables(wanted: Plan, built: BuiltEnvironment) -> dict[str, str]:

@@ -15,14 +15,13 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from kibo.runtime import guest, kernel, roots, seccomp, seccomp_listener, wire
+from kibo.runtime import guest, kernel, roots, seccomp_listener, wire
 from kibo.runtime.cells import Cell, CellState, Groups
 from kibo.runtime.commands import Commands
 from kibo.runtime.idmap import format_lines
@@ -139,10 +138,7 @@ class Warden:
         except Refused as refusal:
             _tell(descriptors, refusal.data)
         except OSError as error:
-            _tell(
-                descriptors,
-                {"kind": "refused", "code": _os_code(error), "message": f"{name}: {error}", "details": {"errno": error.errno or 0}},
-            )
+            _tell(descriptors, _refusal(error, f"{name}: {error}"))
         finally:
             for fd in descriptors:
                 if fd not in taken:
@@ -202,6 +198,7 @@ class Warden:
         cell = self._add_cell(arguments, root, source, descriptors, taken)
         cell.setup = source.setup | arguments.get("setup", {})
         control = self._control(cell)
+        assert source.control is not None
         try:
             wire.send_command(source.control, "fork", [control.fileno()])
         finally:
@@ -263,6 +260,9 @@ class Warden:
                 self._finish_seal(cell)
             else:
                 self.end(cell, "its guest broke the protocol")
+        except _RightsKeptError as error:
+            cell.tell({"kind": "refused", "code": "guest.protocol", "message": str(error), "details": {}})
+            self.end(cell, str(error))
         except OSError as error:
             self._fail(cell, error)
         finally:
@@ -272,7 +272,7 @@ class Warden:
 
     def _fail(self, cell: Cell, error: OSError) -> None:
         """Ends a cell that the kernel would not let us make, and tells its caller why."""
-        cell.tell({"kind": "refused", "code": _os_code(error), "message": str(error), "details": {"errno": error.errno or 0}})
+        cell.tell(_refusal(error, str(error)))
         self.end(cell, str(error))
 
     def _admit(self, cell: Cell, pid: int) -> None:
@@ -293,7 +293,11 @@ class Warden:
             assert cell.control is not None
             wire.send_command(cell.control, cell.setup if source is None else cell.forked_setup(), descriptors)
             os.close(log)
-            cell.state = CellState.ENTERED
+            if source is None:
+                cell.state = CellState.ENTERED
+            else:
+                cell.release_channel()
+                cell.state = CellState.LIVE
             if wall_s := cell.setup.get("wall_s"):
                 self.after(wall_s, lambda: self._time_up(cell))
 
@@ -316,6 +320,8 @@ class Warden:
         process = roots.proc(namespace)
         os.close(namespace)
         try:
+            if cell.state is CellState.STARTING and cell.source is not None:
+                _vet(cell.pid, process)
             roots.move_in(cell.pidfd, self.own_mounts, cell.root, process, then)
         finally:
             os.close(process)
@@ -358,13 +364,8 @@ class Warden:
         cell.egress = -1
 
     def _check(self, cell: Cell) -> None:
-        """Sees for itself that the guest has dropped every right; a fork's memory was the user's to change."""
-        status = _read(f"/proc/{cell.pid}/status")
-        facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-        rights = int(facts["CapPrm"], 16) | int(facts["CapEff"], 16) | int(facts["CapInh"], 16)
-        if rights or facts["NoNewPrivs"] != "1" and cell.source is not None:
-            self.end(cell, "its guest kept rights that it must drop")
-            return
+        """Sees for itself that a first guest has dropped every right, before anything of the user's runs in it."""
+        _check_status(cell.pid)
         cell.release_channel()
         cell.state = CellState.LIVE
         if cell.seal_reply >= 0:
@@ -515,6 +516,36 @@ class Warden:
         del self.cells[cell.id]
 
 
+class _RightsKeptError(Exception):
+    """A guest has, or could have passed on, rights that no process of a box may have."""
+
+
+def _check_status(pid: int) -> None:
+    status = _read(f"/proc/{pid}/status")
+    facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    rights = [int(facts[name], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb")]
+    if any(rights) or facts["NoNewPrivs"] != "1" or facts["Seccomp"] != "2" or facts["Threads"] != "1":
+        raise _RightsKeptError("its guest kept rights that it must drop")
+
+
+def _vet(pid: int, proc_fd: int) -> None:
+    """Sees for itself that a fork has given up the rights that it was born with, and is alone.
+
+    A fork is a copy of memory that the box could change: it may keep its rights, or start a helper that does. Once
+    the only process of the namespace has none, no later one can have any.
+
+    Args:
+        pid: The fork, which waits.
+        proc_fd: A /proc of its PID namespace.
+
+    Raises:
+        _RightsKeptError: It has not.
+    """
+    _check_status(pid)
+    if [name for name in os.listdir(f"/proc/self/fd/{proc_fd}") if name.isdigit()] != ["1"]:
+        raise _RightsKeptError("its guest started another process while it had rights")
+
+
 def _tell(descriptors: list[int], data: dict[str, Any]) -> None:
     """Answers an order on its reply socket, if it has one and is still listened to."""
     if not descriptors:
@@ -524,6 +555,12 @@ def _tell(descriptors: list[int], data: dict[str, Any]) -> None:
             wire.send_frame(reply, ["failed", 0, data])
         else:
             wire.send_command(reply, data)
+
+
+def _refusal(error: OSError, message: str) -> dict[str, Any]:
+    """Tells what the kernel refused, as data for the caller."""
+    details = {"errno": error.errno or 0}
+    return {"kind": "refused", "code": _os_code(error), "message": message, "details": details}
 
 
 def _os_code(error: OSError) -> str:
@@ -550,80 +587,3 @@ def _has_ended(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def build_world(layers_fd: int, layers_path: str, usr_fd: int) -> None:
-    """Leaves the host's file system for one that holds only what boxes are made of. Runs once, before any box.
-
-    Args:
-        layers_fd: A detached mount of the layers, or -1 where this process may reach them by path.
-        layers_path: That path.
-        usr_fd: A detached mount of the host's /usr with mapped ids, or -1.
-    """
-    # Nothing that happens here may travel to the host.
-    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-    world = kernel.fsopen("tmpfs")
-    kernel.fsconfig_string(world, "mode", "0755")
-    kernel.fsconfig_create(world)
-    root = kernel.fsmount(world, 0)
-    os.close(world)
-    for path in ("kibo", "kibo/layers", "kibo/usr", "kibo/dev", "kibo/sys", "kibo/states", "proc"):
-        os.mkdir(path, 0o755, dir_fd=root)
-    if layers_fd < 0:
-        layers_fd = kernel.open_tree(kernel.AT_FDCWD, layers_path, kernel.OPEN_TREE_CLONE)
-    if usr_fd < 0:
-        usr_fd = kernel.open_tree(kernel.AT_FDCWD, "/usr", kernel.OPEN_TREE_CLONE | kernel.AT_RECURSIVE)
-    kernel.mount_setattr(layers_fd, set_=kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV)
-    kernel.mount_setattr(
-        usr_fd, set_=kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV, recursive=True
-    )
-    devices = {name: kernel.open_tree(kernel.AT_FDCWD, f"/dev/{name}", kernel.OPEN_TREE_CLONE) for name in roots.DEVICES}
-    proc, sys_fd = _own_proc(), _own_sysfs()
-    # The new world goes on top of the old one and changes places with it, as a box's root does.
-    kernel.move_mount(root, "/")
-    os.fchdir(root)
-    kernel.pivot_root(".", ".")
-    # The old root's /proc must stay in sight until the new one is attached: the kernel asks for one fully visible.
-    kernel.move_mount(proc, "proc", root)
-    if sys_fd >= 0:
-        kernel.move_mount(sys_fd, "kibo/sys", root)
-    kernel.move_mount(layers_fd, "kibo/layers", root)
-    kernel.move_mount(usr_fd, "kibo/usr", root)
-    kernel.umount2(".", kernel.MNT_DETACH)
-    os.chdir("/")
-    roots.make_devices(devices)
-    for fd in (root, layers_fd, usr_fd, proc, sys_fd, *devices.values()):
-        if fd >= 0:
-            os.close(fd)
-
-
-def _own_proc() -> int:
-    context = kernel.fsopen("proc")
-    kernel.fsconfig_create(context)
-    fd = kernel.fsmount(context, kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC)
-    os.close(context)
-    return fd
-
-
-def _own_sysfs() -> int:
-    """Makes /sys of the warden's own, empty network; -1 where the host hides parts of its own, so that none may see it."""
-    context = kernel.fsopen("sysfs")
-    try:
-        kernel.fsconfig_create(context)
-        attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC | kernel.MOUNT_ATTR_RDONLY
-        return kernel.fsmount(context, attributes)
-    except PermissionError:
-        return -1
-    finally:
-        os.close(context)
-
-
-def compile_filters() -> dict[bool, bytes]:
-    """Compiles the filter of boxes, without and with nested namespaces."""
-    return {nested: seccomp.compile_filter(nested_namespaces=nested) for nested in (False, True)}
-
-
-def log_failure(text: str) -> None:
-    """Writes what went wrong to the standard error that the keeper reads."""
-    sys.stderr.write(text)
-    sys.stderr.flush()
