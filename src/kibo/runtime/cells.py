@@ -122,7 +122,7 @@ class Cell:
     reason: str = ""
 
     def open_pid_namespace(self) -> int:
-        """Opens the PID namespace of its first process; the caller closes it. Kept, it would cost a descriptor a box."""
+        """Opens the PID namespace of its first process; the caller closes it. Kept, it would cost one more."""
         return os.open(f"/proc/{self.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def open_log(self) -> int:

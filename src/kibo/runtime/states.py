@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import anyio
-
 from kibo.box.define import Box
 from kibo.box.plan import Plan, plan
 from kibo.box.ship import encode_parts
@@ -28,7 +26,7 @@ from kibo.runtime import wire
 from kibo.runtime.channel import Channel
 from kibo.runtime.egress import Egress
 from kibo.runtime.idmap import BOX_ID
-from kibo.runtime.images.environment import BuiltEnvironment, build_environment, interpreter_layer
+from kibo.runtime.images.environment import BuiltEnvironment, build_environment_blocking, interpreter_layer
 from kibo.runtime.orders import lost
 from kibo.runtime.refusals import refusal_error, violation
 from kibo.runtime.roots import HOST_USR
@@ -116,7 +114,7 @@ class States:
 
     def _build(self, box: Box, wanted: Plan, progress: Progress | None) -> State:
         count = len(wanted.parts)
-        built = _environment(wanted, self.session.home, progress)
+        built = build_environment_blocking(wanted.env, home=self.session.home, progress=progress)
         base = self.ensure(prefix(box, count - 1), progress) if count > 1 else None
         cell = StateId.new()
         channel = self._start(cell, wanted, built, base)
@@ -287,13 +285,6 @@ class States:
 
 def _label(wanted: Plan) -> str:
     return " + ".join(part.name for part in wanted.parts) or "Box()"
-
-
-def _environment(wanted: Plan, home: Path, progress: Progress | None) -> BuiltEnvironment:
-    async def build() -> BuiltEnvironment:
-        return await build_environment(wanted.env, home=home, progress=progress)
-
-    return anyio.run(build)
 
 
 def _lowers(built: BuiltEnvironment, home: Path) -> list[str]:
