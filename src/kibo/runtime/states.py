@@ -26,7 +26,12 @@ from kibo.runtime import wire
 from kibo.runtime.channel import Channel
 from kibo.runtime.egress import Egress
 from kibo.runtime.idmap import BOX_ID
-from kibo.runtime.images.environment import BuiltEnvironment, build_environment_blocking, interpreter_layer
+from kibo.runtime.images.environment import (
+    BuiltEnvironment,
+    build_environment_blocking,
+    find_environment,
+    interpreter_layer,
+)
 from kibo.runtime.orders import lost
 from kibo.runtime.refusals import refusal_error, violation
 from kibo.runtime.roots import HOST_USR
@@ -47,6 +52,7 @@ class State:
     session: Session
     built: BuiltEnvironment
     plan: Plan
+    reads_host_files: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +107,24 @@ class States:
         """
         digest = digest_of(box)
         found = self._ready.get(digest)
-        if found is not None:
+        if found is not None and self._is_current(found):
             return found
         with self._guard:
             lock = self._locks.setdefault(digest, threading.Lock())
         with lock:
             found = self._ready.get(digest)
-            if found is None:
+            if found is None or not self._is_current(found):
+                # One that is out of date stays for the instances that were forked from it.
                 found = self._build(box, plan(box), progress)
                 self._ready[digest] = found
             return found
+
+    def _is_current(self, state: State) -> bool:
+        """Tells whether the host's files that went into a state are still the same; free where there are none."""
+        if not state.reads_host_files:
+            return True
+        found = find_environment(state.plan.env, home=self.session.home)
+        return found is not None and found.layers == state.built.layers
 
     def _build(self, box: Box, wanted: Plan, progress: Progress | None) -> State:
         count = len(wanted.parts)
@@ -128,7 +142,8 @@ class States:
             raise
         finally:
             channel.close()
-        return State(cell, self.session, built, wanted)
+        reads_host_files = any(isinstance(source, str) for source in wanted.env.files.values())
+        return State(cell, self.session, built, wanted, reads_host_files)
 
     async def fork(self, waiting: Waiting, state: State, cell: str, name: str = "") -> Channel:
         """Makes a live fork of a state, with a name if wanted, and returns the channel to its guest, which is ready."""
@@ -295,7 +310,9 @@ def _lowers(built: BuiltEnvironment, home: Path) -> list[str]:
 def _usr_lowers(built: BuiltEnvironment) -> list[str]:
     if not built.host_view:
         return []
-    own = [layer.path for layer in built.layers if (usr := layer.path / "usr").is_dir() and any(usr.iterdir())]
+    own = [
+        layer.path for layer in built.layers if (usr := layer.path / "usr").is_dir() and any(usr.iterdir())
+    ]
     return [HOST_USR, *(f"/kibo/layers/{path.parent.name}/fs/usr" for path in own)]
 
 
@@ -314,4 +331,3 @@ def _variables(wanted: Plan, built: BuiltEnvironment) -> dict[str, str]:
             variables[name] = PROXY_URL
         variables["no_proxy"] = variables["NO_PROXY"] = "127.0.0.1,localhost"
     return variables
-
