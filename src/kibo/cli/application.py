@@ -18,7 +18,8 @@ from kibo.model.errors import KiboError
 
 def application() -> App:
     """Makes the application. Each command's file is imported when the command is called."""
-    app = App(name="kibo", version=__version__, help="Kibo: the runtime layer for AI agents.")
+    text = "Kibo: the runtime layer for AI agents."
+    app = App(name="kibo", version=__version__, help=text, suppress_keyboard_interrupt=False)
     for names in COMMANDS.values():
         for name in names:
             app.command(f"kibo.cli.{name}:{name}", name=name, help=summary(name))

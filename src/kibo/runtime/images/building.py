@@ -54,7 +54,12 @@ def do_job(job: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> N
         KiboError: What the builder reported.
     """
     process = subprocess.Popen(
-        _command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_variables()
+        _command(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_variables(),
+        start_new_session=True,  # Ctrl-C is for us; we then end the builder in order
     )
     with process:
         assert process.stdin is not None
@@ -83,7 +88,12 @@ async def follow_job(job: dict[str, Any], on_event: Callable[[dict[str, Any]], N
         KiboError: What the builder reported.
     """
     process = await anyio.open_process(
-        _command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_variables()
+        _command(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_variables(),
+        start_new_session=True,  # Ctrl-C is for us; we then end the builder in order
     )
     assert process.stdin is not None
     assert process.stdout is not None
