@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import leftovers
 import pytest
 
+import leftovers
 from kibo import wiring
 
 

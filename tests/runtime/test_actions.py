@@ -95,7 +95,7 @@ class Worker(Box):
     @action
     def crash(self) -> None:
         """Read where nothing is."""
-        import ctypes  # noqa: PLC0415
+        import ctypes
 
         ctypes.string_at(0)
 
@@ -142,8 +142,7 @@ class Worker(Box):
     @action
     def count(self, upto: int) -> Generator[int, None, str]:
         """Count."""
-        for number in range(upto):
-            yield number
+        yield from range(upto)
         return "done"
 
     @action
@@ -446,7 +445,13 @@ def test_a_call_on_a_destroyed_instance_is_an_error() -> None:
     box = Worker().spawn()
     box.destroy()
     box.destroy()
-    for use in (lambda: box.greet("ada"), lambda: box.exec("true"), lambda: box.files.read("x"), box.logs, box.diff):
+    for use in (
+        lambda: box.greet("ada"),
+        lambda: box.exec("true"),
+        lambda: box.files.read("x"),
+        box.logs,
+        box.diff,
+    ):
         with pytest.raises(errors.InstanceEnded) as caught:
             use()
         assert caught.value.hint

@@ -91,7 +91,10 @@ def test_commands_and_actions_have_the_variables_of_the_environment(machine: Ins
 
 
 def test_a_commands_own_variables_go_before_the_boxs(machine: Instance) -> None:
-    assert machine.exec("echo $COLOUR $SIZE $ICE", variables={"SIZE": "large", "ICE": "no"}).stdout == "green large no\n"
+    assert (
+        machine.exec("echo $COLOUR $SIZE $ICE", variables={"SIZE": "large", "ICE": "no"}).stdout
+        == "green large no\n"
+    )
 
 
 def test_no_variable_of_the_host_is_in_a_box(machine: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +116,7 @@ def test_a_directory_that_is_not_there_is_an_error(machine: Instance) -> None:
 
 
 def test_a_file_that_is_no_program_is_an_error(machine: Instance) -> None:
-    with pytest.raises(errors.KiboError, match="[Pp]ermission|denied"):
+    with pytest.raises(errors.KiboError, match=r"[Pp]ermission|denied"):
         machine.exec(["/etc/passwd"])
 
 
@@ -208,7 +211,9 @@ def test_waiting_for_a_started_command_can_time_out_and_it_goes_on(machine: Inst
 
 
 def test_a_started_command_can_be_signalled(machine: Instance) -> None:
-    with machine.popen("trap 'echo caught; exit 5' TERM; echo ready; while :; do sleep 0.05; done") as process:
+    with machine.popen(
+        "trap 'echo caught; exit 5' TERM; echo ready; while :; do sleep 0.05; done"
+    ) as process:
         assert process.stdout.readline() == b"ready\n"
         process.kill(signal.SIGTERM)
         assert process.wait(5) in (5, -signal.SIGTERM)

@@ -135,7 +135,9 @@ def test_removal_takes_trees_and_nothing_behind_links(shelf: Instance) -> None:
 # Paths that climb, and links that swap
 
 
-@pytest.mark.parametrize("path", ["../../../../../etc/hostname", "/../../etc/hostname", "kept/../../../etc/hostname"])
+@pytest.mark.parametrize(
+    "path", ["../../../../../etc/hostname", "/../../etc/hostname", "kept/../../../etc/hostname"]
+)
 def test_a_path_that_climbs_stays_in_the_box(shelf: Instance, path: str) -> None:
     shelf.exec("true")
     with pytest.raises((errors.PathRefused, errors.FileMissing)):
@@ -169,7 +171,9 @@ def test_links_that_are_swapped_during_a_read_never_show_the_host(shelf: Instanc
     secret = tmp_path / "secret"
     secret.write_text("of the host")
     shelf.exec("mkdir real fake; echo good > real/secret; ln -s real here")
-    swapper = shelf.popen(f"while :; do ln -sfn {tmp_path} here; ln -sfn /work/real here; ln -sfn ../../../{tmp_path} here; done")
+    swapper = shelf.popen(
+        f"while :; do ln -sfn {tmp_path} here; ln -sfn /work/real here; ln -sfn ../../../{tmp_path} here; done"
+    )
     try:
         for _ in range(300):
             try:
@@ -191,7 +195,9 @@ def test_a_download_does_not_follow_links_that_the_box_made(shelf: Instance, tmp
     assert list(outside.iterdir()) == []
 
 
-def test_a_download_again_replaces_links_and_never_writes_through_them(shelf: Instance, tmp_path: Path) -> None:
+def test_a_download_again_replaces_links_and_never_writes_through_them(
+    shelf: Instance, tmp_path: Path
+) -> None:
     victim = tmp_path / "victim"
     victim.write_text("untouched")
     target = tmp_path / "target"
@@ -295,7 +301,9 @@ def test_many_large_files_arrive_whole(shelf: Instance, tmp_path: Path) -> None:
     assert _contents(tmp_path / "back") == _contents(source)
 
 
-def test_a_source_that_is_missing_on_the_host_is_an_error_and_the_box_lives_on(shelf: Instance, tmp_path: Path) -> None:
+def test_a_source_that_is_missing_on_the_host_is_an_error_and_the_box_lives_on(
+    shelf: Instance, tmp_path: Path
+) -> None:
     with pytest.raises(OSError, match="nothing"):
         shelf.files.upload(tmp_path / "nothing", "x")
     assert shelf.files.read("given") == b"given"
@@ -404,7 +412,13 @@ def test_changes_are_seen_as_they_happen(shelf: Instance) -> None:
         time.sleep(0.01)
     shelf.exec("echo x > kept/new; mv kept/a kept/moved; rm kept/b; touch kept/end")
     watcher.join(5)
-    for expected in [("created", "new"), ("changed", "new"), ("removed", "a"), ("created", "moved"), ("removed", "b")]:
+    for expected in [
+        ("created", "new"),
+        ("changed", "new"),
+        ("removed", "a"),
+        ("created", "moved"),
+        ("removed", "b"),
+    ]:
         assert expected in seen
     changes.close()
 
@@ -437,7 +451,9 @@ def test_a_file_server_that_the_box_kills_is_an_error_and_the_next_use_has_anoth
     shelf.files.read("given")
     # Takes the server along that had started the command, too.
     with pytest.raises(errors.Unavailable, match="killed"):
-        shelf.exec("for p in /proc/[0-9]*; do p=${p#/proc/}; test $p != 1 -a $p != $$ && kill -9 $p; done; sleep 5")
+        shelf.exec(
+            "for p in /proc/[0-9]*; do p=${p#/proc/}; test $p != 1 -a $p != $$ && kill -9 $p; done; sleep 5"
+        )
     with pytest.raises(errors.Unavailable):
         shelf.files.read("given")
     assert shelf.exec("echo on").stdout == "on\n"

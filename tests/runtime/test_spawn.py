@@ -17,10 +17,11 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-import leftovers
 import pytest
 
-from kibo import Box, Env, action, wiring
+import leftovers
+from kibo import Box, Env, action, aio, wiring
+from kibo.box.define import INSTANCE_NAMES
 from kibo.model import errors
 from kibo.runtime.instance import Instance
 
@@ -138,11 +139,10 @@ def test_parameters_arrive_and_make_other_states() -> None:
 
 
 def test_a_context_destroys_its_instance_and_with_it_all_processes() -> None:
-    with Notebook().spawn() as box:
-        with box.popen("echo on; exec sleep 81") as process:
-            process.stdout.readline()
-            before = leftovers.descendants(os.getpid())
-            box.destroy()
+    with Notebook().spawn() as box, box.popen("echo on; exec sleep 81") as process:
+        process.stdout.readline()
+        before = leftovers.descendants(os.getpid())
+        box.destroy()
     assert box.status == "ended"
     gone = before.keys() - leftovers.descendants(os.getpid()).keys()
     assert any("sleep" in before[pid] for pid in gone), before
@@ -166,7 +166,7 @@ def test_an_unnamed_instance_lives_until_its_call_returns() -> None:
 
 
 def _cells(session: Any) -> list[dict[str, Any]]:
-    from kibo.runtime.waiting import Blocking, run  # noqa: PLC0415
+    from kibo.runtime.waiting import Blocking, run
 
     answer, _ = run(session.ask(Blocking(), "list", {}))
     return list(answer["cells"])
@@ -190,7 +190,9 @@ def test_many_threads_spawn_at_once() -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    assert sorted(results) == sorted(["launched", f"{index}.{turn}"] for index in range(16) for turn in range(5))
+    assert sorted(results) == sorted(
+        ["launched", f"{index}.{turn}"] for index in range(16) for turn in range(5)
+    )
 
 
 def test_two_hundred_instances_live_at_once_and_all_answer() -> None:
@@ -446,6 +448,11 @@ class Empty(Box):
     """Has nothing."""
 
 
+def test_no_action_can_be_hidden_by_what_every_instance_has() -> None:
+    for face in (Instance, aio.Instance):
+        assert {name for name in dir(face) if not name.startswith("_")} <= INSTANCE_NAMES
+
+
 def test_an_empty_box_runs_commands() -> None:
     with Box().spawn() as box:
         assert box.exec("echo here").stdout == "here\n"
@@ -474,7 +481,11 @@ def test_a_box_that_runs_as_its_own_root_is_nobody_outside() -> None:
         assert box.uid() == 0
         with box.popen("echo on; read end") as program:
             program.stdout.readline()
-            owners = [os.stat(f"/proc/{p}").st_uid for p, name in leftovers.descendants(os.getpid()).items() if name == "sh"]
+            owners = [
+                os.stat(f"/proc/{p}").st_uid
+                for p, name in leftovers.descendants(os.getpid()).items()
+                if name == "sh"
+            ]
             assert owners
             assert min(owners) >= 65536
         box.files.write("/usr/local/bin/mine", b"x")

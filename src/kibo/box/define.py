@@ -22,8 +22,9 @@ Effect = Literal["none", "read", "bufferable", "reversible", "irreversible"]
 
 #: Names that every instance has of its own: an action with one of them could not be reached.
 INSTANCE_NAMES = frozenset(
-    "branch context delegate destroy diff digest env egress exec files fork id launch logs on_event popen"
-    " publish_event resume secrets send_message shell skill snapshot spawn status suspend tools".split()
+    "alive branch channel_fd context delegate destroy diff digest env egress exec files fork id launch log_fd logs"
+    " on_event popen publish_event resume secrets send_message session shell skill snapshot spawn status suspend"
+    " tools".split()
 )
 #: Names of the definition that a parameter cannot have.
 DEFINITION_NAMES = frozenset("digest egress env launch resume secrets skill spawn suspend tools".split())

@@ -1,0 +1,76 @@
+"""A user's program that is killed: does one thing with Kibo until it cannot.
+
+Arguments: what to do (build, spawn, action, exec, destroy). Says ``ready`` once it is at it, ``lost`` when the
+runtime is lost, and ends when its input does.
+"""
+
+import contextlib
+import sys
+import threading
+import time
+
+from kibo import Box, Env, KiboError, action
+
+
+class Napper(Box):
+    """Sleeps."""
+
+    @action
+    def nap(self, seconds: float) -> None:
+        """Sleep."""
+        time.sleep(seconds)
+
+
+def building(name: str) -> Box:
+    """A box that takes long to build and was never built."""
+
+    class Slow(Box):
+        env = Env(
+            run=[
+                f"echo {name}; for i in 1 2 3 4 5 6; do sleep 0.25; dd if=/dev/zero of=/work/f$i bs=1M count=3; done"
+            ]
+        )
+
+    return Slow()
+
+
+def work(what: str, name: str) -> None:
+    """Does it, again and again."""
+    if what == "build":
+        print("ready", flush=True)
+        while True:
+            building(f"{name} {time.monotonic_ns()}").spawn().destroy()
+    box = Napper().spawn()
+    others = [Napper().spawn() for _ in range(3)]
+    print("ready", flush=True)
+    while True:
+        if what == "spawn":
+            others = [*others[-3:], Napper().spawn()]
+        elif what == "action":
+            box.nap(0.5)
+        elif what == "exec":
+            box.exec("sleep 60 & sleep 0.5")
+            box.exec("(setsid sleep 60 &) ; sleep 0.2", timeout_s=0.5)
+        elif what == "destroy":
+            for other in [box, *others]:
+                other.destroy()
+            box, others = Napper().spawn(), [Napper().spawn() for _ in range(3)]
+
+
+def main() -> None:
+    """Works in a thread of its own, as users do, and ends with the input."""
+
+    def body() -> None:
+        try:
+            work(sys.argv[1], sys.argv[2])
+        except KiboError as error:
+            print("lost", error.code, flush=True)
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

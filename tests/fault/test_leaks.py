@@ -1,0 +1,167 @@
+"""After ``kill -9`` of whomever, at whatever moment, nothing is left: no process, group, mount, namespace or file."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import leftovers
+
+PROGRAM = Path(__file__).with_name("kibo_user.py")
+#: A killed warden's boxes go one after the other, each with its mounts and network; a busy machine takes its time.
+WITHIN_S = 10.0
+DEEDS = ["build", "spawn", "action", "exec", "destroy"]
+VICTIMS = ["user", "warden", "user+warden", "keeper", "keeper+user", "warden+keeper+user", "user by SIGINT"]
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """A state directory whose layers are there, so that what is killed is what a test says."""
+    path = Path(tempfile.mkdtemp(prefix="kibo-leaks-"))
+    with leftovers.adopt_orphans():
+        before = set(leftovers.descendants(os.getpid()))
+        _end(_start(path, "action"))
+        yield path
+        assert leftovers.await_clean(path, os.getpid(), before, WITHIN_S) == {}
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def dice(request: pytest.FixtureRequest) -> random.Random:
+    """Random moments that can be had again: the seed is printed with a failure."""
+    seed = int(os.environ.get("KIBO_TEST_SEED", random.SystemRandom().getrandbits(32)))
+    print(f"KIBO_TEST_SEED={seed}")
+    return random.Random(seed)
+
+
+def _start(home: Path, deed: str) -> subprocess.Popen[str]:
+    """Starts the user's program and waits until it is at it."""
+    process = subprocess.Popen(
+        [sys.executable, PROGRAM, deed, "x"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "KIBO_HOME": str(home), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], 60)
+    line = process.stdout.readline() if ready else ""
+    assert line == "ready\n", (
+        line,
+        process.poll(),
+        process.stderr.read() if process.poll() is not None else "",
+    )
+    return process
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Lets the user's program end by itself, if it still runs."""
+    try:
+        process.communicate(timeout=30)
+    except ValueError:
+        process.wait(30)
+
+
+def _find(user: int, name: str) -> list[int]:
+    """Finds the warden or the keeper of a user's process."""
+    below = leftovers.descendants(user)
+    wardens = [pid for pid, title in below.items() if title == "kibo-warden"]
+    if name == "warden":
+        return wardens
+    return [int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in wardens]
+
+
+def _kill(process: subprocess.Popen[str], victims: str) -> None:
+    if victims == "user by SIGINT":
+        process.send_signal(signal.SIGINT)
+        return
+    pids = []
+    for name in victims.split("+"):
+        pids += [process.pid] if name == "user" else _find(process.pid, name)
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue  # taken along by the one before
+
+
+def _murder(home: Path, deed: str, victims: str, dice: random.Random) -> None:
+    before = set(leftovers.descendants(os.getpid()))
+    process = _start(home, deed)
+    time.sleep(dice.uniform(0, 0.6 if deed == "build" else 0.15))
+    _kill(process, victims)
+    if "user" not in victims:
+        # It finds out and is not harmed; who only spawns goes on with a new runtime.
+        if deed in ("action", "exec"):
+            assert process.stdout is not None
+            assert select.select([process.stdout], [], [], 20)[0], "it was not told"
+        assert process.poll() is None
+    _end(process)
+    if victims in ("keeper+user", "warden+keeper+user"):
+        # Who would clean up is dead: the processes are gone, and the next to use the directory sweeps the rest.
+        deadline = time.monotonic() + WITHIN_S
+        while left := leftovers.descendants(os.getpid()).keys() - before:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.01)
+        _end(_start(home, "action"))
+    left = leftovers.await_clean(home, process.pid, before, WITHIN_S)
+    leftovers.reap_adopted(before)
+    assert left == {}
+
+
+@pytest.mark.parametrize("victims", VICTIMS)
+@pytest.mark.parametrize("deed", DEEDS)
+def test_nothing_is_left_when_killed(home: Path, dice: random.Random, deed: str, victims: str) -> None:
+    _murder(home, deed, victims, dice)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("victims", VICTIMS)
+@pytest.mark.parametrize("deed", DEEDS)
+def test_nothing_is_left_when_killed_many_times(
+    home: Path, dice: random.Random, deed: str, victims: str
+) -> None:
+    for _ in range(20):
+        _murder(home, deed, victims, dice)
+
+
+def test_what_is_looked_for_is_seen_while_it_is_there(home: Path) -> None:
+    before = set(leftovers.descendants(os.getpid()))
+    process = _start(home, "exec")
+    seen = leftovers.leftovers(home, process.pid, before)
+    _end(process)
+    assert {"kibo-warden", "kibo-guest"} <= set(seen["processes"].values())  # type: ignore[attr-defined]
+    assert any(str(process.pid) in path for path in seen["files"])  # type: ignore[attr-defined]
+    assert os.geteuid() != 0 or seen["groups"]
+    assert leftovers.await_clean(home, process.pid, before, WITHIN_S) == {}
+
+
+@pytest.mark.parametrize("round_number", range(3))
+def test_nothing_is_left_when_killed_before_it_is_ready(
+    home: Path, dice: random.Random, round_number: int
+) -> None:
+    before = set(leftovers.descendants(os.getpid()))
+    process = subprocess.Popen(
+        [sys.executable, PROGRAM, "spawn", "x"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "KIBO_HOME": str(home), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    time.sleep(dice.uniform(0.2, 1.0))
+    process.kill()
+    process.communicate()
+    left = leftovers.await_clean(home, process.pid, before, WITHIN_S)
+    assert left == {}

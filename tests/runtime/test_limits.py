@@ -1,0 +1,174 @@
+"""Limits of a box: reached by whoever is in it, felt by nobody else."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from kibo import Box, Env, Limits, action
+from kibo.model import errors
+
+HAS_GROUPS = os.geteuid() == 0 and (
+    Path("/sys/fs/cgroup/memory").is_dir()
+    or "memory" in Path("/sys/fs/cgroup/cgroup.controllers").read_text()
+)
+needs_groups = pytest.mark.skipif(
+    not HAS_GROUPS, reason="memory cannot be limited here: no control groups for this user"
+)
+
+
+class Hungry(Box):
+    """Takes what it can get."""
+
+    env = Env(limits=Limits(memory_bytes=96 << 20, pids=40, open_files=64, disk_bytes=32 << 20))
+
+    @action
+    def eat(self, size: int) -> int:
+        """Take memory."""
+        self.eaten = bytearray(os.urandom(1) * size)
+        return len(self.eaten)
+
+    @action
+    def fork_bomb(self) -> str:
+        """Start processes until none can be started."""
+        children = []
+        try:
+            for _ in range(500):
+                pid = os.fork()
+                if pid == 0:
+                    time.sleep(20)
+                    os._exit(0)
+                children.append(pid)
+        except OSError as error:
+            return f"{len(children)} {type(error).__name__}"
+        finally:
+            for pid in children:
+                os.kill(pid, 9)
+                os.waitpid(pid, 0)
+        return "all"
+
+    @action
+    def open_many(self) -> str:
+        """Open files until none can be opened."""
+        files = []
+        try:
+            for _ in range(500):
+                files.append(open("/dev/null"))  # noqa: SIM115
+        except OSError as error:
+            return f"{len(files)} {error.strerror}"
+        finally:
+            for file in files:
+                file.close()
+        return "all"
+
+
+class Bounded(Hungry):
+    """The same with what every user can have."""
+
+    env = Env(limits=Limits(pids=40, open_files=64, disk_bytes=32 << 20))
+
+
+class Brief(Box):
+    """Has its time."""
+
+    env = Env(limits=Limits(wall_s=0.6))
+
+    @action
+    def dwell(self) -> None:
+        """Take long."""
+        time.sleep(20)
+
+
+@needs_groups
+def test_an_action_that_eats_the_boxs_memory_is_told_so_and_no_other_box_is_touched() -> None:
+    with Hungry().spawn() as box, Hungry().spawn() as other:
+        assert box.eat(8 << 20) == 8 << 20
+        with pytest.raises(errors.MemoryExceeded) as caught:
+            box.eat(400 << 20)
+        assert "memory_bytes" in caught.value.hint
+        with pytest.raises(errors.KiboError):
+            box.eat(1)
+        assert other.eat(8 << 20) == 8 << 20
+
+
+@needs_groups
+def test_a_command_that_eats_the_boxs_memory_is_killed_and_the_box_lives_on() -> None:
+    with Hungry().spawn() as box:
+        done = box.exec(["/usr/bin/python3", "-c", "x = bytearray(b'x') * (400 << 20)"])
+        assert done.returncode != 0
+        assert box.eat(1 << 20) == 1 << 20
+
+
+@needs_groups
+def test_boxes_that_run_out_of_memory_one_after_the_other_are_each_told_so() -> None:
+    for _ in range(3):
+        with Hungry().spawn() as box, pytest.raises(errors.MemoryExceeded):
+            box.eat(400 << 20)
+
+
+def test_a_limit_that_this_user_cannot_have_is_refused_with_a_remedy() -> None:
+    if HAS_GROUPS:
+        with Hungry().spawn() as box:
+            assert box.eat(1) == 1
+        return
+    with pytest.raises(errors.HostUnsupported, match="memory") as caught:
+        Hungry().spawn()
+    assert "doctor" in caught.value.hint
+
+
+def test_a_fork_bomb_stops_at_the_boxs_bound_and_the_box_lives_on() -> None:
+    with Bounded().spawn() as box, Bounded().spawn() as other:
+        answer = box.fork_bomb()
+        assert answer.endswith("BlockingIOError")
+        assert 10 < int(answer.split()[0]) <= 40
+        assert box.exec("echo on").stdout == "on\n"
+        assert other.fork_bomb() == answer
+
+
+def test_open_files_are_bounded() -> None:
+    with Bounded().spawn() as box:
+        answer = box.open_many()
+        assert "Too many open files" in answer
+        assert int(answer.split()[0]) < 64
+        assert box.exec("ulimit -n").stdout == "64\n"
+
+
+def test_the_disk_of_a_box_is_bounded_and_shared_memory_too() -> None:
+    with Bounded().spawn() as box:
+        for place in ("/work/big", "/tmp/big", "/dev/shm/big"):
+            done = box.exec(f"dd if=/dev/zero of={place} bs=1M count=200; rm {place}")
+            assert "No space left" in done.stderr
+
+
+def test_an_instance_past_its_wall_time_is_destroyed_even_in_an_action() -> None:
+    with Brief().spawn() as box:
+        begin = time.monotonic()
+        with pytest.raises(errors.KiboError, match=r"time|ended"):
+            box.dwell()
+        assert time.monotonic() - begin < 5
+        assert box.status == "ended"
+    with Brief().spawn() as box:
+        assert box.exec("echo in time").stdout == "in time\n"
+        time.sleep(0.8)
+        with pytest.raises(errors.KiboError) as caught:
+            box.exec("echo late")
+        assert caught.value.code == "instance.ended"
+
+
+def test_a_box_that_burns_all_its_time_does_not_hold_others_up() -> None:
+    with Bounded().spawn() as box:
+        burner = threading.Thread(target=lambda: box.exec("while :; do :; done", timeout_s=1))
+
+        def burn() -> None:
+            with pytest.raises(errors.CommandTimedOut):
+                box.exec("while :; do :; done", timeout_s=1)
+
+        burner = threading.Thread(target=burn)
+        burner.start()
+        with Bounded().spawn() as other:
+            assert other.exec("echo on", timeout_s=10).stdout == "on\n"
+        burner.join()

@@ -1,0 +1,388 @@
+"""Cached states: launched once, shared by every sum that contains them, and refused where no fork could have them."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kibo import Box, Env, action, use
+from kibo.box.sums import prefix
+from kibo.model import errors
+from kibo.runtime.states import Launched
+
+
+class Engine(Box):
+    """The first part."""
+
+    tag: str = ""
+
+    def launch(self) -> None:
+        """Leaves a value that tells launches apart."""
+        time.sleep(0.05)
+        self.serial = random.getrandbits(60)
+        with open("/work/engine", "w") as file:
+            file.write(str(self.serial))
+
+    @action
+    def engine_serial(self) -> int:
+        """Return it."""
+        return self.serial
+
+
+class Wheels(Box):
+    """The second part, which needs the first."""
+
+    engine = use(Engine)
+    tag: str = ""
+
+    def launch(self) -> None:
+        """Reads from what it needs."""
+        self.seen = self.engine.serial
+        self.engine.rides = 1
+        with open("/work/engine") as file:
+            self.read = int(file.read())
+
+    @action
+    def wheels_saw(self) -> list[int]:
+        """Return what it saw of the engine, in memory and on disk."""
+        return [self.seen, self.read]
+
+    @action
+    def ride(self) -> int:
+        """Change the part that it needs."""
+        self.engine.rides += 1
+        return int(self.engine.rides)
+
+
+class Radio(Box):
+    """A third part, which needs nobody."""
+
+    tag: str = ""
+
+    @action
+    def play(self, song: str) -> str:
+        """Play."""
+        return f"♪ {song}"
+
+
+def build_events(box: Box) -> list[str]:
+    """Spawns a box and lists the parts that were launched for it."""
+    launched: list[str] = []
+
+    def note(event: Any) -> None:
+        if isinstance(event, Launched):
+            launched.append(event.part)
+
+    box.spawn(progress=note).destroy()
+    return launched
+
+
+def test_a_launch_runs_once_however_many_instances_there_are() -> None:
+    box = Engine(tag="once")
+    assert build_events(box) == ["Engine"]
+    assert build_events(box) == []
+    with box.spawn() as one, Engine(tag="once").spawn() as other:
+        assert one.engine_serial() == other.engine_serial()
+
+
+def test_every_prefix_of_a_sum_is_a_state_that_other_sums_use() -> None:
+    engine, wheels, radio = Engine(tag="p"), Wheels(tag="p"), Radio(tag="p")
+    assert build_events(engine + wheels) == ["Engine", "Wheels"]
+    assert build_events(engine) == []
+    assert build_events(engine + wheels + radio) == ["Radio"]
+    assert build_events(engine + radio) == ["Radio"]
+    with engine.spawn() as alone, (engine + wheels + radio).spawn() as whole:
+        assert whole.engine_serial() == alone.engine_serial()
+        assert whole.wheels_saw() == [alone.engine_serial()] * 2
+        assert whole.play("a") == "♪ a"
+
+
+def test_a_part_sees_the_live_part_that_it_needs() -> None:
+    with (Engine() + Wheels()).spawn() as one, (Engine() + Wheels()).spawn() as other:
+        assert [one.ride(), one.ride(), other.ride()] == [2, 3, 2]
+
+
+def test_a_need_that_nobody_meets_is_named_before_anything_is_built() -> None:
+    with pytest.raises(errors.UnmetNeed, match="Engine") as caught:
+        Wheels().spawn()
+    assert "Engine" in caught.value.hint + str(caught.value)
+    with pytest.raises(errors.UnmetNeed):
+        (Wheels() + Engine()).spawn()
+
+
+def test_sides_that_conflict_are_both_named() -> None:
+    class Other(Box):
+        """Plays differently."""
+
+        @action
+        def play(self, song: str) -> int:
+            """Play."""
+            return len(song)
+
+    with pytest.raises(errors.CompositionConflict, match=r"Radio.*Other|Other.*Radio"):
+        Radio() + Other()
+    with (Radio() | Other()).spawn() as box:
+        assert box.play("abc") == 3
+
+
+def test_threads_that_want_one_state_at_once_wait_for_one_build() -> None:
+    box, launched = Engine(tag="crowd") + Wheels(tag="crowd"), []
+    serials: set[int] = set()
+
+    def work() -> None:
+        def note(event: Any) -> None:
+            if isinstance(event, Launched):
+                launched.append(event.part)
+
+        with box.spawn(progress=note) as instance:
+            serials.add(instance.engine_serial())
+
+    threads = [threading.Thread(target=work) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(launched) == ["Engine", "Wheels"]
+    assert len(serials) == 1
+
+
+def test_layers_of_the_parts_are_all_there_in_a_sum() -> None:
+    class One(Box):
+        env = Env(files={"/work/one": b"1"}, variables={"ONE": "1"})
+
+        def launch(self) -> None:
+            with open("/work/kept", "w") as file:
+                file.write("by one")
+
+    class Two(Box):
+        env = Env(files={"/work/two": b"2"}, variables={"TWO": "2"})
+
+        def launch(self) -> None:
+            with open("/work/kept", "a") as file:
+                file.write(
+                    ", seen by two with "
+                    + Path("/work/one").read_text()
+                    + os.environ["ONE"]
+                    + os.environ["TWO"]
+                )
+
+    with (One() + Two()).spawn() as box:
+        assert box.exec("cat one two kept; echo $ONE$TWO").stdout == "12by one, seen by two with 11212\n"
+    with One().spawn() as box:
+        assert box.exec("cat kept; ls").stdout == "by onekept\none\n"
+
+
+def test_a_launch_that_raises_fails_the_build_and_leaves_nothing() -> None:
+    class Broken(Box):
+        def launch(self) -> None:
+            raise ConnectionError("no shop")
+
+    for _ in range(2):  # a failure is not cached
+        with pytest.raises(errors.BuildFailed, match="no shop") as caught:
+            (Engine() + Broken()).spawn()
+        assert "ConnectionError" in caught.value.log_tail
+        assert caught.value.step == "launch Broken"
+        assert "launch" in str(caught.value)
+    with Engine().spawn() as box:
+        assert box.engine_serial()
+
+
+def test_a_launch_that_exits_fails_the_build() -> None:
+    class Leaver(Box):
+        def launch(self) -> None:
+            os._exit(3)
+
+    with pytest.raises(errors.BuildFailed, match="ended") as caught:
+        Leaver().spawn()
+    assert "launch()" in caught.value.hint
+
+
+def test_a_step_of_the_environment_that_fails_shows_its_log() -> None:
+    class Broken(Box):
+        env = Env(run=["echo grinding; echo no beans >&2; exit 9"])
+
+    with pytest.raises(errors.BuildFailed, match="9") as caught:
+        Broken().spawn()
+    assert "no beans" in str(caught.value)
+    assert "echo grinding" in caught.value.step
+
+
+class Threaded(Box):
+    """Leaves a thread."""
+
+    name: str = "till"
+
+    def launch(self) -> None:
+        """Starts it."""
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.stop.wait, name=self.name, daemon=True)
+        self.thread.start()
+
+
+class Suspending(Threaded):
+    """Ends its thread before the state is kept, and starts another in each instance."""
+
+    def suspend(self) -> None:
+        """Ends it."""
+        self.stop.set()
+        self.thread.join()
+
+    def resume(self) -> None:
+        """Starts another."""
+        self.launch()
+
+    @action
+    def runs(self) -> bool:
+        """Whether it runs."""
+        return self.thread.is_alive()
+
+
+def test_a_thread_that_a_launch_leaves_is_named() -> None:
+    with pytest.raises(errors.StateNotForkable, match="till") as caught:
+        Threaded().spawn()
+    assert "resume" in caught.value.hint
+
+
+def test_suspend_and_resume_carry_what_cannot_be_forked() -> None:
+    with Suspending().spawn() as one, Suspending().spawn() as other:
+        assert one.runs()
+        assert other.runs()
+
+
+def test_resume_runs_in_every_instance_and_not_in_the_state() -> None:
+    class Counter(Box):
+        def launch(self) -> None:
+            self.resumed = 0
+
+        def resume(self) -> None:
+            self.resumed += 1
+
+        @action
+        def count(self) -> int:
+            """Count."""
+            return self.resumed
+
+    for _ in range(2):
+        with Counter().spawn() as box:
+            assert box.count() == 1
+
+
+def test_a_resume_that_raises_is_shown_and_leaves_no_instance() -> None:
+    class Stuck(Box):
+        def resume(self) -> None:
+            raise TimeoutError("no browser")
+
+    with pytest.raises(errors.ActionRaised, match="no browser") as caught:
+        Stuck().spawn()
+    assert "Stuck.resume" in str(caught.value)
+
+
+def test_programs_that_a_launch_leaves_are_ended() -> None:
+    class Leaver(Box):
+        def launch(self) -> None:
+            self.child = subprocess.Popen(["sleep", "91"])
+
+    with Leaver().spawn() as box:
+        assert box.exec("ls -d /proc/[0-9]* | wc -l").stdout.strip() in ("3", "4", "5")
+        assert "sleep 91" not in box.exec("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
+
+
+@pytest.mark.parametrize("kept", ["deleted", "memory", "timer"])
+def test_what_no_fork_can_have_is_named(kept: str) -> None:
+    class Keeper(Box):
+        kind: str
+
+        def launch(self) -> None:
+            if self.kind == "deleted":
+                self.file = tempfile.TemporaryFile()  # noqa: SIM115
+            elif self.kind == "memory":
+                import mmap
+
+                self.map = mmap.mmap(-1, 4096)
+            else:
+                import ctypes
+
+                self.timer = ctypes.CDLL(None).timerfd_create(1, 0)
+
+    expected = {"deleted": "deleted", "memory": "shared memory", "timer": "timerfd"}[kept]
+    with pytest.raises(errors.StateNotForkable, match=expected) as caught:
+        Keeper(kind=kept).spawn()
+    assert "suspend" in caught.value.hint
+
+
+class Plumber(Box):
+    """Leaves pipes, sockets and a listener open."""
+
+    def launch(self) -> None:
+        """Opens them."""
+        import select
+
+        self.read, self.write = os.pipe()
+        self.left, self.right = socket.socketpair()
+        self.poll = select.epoll()
+        self.poll.register(self.read, select.EPOLLIN)
+
+    @action
+    def pour(self, text: str) -> None:
+        """Write into the pipe."""
+        os.write(self.write, text.encode())
+
+    @action
+    def drain(self) -> str:
+        """Read what the poll says is there."""
+        return "".join(os.read(fd, 100).decode() for fd, _ in self.poll.poll(0))
+
+    @action
+    def talk(self) -> str:
+        """Write to a socket that its launch connected."""
+        try:
+            self.left.send(b"x")
+        except OSError as error:
+            return type(error).__name__
+        return "sent"
+
+
+def test_pipes_and_sockets_of_a_state_connect_no_two_instances() -> None:
+    with Plumber().spawn() as one, Plumber().spawn() as other:
+        one.pour("one")
+        assert other.drain() == ""
+        assert one.drain() == "one"
+        assert one.talk() != "sent"
+
+
+def test_a_module_that_the_box_lacks_is_named_with_its_remedy() -> None:
+    class Cook(Box):
+        @action
+        def cook(self) -> str:
+            """Import what is not there."""
+            import no_such_oven  # type: ignore[import-not-found]
+
+            return str(no_such_oven)
+
+    with Cook().spawn() as box, pytest.raises(errors.ActionRaised, match="no_such_oven"):
+        box.cook()
+
+
+def test_a_box_whose_class_needs_a_module_that_it_lacks_says_so_when_built() -> None:
+    class Needy(Box):
+        @action
+        def version(self) -> str:
+            """Use a module of the host."""
+            return pytest.__version__
+
+    with pytest.raises(errors.BuildFailed, match="pytest") as caught:
+        Needy().spawn()
+    assert "Env.pip" in caught.value.hint or "pip=" in caught.value.hint
+
+
+def test_a_prefix_of_a_sum_is_what_its_left_side_is() -> None:
+    assert prefix(Engine() + Radio(), 1) == Engine()
