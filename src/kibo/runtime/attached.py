@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class Found:
 
 
 class AttachedSession(Orders):
-    """A session that another process owns. Its end there ends it here."""
+    """A session that another process owns. Its end there ends it here; unreferenced here, it runs on."""
 
     def __init__(self, directory: Path) -> None:
         """Connects.
@@ -78,6 +79,7 @@ class AttachedSession(Orders):
         self.holder_pid: int = told["owner_pid"]
         self.started_s: float = told["started_s"]
         self.facts: dict[str, Any] = told["facts"]
+        weakref.finalize(self, self._socket.close)
 
     @property
     def alive(self) -> bool:
@@ -118,10 +120,6 @@ class AttachedSession(Orders):
             return 0
         finally:
             close_all(descriptors)
-
-    def close(self) -> None:
-        """Lets go of it; it runs on."""
-        self._socket.close()
 
 
 def _connect(sock: socket.socket, path: Path) -> None:
