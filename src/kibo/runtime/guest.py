@@ -26,6 +26,7 @@ from typing import Any, Final
 from kibo.box.results import to_builtins
 from kibo.model.limits import MAX_ERROR_TEXT_BYTES
 from kibo.runtime import kernel, seccomp, wire
+from kibo.runtime.afterfork import AfterFork
 from kibo.runtime.openfiles import OpenFiles
 from kibo.runtime.orphans import Orphans
 
@@ -78,6 +79,7 @@ class Guest:
         self.resumers: list[Any] = []
         self.orphans = Orphans()
         self.files = OpenFiles()
+        self.after_fork = AfterFork()
         self.cwd = ""
         self.in_action = False
         self.sealed = False
@@ -110,6 +112,7 @@ class Guest:
         os.write(CONTROL, _HELLO)
         self.sealed = False
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.after_fork.restore()
         self.orphans.forget()
         _reseed()
         self.rehearse()
@@ -342,6 +345,7 @@ class Guest:
             return ["ok", number, {"unforkable": problems}]
         self.cwd = os.getcwd()
         self.rehearse()
+        self.after_fork.thin()
         self.sealed = True
         # Its children are boxes, whose ends are the warden's business.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
