@@ -89,6 +89,7 @@ class Cell:
     Attributes:
         source: The sealed cell that it was forked from, or None.
         channel: The guest's end of its channel to the user's process, kept until the guest has entered.
+        proc: A /proc of its PID namespace, until it has been let in, or -1.
         egress: Where to send the listening socket of its only way out, or -1.
         awaited: Forks of this cell that were ordered and not yet asked of the kernel, in order.
         own_userns: Whether it has a user namespace below the warden's own.
@@ -111,6 +112,7 @@ class Cell:
     pidfd: int = -1
     control: socket.socket | None = None
     listener: int = -1
+    proc: int = -1
     own_userns: bool = False
     awaited: list[Cell] = field(default_factory=list)
     group: Group | None = None
@@ -173,7 +175,7 @@ class Cell:
                 message = f"it ended: {self.reason}"
                 refusal = {"kind": "refused", "code": "instance.ended", "message": message, "details": {}}
                 wire.send_command(reply, refusal)
-        for name in ("pidfd", "listener", "seal_reply", "egress"):
+        for name in ("pidfd", "listener", "proc", "seal_reply", "egress"):
             fd = getattr(self, name)
             if fd >= 0:
                 os.close(fd)

@@ -58,6 +58,7 @@ CHANNEL: Final = 4
 _OWN: Final = frozenset({0, 1, 2, CONTROL, CHANNEL})
 
 _HELLO: Final = b"\xc0"  # nothing: the kernel adds this process's id, which the warden reads
+_BARE: Final = b"\xa4bare"
 _IN: Final = b"\xa2in"
 
 
@@ -105,11 +106,12 @@ class Guest:
     def enter_fork(self) -> None:
         """Enters the box as a fork, which inherits filter, ids and environment and gives up what its namespace gave.
 
-        The warden lets in only a process that is alone and has no rights, so those go before the first word to it.
+        The warden makes its root meanwhile, and lets in only a process that is alone and has no rights.
         """
+        os.write(CONTROL, _HELLO)
         _raise_loopback()
         kernel.drop_capabilities()
-        os.write(CONTROL, _HELLO)
+        os.write(CONTROL, _BARE)
         self.sealed = False
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.after_fork.restore()

@@ -9,7 +9,7 @@ documentation, fsopen(2), pivot_root(2), mount_namespaces(7).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -254,7 +254,7 @@ def make_devices(nodes: dict[str, int]) -> None:
     os.close(tree)
 
 
-def move_in(pidfd: int, own_namespace_fd: int, root: Root, proc_fd: int, then: Callable[[], None]) -> None:
+def move_in(pidfd: int, own_namespace_fd: int, root: Root, proc_fd: int) -> None:
     """Makes ``root`` the root of a process, with its own /proc and the other parts below it.
 
     The caller must be alone in its process (one thread) and have CAP_SYS_ADMIN over the process's mount namespace.
@@ -265,7 +265,6 @@ def move_in(pidfd: int, own_namespace_fd: int, root: Root, proc_fd: int, then: C
         own_namespace_fd: The caller's mount namespace, to which it returns in every case.
         root: What `Root.make` or `Root.seal` prepared.
         proc_fd: A detached /proc of the process's PID namespace.
-        then: Called when the process has its new root and can no longer see the old one.
     """
     kernel.setns(pidfd, kernel.CLONE_NEWNS)
     try:
@@ -277,7 +276,6 @@ def move_in(pidfd: int, own_namespace_fd: int, root: Root, proc_fd: int, then: C
         for fd, path in root.parts:
             kernel.move_mount(fd, path, root.root_fd)
         # The old root now lies on top of the new one, where no path of a process below leads.
-        then()
         kernel.umount2(".", kernel.MNT_DETACH)
     finally:
         kernel.setns(own_namespace_fd, kernel.CLONE_NEWNS)

@@ -254,7 +254,9 @@ class Warden:
                 taken = True
                 seccomp_listener.hint_same_cpu(cell.listener)
                 self.watch(cell.listener, lambda _: self._clone_asked(cell))
-            elif message == "in" and cell.state is CellState.ENTERED:
+            elif message == "bare" and cell.state is CellState.ENTERED and cell.source is not None:
+                self._admit_fork(cell)
+            elif message == "in" and cell.state is CellState.ENTERED and cell.source is None:
                 self._check(cell)
             elif message == "out" and cell.state is CellState.SEALING:
                 self._finish_seal(cell)
@@ -276,32 +278,39 @@ class Warden:
         self.end(cell, str(error))
 
     def _admit(self, cell: Cell, pid: int) -> None:
-        """Gives a new process its ids, root, network and limits, then lets it in."""
+        """Gives a new process its ids, root and network. A first guest, which is still ours, is let in at once."""
         cell.pid = pid
         cell.pidfd = kernel.pidfd_open(pid)
         self.watch(cell.pidfd, lambda _: self.end(cell, "its first process ended"))
-        source = cell.source
-        if source is not None:
-            self._map(cell, source)
+        if cell.source is not None:
+            self._map(cell, cell.source)
         self._prepare(cell)
         if cell.egress >= 0:
             self._listen(cell)
+        cell.proc = self._move_in(cell)
+        cell.state = CellState.ENTERED
+        if cell.source is None:
+            self._let_in(cell, cell.setup)
 
-        def let_in() -> None:
-            log = cell.open_log()
-            descriptors = [cell.channel, log, *(cell.group.attach_fds if cell.group else ())]
-            assert cell.control is not None
-            wire.send_command(cell.control, cell.setup if source is None else cell.forked_setup(), descriptors)
+    def _let_in(self, cell: Cell, setup: dict[str, Any]) -> None:
+        os.close(cell.proc)
+        cell.proc = -1
+        log = cell.open_log()
+        assert cell.control is not None
+        try:
+            groups = cell.group.attach_fds if cell.group else ()
+            wire.send_command(cell.control, setup, [cell.channel, log, *groups])
+        finally:
             os.close(log)
-            if source is None:
-                cell.state = CellState.ENTERED
-            else:
-                cell.release_channel()
-                cell.state = CellState.LIVE
-            if wall_s := cell.setup.get("wall_s"):
-                self.after(wall_s, lambda: self._time_up(cell))
 
-        self._move_in(cell, let_in)
+    def _admit_fork(self, cell: Cell) -> None:
+        """Lets a fork in that says that it has given up its rights, once that is seen to be true."""
+        _vet(cell.pid, cell.proc)
+        self._let_in(cell, cell.forked_setup())
+        cell.release_channel()
+        cell.state = CellState.LIVE
+        if wall_s := cell.setup.get("wall_s"):
+            self.after(wall_s, lambda: self._time_up(cell))
 
     def _time_up(self, cell: Cell) -> None:
         if self.cells.get(cell.id) is cell:
@@ -314,18 +323,19 @@ class Warden:
         cell.root.make()
         cell.group = self.groups.take(cell.setup["limits"])
 
-    def _move_in(self, cell: Cell, then: Callable[[], None]) -> None:
-        """Gives a process its root. ``then`` is called once it has, before the old one is taken down."""
+    def _move_in(self, cell: Cell) -> int:
+        """Gives a process its root, and returns a descriptor of its /proc, the caller's to close."""
         namespace = cell.open_pid_namespace()
         process = roots.proc(namespace)
         os.close(namespace)
         try:
-            if cell.state is CellState.STARTING and cell.source is not None:
-                _vet(cell.pid, process)
-            roots.move_in(cell.pidfd, self.own_mounts, cell.root, process, then)
-        finally:
+            roots.move_in(cell.pidfd, self.own_mounts, cell.root, process)
+        except BaseException:
             os.close(process)
+            raise
+        finally:
             cell.root.attached()
+        return process
 
     def _map(self, cell: Cell, source: Cell) -> None:
         cell.own_userns = True
@@ -416,7 +426,7 @@ class Warden:
 
     def _finish_seal(self, cell: Cell) -> None:
         cell.root.seal(f"/kibo/states/{cell.id}")
-        self._move_in(cell, lambda: None)
+        os.close(self._move_in(cell))
         cell.state = CellState.SEALED
         with socket.socket(fileno=cell.seal_reply) as reply:
             wire.send_command(reply, {"kind": "ok"})
@@ -520,11 +530,18 @@ class _RightsKeptError(Exception):
     """A guest has, or could have passed on, rights that no process of a box may have."""
 
 
+#: What a process without rights shows of itself, proc_pid_status(5).
+_BARE: Final = (
+    *(f"\n{name}:\t0000000000000000\n".encode() for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")),
+    b"\nNoNewPrivs:\t1\n",
+    b"\nSeccomp:\t2\n",
+    b"\nThreads:\t1\n",
+)
+
+
 def _check_status(pid: int) -> None:
     status = _read(f"/proc/{pid}/status")
-    facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    rights = [int(facts[name], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb")]
-    if any(rights) or facts["NoNewPrivs"] != "1" or facts["Seccomp"] != "2" or facts["Threads"] != "1":
+    if not all(line in status for line in _BARE):
         raise _RightsKeptError("its guest kept rights that it must drop")
 
 
@@ -575,10 +592,10 @@ def _os_code(error: OSError) -> str:
     }.get(error.errno or 0, "kibo.bug")
 
 
-def _read(path: str) -> str:
+def _read(path: str) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(fd, 8192).decode()
+        return os.read(fd, 8192)
     finally:
         os.close(fd)
 
