@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from kibo.model.errors import InstanceEnded, KiboError, RuntimeLost, Unavailable, WrongState
+from kibo.model.limits import MAX_EXEC_OUTPUT_BYTES
 from kibo.model.record import Record
 from kibo.runtime import commandline, wire
 from kibo.runtime.channel import Channel
@@ -106,9 +107,10 @@ class Handle:
         """Returns what its actions printed; see `Instance.logs`."""
         fd = await self.log_file()
         try:
+            # The box may give its log any size, without writing as much.
             size = os.fstat(fd).st_size
-            start = max(0, size - tail_bytes) if tail_bytes else 0
-            return os.pread(fd, size, start).decode(errors="replace")
+            wanted = min(size, tail_bytes or MAX_EXEC_OUTPUT_BYTES, MAX_EXEC_OUTPUT_BYTES)
+            return os.pread(fd, wanted, size - wanted).decode(errors="replace")
         finally:
             os.close(fd)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from typing import Any
+from typing import Any, Final
 
 from kibo.model.errors import InstanceEnded, KiboError, RuntimeLost
 from kibo.runtime import wire
 from kibo.runtime.channel import Channel, Reply
 from kibo.runtime.refusals import refusal_error, violation
 from kibo.runtime.waiting import Waiting
+
+#: A fork is a millisecond's work; thousands at once on a slow machine wait for each other.
+FORK_S: Final = 10.0
 
 
 class Orders:
@@ -100,7 +103,7 @@ class Orders:
             KiboError: It could not be made; nothing is left of it.
         """
         try:
-            message = await channel.receive(waiting)
+            message = await self._first_word(waiting, channel, cell)
             if not (isinstance(message, list) and len(message) == 3 and message[0] in ("ready", "failed")):
                 raise violation("it did not say that it is ready")
             if message[0] == "failed":
@@ -116,6 +119,20 @@ class Orders:
             channel.close()
             self.forget(cell)
             raise
+
+    async def _first_word(self, waiting: Waiting, channel: Channel, cell: str) -> Any:
+        """Waits for a guest for as long as it is on its way: its ``resume()`` may take long, its start may not.
+
+        Raises:
+            GuestViolation: It has not started, so the state that it is forked from no longer does as it is told.
+        """
+        while True:
+            try:
+                return await channel.receive(waiting, FORK_S)
+            except TimeoutError:
+                answer, _ = await self.ask(waiting, "list", {"id": cell})
+                if any(found["state"] == "starting" for found in answer["cells"]):
+                    raise violation(f"its state did not fork within {FORK_S:g} s") from None
 
     def forget(self, instance: str) -> None:
         """Has a cell destroyed without waiting for it; quiet when the runtime is gone, as at the process's end."""
