@@ -35,7 +35,7 @@ from kibo.runtime.fileaccess import FileAccess
 from kibo.runtime.files import FileChange, FileInfo, Progress
 from kibo.runtime.handle import Change
 from kibo.runtime.images.environment import build_environment
-from kibo.runtime.instance import forget
+from kibo.runtime.instance import forget, hand_over
 from kibo.runtime.states import Launched, Launching, State, States
 from kibo.runtime.states import Progress as BuildProgress
 from kibo.wiring import Runtime, runtime
@@ -89,14 +89,21 @@ class Spawning:
             await self._instance.destroy()
 
     async def _spawn(self) -> Instance:
-        home = runtime()
-        states = await _states(home)
-        state = await _ensure(states, self._box, self._progress)
-        waiting = AnyioWaiting()
-        instance = InstanceId.new()
-        channel = await states.fork(waiting, state, instance, self._name)
-        conversation = Conversation(states.session, instance, waiting, state.plan, channel)
-        return Instance(conversation, home.egress)
+        home, waiting = runtime(), AnyioWaiting()
+        pool = home.pool_of(self._box, self._name)
+        if pool is not None:
+            # In a thread where it has none ready and makes one.
+            ready = pool.spawn() if len(pool) else await anyio.to_thread.run_sync(pool.spawn)
+            talk = hand_over(ready)
+            taken = Conversation(talk.session, talk.instance, waiting, talk.plan, talk.channel)
+            return Instance(taken, home.egress)
+        session, egress, plan_, channel, instance = await home.fork(
+            waiting,
+            self._name,
+            lambda: _states(home),
+            lambda states: _ensure(states, self._box, self._progress),
+        )
+        return Instance(Conversation(session, instance, waiting, plan_, channel), egress)
 
 
 async def _states(home: Runtime) -> States:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from kibo.box.define import Box
+from kibo.box.plan import Plan
 from kibo.model.errors import RuntimeLost, WrongState
 from kibo.model.ids import InstanceId
+from kibo.runtime.channel import Channel
 from kibo.runtime.egress import Egress
 from kibo.runtime.instance import Instance
 from kibo.runtime.layers.home import prepare_home, state_home
 from kibo.runtime.pool import Pool
 from kibo.runtime.session import Session
 from kibo.runtime.states import Progress, State, States
-from kibo.runtime.waiting import Blocking, run
+from kibo.runtime.waiting import Blocking, Waiting, run
 
 
 class Runtime:
@@ -61,23 +64,52 @@ class Runtime:
             name: What to call the instance on the command line, besides its id.
             progress: Told of each step where something has to be built.
         """
-        pool = self._pools.get(box.digest) if self._pools and not name else None
+        pool = self.pool_of(box, name)
         return pool.spawn() if pool is not None else self._fresh(box, name, progress)
 
+    def pool_of(self, box: Box, name: str) -> Pool | None:
+        """Returns the pool that a spawn is to take from, if any: what is ready has no name."""
+        return self._pools.get(box.digest) if self._pools and not name else None
+
     def _fresh(self, box: Box, name: str = "", progress: Progress | None = None) -> Instance:
-        states = self.states()
+        async def ensure(states: States) -> State:
+            return states.ensure(box, progress)
+
+        async def start() -> States:
+            return self.states()
+
+        return Instance(*run(self.fork(self._waiting, name, start, ensure)))
+
+    async def fork(
+        self,
+        waiting: Waiting,
+        name: str,
+        start: Callable[[], Awaitable[States]],
+        ensure: Callable[[States], Awaitable[State]],
+    ) -> tuple[Session, Egress, Plan, Channel, InstanceId]:
+        """Makes what an instance consists of, for whichever face.
+
+        Args:
+            waiting: How to wait.
+            name: What to call it; may be empty.
+            start: Gives the states of a running session.
+            ensure: Gives the state to fork from.
+        """
+        states = await start()
         try:
-            return self._spawn(states, box, name, progress)
+            return await self._fork_once(waiting, states, name, ensure)
         except RuntimeLost:
             # Killed since its last use, before its socket told: what was asked for can still be had, from a new one.
             self._drop(states)
-        return self._spawn(self.states(), box, name, progress)
+        return await self._fork_once(waiting, await start(), name, ensure)
 
-    def _spawn(self, states: States, box: Box, name: str, progress: Progress | None) -> Instance:
-        state = states.ensure(box, progress)
+    async def _fork_once(
+        self, waiting: Waiting, states: States, name: str, ensure: Callable[[States], Awaitable[State]]
+    ) -> tuple[Session, Egress, Plan, Channel, InstanceId]:
+        state = await ensure(states)
         instance = InstanceId.new()
-        channel = run(states.fork(self._waiting, state, instance, name))
-        return Instance(states.session, self.egress, state.plan, channel, instance)
+        channel = await states.fork(waiting, state, instance, name)
+        return states.session, self.egress, state.plan, channel, instance
 
     def _drop(self, states: States) -> None:
         with self._guard:

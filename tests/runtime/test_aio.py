@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+import kibo
 from kibo import Box, KiboError, action, aio, wiring
 from kibo.model.errors import (
     ActionRaised,
@@ -71,8 +74,7 @@ class Worker(Box):
     @action
     def count(self, to: int):
         """Counts, and returns how far."""
-        for number in range(to):
-            yield number
+        yield from range(to)
         return to
 
     @action
@@ -292,6 +294,25 @@ async def test_many_spawns_at_once_build_one_state() -> None:
     assert [await instance.add(1, 1) for instance in found] == [2] * 8
     for instance in found:
         await instance.destroy()
+
+
+async def test_a_spawn_takes_from_the_pool_of_its_box() -> None:
+    with kibo.pool(Worker(), min=1, max=2) as pool:
+        async with aio.spawn(Worker()) as worker:
+            assert await worker.add(1, 2) == 3
+            assert pool.hits == 1
+            name = worker.id
+        async with deadline(5):
+            while name in cells():
+                await anyio.sleep(0.01)
+
+
+async def test_a_spawn_after_the_runtime_was_killed_starts_another() -> None:
+    async with aio.spawn(Worker()):
+        session = wiring.runtime().states().session
+        os.kill(session._keeper.pid, signal.SIGKILL)
+        async with aio.spawn(Worker()) as worker:
+            assert await worker.add(1, 2) == 3
 
 
 async def test_errors_are_the_same_ones() -> None:

@@ -22,7 +22,7 @@ Effect = Literal["none", "read", "bufferable", "reversible", "irreversible"]
 
 #: Names that every instance has of its own: an action with one of them could not be reached.
 INSTANCE_NAMES = frozenset(
-    "alive branch channel_fd context delegate destroy diff digest env egress exec files fork id launch log_fd logs"
+    "alive branch context delegate destroy diff digest env egress exec files fork id launch logs"
     " on_event popen publish_event resume secrets send_message session shell skill snapshot spawn status suspend"
     " tools".split()
 )

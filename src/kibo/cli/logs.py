@@ -13,7 +13,8 @@ from kibo.cli.instances import open_instance
 from kibo.cli.options import Common
 from kibo.cli.output import print_json
 from kibo.model.errors import KiboError
-from kibo.runtime.instance import RunningBox
+from kibo.runtime.instance import RunningBox, handle_of
+from kibo.runtime.waiting import run
 
 #: How often a log is looked at while it is followed: it is a file in memory, which tells nobody that it grew.
 _LOOK_S: Final = 0.1
@@ -47,7 +48,7 @@ def logs(
 
 
 def _follow(box: RunningBox, tail: int, *, as_json: bool) -> None:
-    fd = box.log_fd()
+    fd = run(handle_of(box).log_file())
     try:
         size = os.fstat(fd).st_size
         place = max(0, size - tail) if tail else 0

@@ -174,10 +174,6 @@ class RunningBox:
         """
         return run(self._handle.logs(tail_bytes))
 
-    def log_fd(self) -> int:
-        """Returns a descriptor of what its actions print, the caller's to close. Read it by position (`os.pread`)."""
-        return run(self._handle.log_file())
-
     def diff(self) -> list[Change]:
         """Lists what it changed since it was spawned, in order of path."""
         return run(self._handle.diff())
@@ -220,16 +216,6 @@ class Instance(RunningBox):
     def alive(self) -> bool:
         """Whether it runs, for an instance that is not being called: asks nobody, so cheaper than `status`."""
         return not self._conversation.ended and self._conversation.channel.is_quiet()
-
-    @property
-    def session(self) -> Orders:
-        """The session that holds it."""
-        return self._conversation.session
-
-    @property
-    def channel_fd(self) -> int:
-        """Readable, while nothing is asked, once the instance has ended."""
-        return self._conversation.channel.sock.fileno()
 
     def tools(self, format: Literal["openai", "anthropic", "mcp"] = "openai") -> list[dict[str, Any]]:
         """Returns the actions as a model provider's tool definitions."""
@@ -311,6 +297,22 @@ class _BoundAction:
                 yield value
         finally:
             run(items.close())
+
+
+def handle_of(box: RunningBox) -> Handle:
+    """Returns what is behind the face. Functions, because each method is a name that no action can have."""
+    return box._handle
+
+
+def conversation_of(instance: Instance) -> Conversation:
+    """Returns the conversation with an instance's guest."""
+    return instance._conversation
+
+
+def hand_over(instance: Instance) -> Conversation:
+    """Gives up an instance that nobody has called, for another face to take. It must not be used again itself."""
+    instance._finalizer.detach()
+    return instance._conversation
 
 
 def forget(session: Orders, egress: Egress, channel: Channel, instance: str, owner: int) -> None:

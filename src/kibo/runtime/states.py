@@ -32,7 +32,7 @@ from kibo.runtime.images.environment import (
     find_environment,
     interpreter_layer,
 )
-from kibo.runtime.orders import lost
+from kibo.runtime.orders import FORK_S, lost
 from kibo.runtime.refusals import refusal_error, violation
 from kibo.runtime.roots import HOST_USR
 from kibo.runtime.session import Session
@@ -95,8 +95,9 @@ class States:
         self._waiting = Blocking()
 
     def find(self, digest: str) -> State | None:
-        """Returns a state that is ready, without waiting."""
-        return self._ready.get(digest)
+        """Returns a state that is ready and up to date, without waiting for anybody."""
+        found = self._ready.get(digest)
+        return found if found is not None and self._is_current(found) else None
 
     def ensure(self, box: Box, progress: Progress | None = None) -> State:
         """Returns the state of a definition; builds its environment and launches what is missing of its prefixes.
@@ -106,14 +107,14 @@ class States:
             StateNotForkable: A ``launch()`` left threads behind.
         """
         digest = digest_of(box)
-        found = self._ready.get(digest)
-        if found is not None and self._is_current(found):
+        found = self.find(digest)
+        if found is not None:
             return found
         with self._guard:
             lock = self._locks.setdefault(digest, threading.Lock())
         with lock:
-            found = self._ready.get(digest)
-            if found is None or not self._is_current(found):
+            found = self.find(digest)
+            if found is None:
                 # One that is out of date stays for the instances that were forked from it.
                 found = self._build(box, plan(box), progress)
                 self._ready[digest] = found
@@ -280,6 +281,8 @@ class States:
 
     def _seal(self, channel: Channel, cell: StateId, wanted: Plan) -> None:
         left = self._ask(channel, ["seal", 3])
+        if not isinstance(left, dict):
+            raise violation("its answer has no form")
         if "unforkable" in left:
             name, kept = _label(wanted), ", ".join(map(str, left["unforkable"]))
             raise StateNotForkable(
@@ -295,7 +298,10 @@ class States:
                 hint=f"End them in launch(), or close in {name}.suspend() what {name}.resume() opens.",
                 details={"part": name, "threads": left["threads"]},
             )
-        run(self.session.ask(self._waiting, "seal", {"id": cell}))
+        try:
+            run(self.session.ask(self._waiting, "seal", {"id": cell}, timeout_s=FORK_S))
+        except TimeoutError:
+            raise violation("its runner no longer does as the warden asks") from None
 
 
 def _label(wanted: Plan) -> str:
