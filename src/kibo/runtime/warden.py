@@ -29,6 +29,7 @@ from kibo.runtime.mapwriter import MapWriter
 
 #: Where a box's forwarder listens, inside the box.
 PROXY_PORT: Final = 3128
+_IP_FREEBIND: Final = 15  # ip(7); not in the socket module
 #: Ended cells whose reason is remembered for a caller who asks late.
 MAX_REASONS: Final = 4096
 #: Cells in one answer to ``list``: with names of 200 bytes still half of what a message may have.
@@ -364,6 +365,8 @@ class Warden:
         try:
             door = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # The guest may not have brought its loopback up yet, and until then it has no such address.
+            door.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
             door.bind(("127.0.0.1", PROXY_PORT))
             door.listen(128)
         finally:
