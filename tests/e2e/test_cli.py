@@ -195,6 +195,29 @@ def test_errors_say_what_and_what_to_do(
     assert words in json.dumps(told)
 
 
+def test_closed_standard_streams_are_no_trouble(cli: Cli) -> None:
+    cli("spawn", "boxes.py:Hello", "--name", "closed")
+    for closed, command, expected in (
+        ("<&-", "exec closed cat", 0),
+        (">&-", "ps", 0),
+        ("2>&- <&-", "exec no ls", 66),
+    ):
+        line = f"{sys.executable} -m kibo.cli {command} {closed}"
+        done = subprocess.run(
+            line, shell=True, cwd=cli.work, env=cli.variables, timeout=50, stdout=subprocess.DEVNULL
+        )
+        assert done.returncode == expected, line
+
+
+def test_a_reader_that_has_had_enough_ends_the_command(cli: Cli) -> None:
+    cli("spawn", "boxes.py:Hello", "--name", "yes")
+    line = f"{sys.executable} -m kibo.cli exec yes -- yes | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=cli.work, env=cli.variables, timeout=50, text=True, capture_output=True
+    )
+    assert (done.stdout, done.stderr) == ("y\n141\n", "")
+
+
 def test_traceback_shows_where(cli: Cli) -> None:
     done = cli("run", "boxes.py:Hello", "fly", "--traceback", status=64)
     assert "Traceback (most recent call last)" in done.stderr

@@ -7,6 +7,9 @@ import sys
 
 def main() -> None:
     """Runs the program that its arguments name and exits with its status."""
+    from kibo.cli.standard import open_standard_streams
+
+    open_standard_streams()
     arguments = sys.argv[1:]
     if arguments in ([], ["help"], ["-h"], ["--help"]):
         from kibo.cli.overview import overview

@@ -59,7 +59,7 @@ def _pump(process: Popen) -> None:
             if fd in outputs:
                 piece = os.read(fd, _PIECE_BYTES)
                 if piece:
-                    _write_all(outputs[fd], piece)
+                    write_all(outputs[fd], piece)
                 else:
                     poll.unregister(fd)
                     del outputs[fd]
@@ -94,7 +94,11 @@ def _watch_input(poll: select.poll) -> None:
     poll.register(0, select.POLLIN)
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
+    """Writes all of it, also to a stream that somebody else has made non-blocking."""
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view) :]
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            select.select([], [fd], [])

@@ -12,7 +12,7 @@ import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kibo.cli.piping import exit_status
+from kibo.cli.piping import exit_status, write_all
 from kibo.runtime.commandline import Command, Terminal
 from kibo.runtime.instance import RunningBox
 from kibo.runtime.waiting import Blocking, run
@@ -71,7 +71,7 @@ def _pump(terminal: Terminal) -> None:
             piece = terminal.read()
             if not piece:
                 return
-            _write_all(1, piece)
+            write_all(1, piece)
         elif terminal.running.fd in ready:
             return  # what it left in the background may hold the terminal for ever
         if 0 in ready:
@@ -82,9 +82,3 @@ def _pump(terminal: Terminal) -> None:
                 # No more keys: said as a terminal says it, because a hang-up would kill the command.
                 poll.unregister(0)
                 terminal.write(b"\x04")
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
