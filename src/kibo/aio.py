@@ -256,9 +256,9 @@ class Instance:
         """Starts a command on a terminal of its own in the box. Use it with ``async with``."""
         return Shell(self._conversation.terminal(command, rows, columns))
 
-    async def logs(self, tail_bytes: int | None = None) -> str:
-        """Returns what its actions printed, up to now, or only that much of the end."""
-        return await self._conversation.logs(tail_bytes)
+    async def logs(self, tail_bytes: int | None = None, *, service: str = "") -> str:
+        """Returns what its actions, or a service, printed, up to now, or only that much of the end."""
+        return await self._conversation.logs(tail_bytes, service)
 
     async def diff(self) -> list[Change]:
         """Lists what it changed since it was spawned, in order of path."""

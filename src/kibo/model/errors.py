@@ -31,6 +31,7 @@ KiboError
 │   └── FrameTooLarge
 ├── Unavailable             lost or too late; another try may find it
 │   ├── RuntimeLost
+│   ├── ServiceFailed       a service of the box did not become ready
 │   └── CommandTimedOut
 ├── BuildFailed             a step that builds an environment or a state failed
 ├── HostUnsupported         this host cannot give what was asked
@@ -296,6 +297,13 @@ class RuntimeLost(Unavailable):
     """The warden ended; every instance it held ended with it."""
 
     code = "runtime.lost"
+
+
+class ServiceFailed(Unavailable):
+    """A service of the box ended, or was not ready in time; the instance was not made."""
+
+    code = "service.failed"
+    retry = "after"
 
 
 class CommandTimedOut(Unavailable):

@@ -121,6 +121,8 @@ class Cell:
     end_replies: list[int] = field(default_factory=list)
     helpers: dict[int, Helper] = field(default_factory=dict)
     steward: Helper | None = None
+    supervisor: Helper | None = None
+    services: list[dict[str, Any]] = field(default_factory=list)
     reason: str = ""
 
     def open_pid_namespace(self) -> int:
@@ -129,7 +131,15 @@ class Cell:
 
     def open_log(self) -> int:
         """Opens what its actions print to, which counts as the box's own disk space; the caller closes it."""
-        return os.open("log", os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o666, dir_fd=self.root.upper_fd)
+        return self.open_file("log")
+
+    def open_service_log(self, name: str) -> int:
+        """Opens what one of its services prints to; the caller closes it."""
+        return self.open_file(f"service-{name}.log")
+
+    def open_file(self, name: str) -> int:
+        """Opens a file of the warden's own that lies beside the box's, out of its sight. ``name`` has no slash."""
+        return os.open(name, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o666, dir_fd=self.root.upper_fd)
 
     def forked_setup(self) -> dict[str, Any]:
         """What a fork is told: all else it has from its source."""

@@ -14,8 +14,8 @@ import socket
 import traceback
 from typing import TYPE_CHECKING, Any, Final
 
-from kibo.runtime import fileserver, kernel, overlaydiff, seccomp, steward, wire
-from kibo.runtime.cells import Cell, Helper
+from kibo.runtime import fileserver, kernel, overlaydiff, seccomp, services, steward, wire
+from kibo.runtime.cells import Cell, CellState, Helper
 
 if TYPE_CHECKING:
     from kibo.runtime.warden import Warden
@@ -57,6 +57,31 @@ class Commands:
         theirs.close()
         cell.steward = self._follow(cell, pid, ours)
         return cell.steward
+
+    def start_services(self, cell: Cell, specs: list[dict[str, Any]], descriptors: list[int]) -> None:
+        """Starts a supervisor for services, or stops the one there is where ``specs`` is empty."""
+        if not specs:
+            cell.services = []
+            if cell.supervisor is not None:
+                assert cell.supervisor.orders is not None
+                wire.send_command(cell.supervisor.orders, ["stop"], descriptors)
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = self._fork_into(cell)
+        if pid == 0:
+            _run_supervisor(cell, theirs.detach())
+        theirs.close()
+        cell.services = specs
+        cell.supervisor = self._follow(cell, pid, ours)
+        for spec in specs:
+            log = cell.open_service_log(spec["name"])
+            wire.send_command(ours, ["service", spec], [log])
+            os.close(log)
+        wire.send_command(ours, ["start"], descriptors)
+
+    def _restart_services(self, cell: Cell) -> None:
+        if cell.state is CellState.LIVE and cell.services and cell.supervisor is None:
+            self.start_services(cell, cell.services, [])
 
     def start_files(self, cell: Cell, descriptors: list[int]) -> None:
         """Starts a file server, which ends when its stream is closed."""
@@ -105,6 +130,10 @@ class Commands:
             helper.orders.close()
         if helper.cell.steward is helper:
             helper.cell.steward = None
+        if helper.cell.supervisor is helper:
+            helper.cell.supervisor = None
+            # Whoever killed it killed its services too; they are to run as long as the box does.
+            self._warden.after(services.FIRST_PAUSE_S, lambda: self._restart_services(helper.cell))
 
     def end_all(self, cell: Cell) -> None:
         """Ends the helpers of a cell that ended; those in its PID namespace the kernel has killed already."""
@@ -157,6 +186,17 @@ def _run_steward(cell: Cell, orders: int) -> None:
     try:
         kernel.set_name("kibo-steward")
         steward.Steward(_enter(cell, orders), cell.setup["cwd"]).serve()
+    except BaseException:  # noqa: BLE001 - a fork of the warden must never run on as a second warden
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def _run_supervisor(cell: Cell, orders: int) -> None:
+    """Becomes the supervisor of the box's services. Never returns."""
+    try:
+        kernel.set_name("kibo-services")
+        services.Supervisor(_enter(cell, orders), cell.setup["cwd"]).serve()
     except BaseException:  # noqa: BLE001 - a fork of the warden must never run on as a second warden
         traceback.print_exc()
     finally:

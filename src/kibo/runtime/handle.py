@@ -97,15 +97,15 @@ class Handle:
         self.check()
         return Terminal(self.session, self.instance, command, rows, columns)
 
-    async def log_file(self) -> int:
-        """Returns a descriptor of what its actions printed, the caller's to close; positional reads only."""
+    async def log_file(self, service: str = "") -> int:
+        """Returns a descriptor of what its actions, or a service, printed; the caller's to close, for positional reads."""
         self.check()
-        _, descriptors = await self.session.ask(self.waiting, "log", {"id": self.instance})
+        _, descriptors = await self.session.ask(self.waiting, "log", {"id": self.instance, "service": service})
         return descriptors[0]
 
-    async def logs(self, tail_bytes: int | None) -> str:
+    async def logs(self, tail_bytes: int | None, service: str = "") -> str:
         """Returns what its actions printed; see `Instance.logs`."""
-        fd = await self.log_file()
+        fd = await self.log_file(service)
         try:
             # The box may give its log any size, without writing as much.
             size = os.fstat(fd).st_size

@@ -166,13 +166,17 @@ class RunningBox:
         """Starts a command on a terminal of its own in the box."""
         return self._handle.terminal(command, rows, columns)
 
-    def logs(self, tail_bytes: int | None = None) -> str:
+    def logs(self, tail_bytes: int | None = None, *, service: str = "") -> str:
         """Returns what its actions printed, up to now.
 
         Args:
             tail_bytes: Only that much of the end.
+            service: Of this service instead.
+
+        Raises:
+            NotFound: The box has no service of that name.
         """
-        return run(self._handle.logs(tail_bytes))
+        return run(self._handle.logs(tail_bytes, service))
 
     def diff(self) -> list[Change]:
         """Lists what it changed since it was spawned, in order of path."""

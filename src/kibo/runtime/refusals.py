@@ -14,6 +14,7 @@ from kibo.model.errors import (
     InstanceEnded,
     KiboError,
     MemoryExceeded,
+    NotFound,
 )
 
 _BY_CODE: dict[str, tuple[type[KiboError], str]] = {
@@ -22,6 +23,7 @@ _BY_CODE: dict[str, tuple[type[KiboError], str]] = {
     "host.exhausted": (Exhausted, "Destroy instances that are not needed, or raise the host's limits (`kibo doctor`)."),
     "host.unsupported": (HostUnsupported, "Run `kibo doctor`: it says what is missing and how to get it."),
     "guest.protocol": (GuestViolation, "Code in the box changed its runner; the instance was destroyed."),
+    "service.unknown": (NotFound, "Env.services names those of a box."),
     "limit.memory": (MemoryExceeded, "Raise Limits.memory_bytes."),
 }
 

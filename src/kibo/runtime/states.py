@@ -35,6 +35,7 @@ from kibo.runtime.images.environment import (
 from kibo.runtime.orders import FORK_S, lost
 from kibo.runtime.refusals import refusal_error, violation
 from kibo.runtime.roots import HOST_USR
+from kibo.runtime.servicing import start_services, stop_services
 from kibo.runtime.session import Session
 from kibo.runtime.waiting import Blocking, Waiting, run
 
@@ -173,6 +174,19 @@ class States:
         return run(self._make(self._waiting, "new", arguments, wanted))
 
     async def _make(self, waiting: Waiting, order: str, arguments: dict[str, Any], wanted: Plan) -> Channel:
+        channel = await self._make_cell(waiting, order, arguments, wanted)
+        if wanted.env.services:
+            try:
+                await start_services(waiting, self.session, arguments["id"], wanted.env.services)
+            except BaseException:
+                channel.close()
+                self.session.forget(arguments["id"])
+                raise
+        return channel
+
+    async def _make_cell(
+        self, waiting: Waiting, order: str, arguments: dict[str, Any], wanted: Plan
+    ) -> Channel:
         cell = arguments["id"]
         if not wanted.egress:
             channel = self.session.begin(order, arguments)
@@ -298,6 +312,8 @@ class States:
                 hint=f"End them in launch(), or close in {name}.suspend() what {name}.resume() opens.",
                 details={"part": name, "threads": left["threads"]},
             )
+        if wanted.env.services:
+            run(stop_services(self._waiting, self.session, cell))
         try:
             run(self.session.ask(self._waiting, "seal", {"id": cell}, timeout_s=FORK_S))
         except TimeoutError:

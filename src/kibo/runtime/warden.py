@@ -451,7 +451,10 @@ class Warden:
         """Sends the descriptor of a cell's log."""
         cell = self.cell(arguments)
         with socket.socket(fileno=os.dup(descriptors[0])) as reply:
-            log = cell.open_log()
+            service = arguments.get("service", "")
+            if service and all(spec["name"] != service for spec in cell.services):
+                raise Refused("service.unknown", f"the box has no service {service!r}")
+            log = cell.open_service_log(service) if service else cell.open_log()
             wire.send_command(reply, {"kind": "ok"}, [log])
             os.close(log)
 
@@ -474,6 +477,14 @@ class Warden:
     def order_exec(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
         """Starts a command in a cell. Descriptors: reply, standard input, output and error."""
         self.commands.start(self.cell(arguments), arguments, descriptors)
+
+    def order_services(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Starts the services of a cell, or stops them where none are named. Descriptors: reply."""
+        cell = self.cell(arguments)
+        if not arguments["services"] and cell.supervisor is None:
+            _tell(descriptors, {"kind": "ok"})
+            return
+        self.commands.start_services(cell, arguments["services"], descriptors)
 
     def order_files(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
         """Starts a file server in a cell. Descriptors: its stream."""
