@@ -291,7 +291,9 @@ class Warden:
         cell.proc = self._move_in(cell)
         cell.state = CellState.ENTERED
         if cell.source is None:
-            self._let_in(cell, cell.setup)
+            # With one id a state is made under the box's own; those forked from it may call it root.
+            own = {"uid": self.settings.box_uid} if self.settings.single_id else {}
+            self._let_in(cell, cell.setup | own)
 
     def _let_in(self, cell: Cell, setup: dict[str, Any]) -> None:
         os.close(cell.proc)
@@ -340,7 +342,8 @@ class Warden:
 
     def _map(self, cell: Cell, source: Cell) -> None:
         cell.own_userns = True
-        inside = self.settings.box_uid if self.settings.single_id else None
+        # The one id is called what the box asks to run as: its programs' own id, or root.
+        inside: int | None = cell.setup["uid"] if self.settings.single_id else None
         lines = ((inside, inside, 1),) if inside is not None else ((0, 0, 65536),)
         if not source.own_userns:
             # The parent of the new namespace is the warden's own, so it may write.
@@ -372,7 +375,8 @@ class Warden:
         finally:
             kernel.setns(self.own_net, kernel.CLONE_NEWNET)
         with door, socket.socket(fileno=os.dup(cell.egress)) as reply:
-            wire.send_command(reply, "listening", [door.fileno()])
+            # With the box's first process: whoever serves the door closes it when that ends, however it ends.
+            wire.send_command(reply, "listening", [door.fileno(), cell.pidfd])
         os.close(cell.egress)
         cell.egress = -1
 
