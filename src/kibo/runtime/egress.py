@@ -22,8 +22,16 @@ class Forwarding(Protocol):
     def check(self, secrets: Sequence[Secret]) -> None:
         """Raises InvalidInput when the value of a secret is nowhere to be found."""
 
-    def serve(self, listening_fd: int, rules: Sequence[Rule], box_id: str, secrets: Sequence[Secret]) -> None:
-        """Accepts from a box's socket until the box ends. Takes a copy of the descriptor; the caller closes its own."""
+    def serve(
+        self,
+        listening_fd: int,
+        rules: Sequence[Rule],
+        box_id: str,
+        secrets: Sequence[Secret],
+        *,
+        pidfd: int,
+    ) -> None:
+        """Accepts from a box's socket until its first process, `pidfd`, ends. Takes copies of both."""
 
     def stop(self, box_id: str) -> None:
         """Forgets a box."""
@@ -59,7 +67,8 @@ class Door:
         await waiting.ready((self._ours.fileno(),))
         _, descriptors, _ = wire.receive_command(self._ours)
         try:
-            self._forwarding.serve(descriptors[0], self._rules, self._box_id, self._secrets)
+            listening_fd, pidfd = descriptors
+            self._forwarding.serve(listening_fd, self._rules, self._box_id, self._secrets, pidfd=pidfd)
         finally:
             for fd in descriptors:
                 os.close(fd)
