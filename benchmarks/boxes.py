@@ -10,3 +10,7 @@ class Echo(Box):
     def echo(self, text: str) -> str:
         """Return the text."""
         return text
+
+
+#: Defined once, as a program's boxes are. What making a definition anew costs is a figure of its own.
+ECHO = Echo()

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks.boxes import Echo
+from benchmarks.boxes import ECHO
 from benchmarks.figures import Figure, distribution, middle, missing
 from benchmarks.scale import Scale
 
@@ -40,7 +40,7 @@ def run(scale: Scale) -> Iterator[Figure]:
 
 def in_running_box(scale: Scale) -> Iterator[Figure]:
     """Yields what a command costs where the box is there already."""
-    with Echo().spawn() as box:
+    with ECHO.spawn() as box:
         for name, command, target in (
             ('exec("true")', "true", 1.5),
             ('exec(["true"]), without a shell', ["true"], None),
@@ -82,7 +82,7 @@ def compared(
 def new_box_command(command: tuple[str, ...]) -> float:
     """Spawns a box, runs a command in it and destroys it; the seconds of all three, as with bubblewrap."""
     start = time.perf_counter()
-    with Echo().spawn() as box:
+    with ECHO.spawn() as box:
         done = box.exec(command)
     assert done.returncode == 0, done
     return time.perf_counter() - start
@@ -91,7 +91,7 @@ def new_box_command(command: tuple[str, ...]) -> float:
 def new_box_action() -> float:
     """Spawns a box, calls an action and destroys it; the seconds of all three."""
     start = time.perf_counter()
-    with Echo().spawn() as box:
+    with ECHO.spawn() as box:
         box.echo("1")
     return time.perf_counter() - start
 

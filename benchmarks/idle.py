@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from benchmarks.boxes import Echo
+from benchmarks.boxes import ECHO
 from benchmarks.figures import Figure, distribution
 from benchmarks.scale import Scale
 
@@ -20,11 +20,11 @@ MIB: Final = 1 << 20
 def run(scale: Scale) -> Iterator[Figure]:
     """Yields how long they take to be there, to answer and to go, and their memory in user space and in the kernel."""
     count = scale.of(1000)
-    with Echo().spawn() as box:
+    with ECHO.spawn() as box:
         box.echo("warm")
     before = meminfo()
     start = time.perf_counter()
-    boxes = [Echo().spawn() for _ in range(count)]
+    boxes = [ECHO.spawn() for _ in range(count)]
     up = time.perf_counter() - start
     seconds = []
     for index, box in enumerate(boxes):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.boxes import Echo
+from benchmarks.boxes import ECHO
 from benchmarks.idle import guest_pids, own_pid
 from kibo.wiring import runtime
 
@@ -84,7 +84,7 @@ def work(index: int, until: float, counts: list[int]) -> None:
     """Makes boxes of several lives: used, unused, with files, with a command, left to the garbage collector."""
     number = 0
     while time.monotonic() < until:
-        box = Echo().spawn()
+        box = ECHO.spawn()
         match number % 5:
             case 0:
                 assert box.echo("hello") == "hello"

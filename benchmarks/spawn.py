@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import kibo
-from benchmarks.boxes import Echo
+from benchmarks.boxes import ECHO, Echo
 from benchmarks.figures import Figure, distribution, middle, missing
 from benchmarks.prototype import Prototype
 from benchmarks.scale import Scale
@@ -38,7 +38,17 @@ def run(scale: Scale) -> Iterator[Figure]:
     ordered = sorted(ratios)
     spread = f"median of {len(ratios)} pairs of turns, {ordered[0]:.2f} to {ordered[-1]:.2f}"
     yield Figure("ours / prototype", "x", middle(ratios), target=1.6, count=len(ratios), note=spread)
+    yield distribution("a definition made anew, and its digest", (definition() for _ in range(scale.of(200))))
     yield from pooled(scale)
+
+
+def definition() -> float:
+    """Makes a definition and takes its digest. Returns the seconds."""
+    start = time.perf_counter()
+    same = Echo().digest == ECHO.digest
+    seconds = time.perf_counter() - start
+    assert same
+    return seconds
 
 
 def warm(count: int) -> None:
@@ -51,7 +61,7 @@ def warm(count: int) -> None:
 def cycle() -> tuple[float, float, float]:
     """Spawns, acts and destroys once. Returns the seconds of each."""
     start = time.perf_counter()
-    box = Echo().spawn()
+    box = ECHO.spawn()
     usable = time.perf_counter()
     answer = box.echo("hello")
     first = time.perf_counter()
@@ -68,7 +78,7 @@ def pooled(scale: Scale) -> Iterator[Figure]:
         yield missing(name, "kibo.pool does not exist yet")
         return
     seconds: list[float] = []
-    with kibo.pool(Echo(), min=8, max=8):
+    with kibo.pool(ECHO, min=8, max=8):
         for _ in range(scale.of(200)):
             time.sleep(0.02)  # a pool is for callers who leave it time to refill
             usable, first, _ = cycle()

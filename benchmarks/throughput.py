@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from benchmarks.boxes import Echo
+from benchmarks.boxes import ECHO
 from benchmarks.figures import Figure
 from benchmarks.scale import Scale
 
@@ -61,7 +61,7 @@ def rate(seconds: float, threads: int) -> float:
 
 def cycle() -> None:
     """Spawns, acts, and destroys: returns when the box's last process is gone."""
-    with Echo().spawn() as box:
+    with ECHO.spawn() as box:
         assert box.echo("hello") == "hello"
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.boxes import Echo
+from benchmarks.boxes import ECHO
 from benchmarks.figures import Figure, distribution
 from benchmarks.scale import Scale
 
@@ -23,7 +23,7 @@ def run(scale: Scale) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as place:
         tree = make_tree(Path(place) / "tree")
         for number in range(scale.of(20) // 5):
-            with Echo().spawn() as box:
+            with ECHO.spawn() as box:
                 box.files.write(
                     "warm", b""
                 )  # starts the server, which the first use of a box's files pays for
