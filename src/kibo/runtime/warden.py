@@ -132,14 +132,18 @@ class Warden:
             del self.clients[client.fileno()]
             client.close()
             return
-        name, arguments = order[0], order[1]
         taken: list[int] = []
+        name = "an order"
         try:
+            name, arguments = order
             getattr(self, f"order_{name}", self._order_unknown)(arguments, descriptors, taken)
         except Refused as refusal:
             _tell(descriptors, refusal.data)
         except OSError as error:
             _tell(descriptors, _refusal(error, f"{name}: {error}"))
+        except Exception as error:  # noqa: BLE001 - one order gone wrong must not end everybody's boxes
+            traceback.print_exc()
+            _tell(descriptors, {"kind": "refused", "code": "kibo.bug", "message": f"{name}: {error!r}", "details": {}})
         finally:
             for fd in descriptors:
                 if fd not in taken:
@@ -231,6 +235,8 @@ class Warden:
     def _control(self, cell: Cell) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        # A guest that reads no more must not keep the warden waiting.
+        ours.setblocking(False)
         cell.control = ours
         self.watch(ours.fileno(), lambda events: self._from_guest(cell))
         return theirs
@@ -241,6 +247,8 @@ class Warden:
         assert cell.control is not None
         try:
             message, descriptors, pid = wire.receive_command(cell.control)
+        except BlockingIOError:
+            return
         except (wire.Closed, wire.FrameError, ConnectionError):
             self.end(cell, "its guest left")
             return
