@@ -51,6 +51,8 @@ class Commands:
 
     def _start_steward(self, cell: Cell) -> Helper:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # The box may stop its steward; the warden must not wait for it.
+        ours.setblocking(False)
         pid = self._fork_into(cell)
         if pid == 0:
             _run_steward(cell, theirs.detach())
