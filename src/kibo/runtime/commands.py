@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from kibo.runtime.warden import Warden
 
 _JOIN: Final = (
-    kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWNET | kernel.CLONE_NEWCGROUP
+    kernel.CLONE_NEWNS
+    | kernel.CLONE_NEWIPC
+    | kernel.CLONE_NEWUTS
+    | kernel.CLONE_NEWNET
+    | kernel.CLONE_NEWCGROUP
 )
 
 
@@ -99,7 +103,9 @@ class Commands:
             try:
                 stream = os.dup2(descriptors[0], 3)
                 upper = os.dup2(cell.root.upper_fd, 4) if cell.root.upper_fd != 4 else 4
-                overlaydiff.write_listing(socket.socket(fileno=stream), cell.root.trees(f"/proc/self/fd/{upper}"))
+                overlaydiff.write_listing(
+                    socket.socket(fileno=stream), cell.root.trees(f"/proc/self/fd/{upper}")
+                )
             except BaseException:  # noqa: BLE001 - a fork of the warden must never run on as a second warden
                 traceback.print_exc()
             finally:
@@ -119,13 +125,13 @@ class Commands:
     def _follow(self, cell: Cell, pid: int, orders: socket.socket | None) -> Helper:
         helper = Helper(pid, kernel.pidfd_open(pid), cell, orders)
         cell.helpers[pid] = helper
-        self._warden.watch(helper.pidfd, lambda _: self._ended(helper))
+        self._warden.loop.watch(helper.pidfd, lambda: self._ended(helper))
         return helper
 
     def _ended(self, helper: Helper) -> None:
         if os.waitid(os.P_PIDFD, helper.pidfd, os.WEXITED | os.WNOHANG) is None:
             return
-        self._warden.unwatch(helper.pidfd)
+        self._warden.loop.unwatch(helper.pidfd)
         os.close(helper.pidfd)
         del helper.cell.helpers[helper.pid]
         if helper.orders is not None:
@@ -135,7 +141,7 @@ class Commands:
         if helper.cell.supervisor is helper:
             helper.cell.supervisor = None
             # Whoever killed it killed its services too; they are to run as long as the box does.
-            self._warden.after(services.FIRST_PAUSE_S, lambda: self._restart_services(helper.cell))
+            self._warden.loop.after(services.FIRST_PAUSE_S, lambda: self._restart_services(helper.cell))
 
     def end_all(self, cell: Cell) -> None:
         """Ends the helpers of a cell that ended; those in its PID namespace the kernel has killed already."""

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import heapq
 import itertools
 import os
 import select
 import signal
 import socket
-import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,7 +22,9 @@ from kibo.runtime import guest, kernel, roots, seccomp_listener, wire
 from kibo.runtime.cells import Cell, CellState, Groups
 from kibo.runtime.commands import Commands
 from kibo.runtime.idmap import format_lines
+from kibo.runtime.loop import Loop
 from kibo.runtime.mapwriter import MapWriter
+from kibo.runtime.vetting import RightsKeptError, check_bare, vet
 
 #: Where a box's forwarder listens, inside the box.
 PROXY_PORT: Final = 3128
@@ -63,54 +62,21 @@ class Warden:
         self.groups = groups
         self.cells: dict[str, Cell] = {}
         self.reasons: dict[str, str] = {}
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._timers_made = 0
-        self.epoll = select.epoll()
-        self.handlers: dict[int, Callable[[int], None]] = {}
+        self.loop = Loop()
         self.own_mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self.own_net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.commands = Commands(self)
         self.clients: dict[int, socket.socket] = {}
 
-    # The loop
-
-    def watch(self, fd: int, handler: Callable[[int], None], events: int = select.EPOLLIN) -> None:
-        """Calls ``handler`` with the events whenever ``fd`` has some, until `unwatch`."""
-        self.handlers[fd] = handler
-        self.epoll.register(fd, events)
-
-    def unwatch(self, fd: int) -> None:
-        """Stops watching; must come before ``fd`` is closed."""
-        if self.handlers.pop(fd, None) is not None:
-            self.epoll.unregister(fd)
+    # Clients
 
     def run(self, owner: socket.socket, listener: socket.socket | None) -> None:
         """Serves until the owner's socket closes."""
         self.add_client(owner, owns=True)
         if listener is not None:
-            self.watch(listener.fileno(), lambda _: self._accept(listener))
-        poll, handlers = self.epoll.poll, self.handlers
-        while True:
-            wait_s = self._run_timers()
-            # A handler may close descriptors whose events are still to come, and open others under the same numbers.
-            for fd, handler, events in [(fd, handlers.get(fd), events) for fd, events in poll(wait_s)]:
-                if handler is not None and handlers.get(fd) is handler:
-                    handler(events)
-
-    def after(self, seconds: float, action: Callable[[], None]) -> None:
-        """Calls ``action`` once, that many seconds from now. It checks for itself whether it still matters."""
-        self._timers_made += 1
-        heapq.heappush(self._timers, (time.monotonic() + seconds, self._timers_made, action))
-
-    def _run_timers(self) -> float | None:
-        """Runs what is due and returns the seconds until the next is, or None where there is none."""
-        while self._timers:
-            left = self._timers[0][0] - time.monotonic()
-            if left > 0:
-                return left
-            heapq.heappop(self._timers)[2]()
-        return None
+            self.loop.watch(listener.fileno(), lambda: self._accept(listener))
+        self.loop.run()
 
     def _accept(self, listener: socket.socket) -> None:
         client, _ = listener.accept()
@@ -119,7 +85,7 @@ class Warden:
     def add_client(self, client: socket.socket, *, owns: bool) -> None:
         """Takes orders from one more socket."""
         self.clients[client.fileno()] = client
-        self.watch(client.fileno(), lambda _: self._order(client, owns=owns))
+        self.loop.watch(client.fileno(), lambda: self._order(client, owns=owns))
 
     def _order(self, client: socket.socket, *, owns: bool) -> None:
         try:
@@ -128,7 +94,7 @@ class Warden:
             if owns:
                 # The kernel ends every box with its PID namespace, whose first process this is.
                 os._exit(0)
-            self.unwatch(client.fileno())
+            self.loop.unwatch(client.fileno())
             del self.clients[client.fileno()]
             client.close()
             return
@@ -143,7 +109,10 @@ class Warden:
             _tell(descriptors, _refusal(error, f"{name}: {error}"))
         except Exception as error:  # noqa: BLE001 - one order gone wrong must not end everybody's boxes
             traceback.print_exc()
-            _tell(descriptors, {"kind": "refused", "code": "kibo.bug", "message": f"{name}: {error!r}", "details": {}})
+            _tell(
+                descriptors,
+                {"kind": "refused", "code": "kibo.bug", "message": f"{name}: {error!r}", "details": {}},
+            )
         finally:
             for fd in descriptors:
                 if fd not in taken:
@@ -156,7 +125,9 @@ class Warden:
         """Finds the cell that an order names."""
         cell = self.cells.get(arguments["id"])
         if cell is None or cell.state is CellState.ENDED:
-            raise Refused("instance.ended", f"there is no running instance {arguments['id']}", id=arguments["id"])
+            raise Refused(
+                "instance.ended", f"there is no running instance {arguments['id']}", id=arguments["id"]
+            )
         return cell
 
     # Making cells
@@ -211,7 +182,12 @@ class Warden:
         source.awaited.append(cell)
 
     def _add_cell(
-        self, arguments: dict[str, Any], root: roots.Root, source: Cell | None, descriptors: list[int], taken: list[int]
+        self,
+        arguments: dict[str, Any],
+        root: roots.Root,
+        source: Cell | None,
+        descriptors: list[int],
+        taken: list[int],
     ) -> Cell:
         if arguments["id"] in self.cells:
             raise Refused("kibo.bug", f"there is an instance {arguments['id']} already")
@@ -238,7 +214,7 @@ class Warden:
         # A guest that reads no more must not keep the warden waiting.
         ours.setblocking(False)
         cell.control = ours
-        self.watch(ours.fileno(), lambda events: self._from_guest(cell))
+        self.loop.watch(ours.fileno(), lambda: self._from_guest(cell))
         return theirs
 
     # What guests say
@@ -258,11 +234,13 @@ class Warden:
                 self._admit(cell, pid)
             elif cell.state is CellState.STARTING and isinstance(message, int):
                 self._fail(cell, OSError(message, f"fork: {os.strerror(message)}"))
-            elif message == "listener" and cell.source is None and cell.listener < 0 and len(descriptors) == 1:
+            elif (
+                message == "listener" and cell.source is None and cell.listener < 0 and len(descriptors) == 1
+            ):
                 cell.listener = descriptors[0]
                 taken = True
                 seccomp_listener.hint_same_cpu(cell.listener)
-                self.watch(cell.listener, lambda _: self._clone_asked(cell))
+                self.loop.watch(cell.listener, lambda: self._clone_asked(cell))
             elif message == "bare" and cell.state is CellState.ENTERED and cell.source is not None:
                 self._admit_fork(cell)
             elif message == "in" and cell.state is CellState.ENTERED and cell.source is None:
@@ -271,7 +249,7 @@ class Warden:
                 self._finish_seal(cell)
             else:
                 self.end(cell, "its guest broke the protocol")
-        except _RightsKeptError as error:
+        except RightsKeptError as error:
             cell.tell({"kind": "refused", "code": "guest.protocol", "message": str(error), "details": {}})
             self.end(cell, str(error))
         except OSError as error:
@@ -290,7 +268,7 @@ class Warden:
         """Gives a new process its ids, root and network. A first guest, which is still ours, is let in at once."""
         cell.pid = pid
         cell.pidfd = kernel.pidfd_open(pid)
-        self.watch(cell.pidfd, lambda _: self.end(cell, "its first process ended"))
+        self.loop.watch(cell.pidfd, lambda: self.end(cell, "its first process ended"))
         if cell.source is not None:
             self._map(cell, cell.source)
         self._prepare(cell)
@@ -316,12 +294,12 @@ class Warden:
 
     def _admit_fork(self, cell: Cell) -> None:
         """Lets a fork in that says that it has given up its rights, once that is seen to be true."""
-        _vet(cell.pid, cell.proc)
+        vet(cell.pid, cell.proc)
         self._let_in(cell, cell.forked_setup())
         cell.release_channel()
         cell.state = CellState.LIVE
         if wall_s := cell.setup.get("wall_s"):
-            self.after(wall_s, lambda: self._time_up(cell))
+            self.loop.after(wall_s, lambda: self._time_up(cell))
 
     def _time_up(self, cell: Cell) -> None:
         if self.cells.get(cell.id) is cell:
@@ -390,7 +368,7 @@ class Warden:
 
     def _check(self, cell: Cell) -> None:
         """Sees for itself that a first guest has dropped every right, before anything of the user's runs in it."""
-        _check_status(cell.pid)
+        check_bare(cell.pid)
         cell.release_channel()
         cell.state = CellState.LIVE
         if cell.seal_reply >= 0:
@@ -402,13 +380,15 @@ class Warden:
             call = seccomp_listener.receive(cell.listener)
         except OSError:
             # The last process under this filter ended.
-            self.unwatch(cell.listener)
+            self.loop.unwatch(cell.listener)
             os.close(cell.listener)
             cell.listener = -1
             return
         if call is None:
             return
-        asking = next((c for c in self.cells.values() if c.pid == call.pid and c.state is not CellState.ENDED), None)
+        asking = next(
+            (c for c in self.cells.values() if c.pid == call.pid and c.state is not CellState.ENDED), None
+        )
         flags = call.arguments[0] & ~(0xFF | 0x01000000 | 0x00200000)
         if asking is not None and asking.awaited and flags == guest.FORK_FLAGS:
             seccomp_listener.proceed(cell.listener, call)
@@ -528,20 +508,20 @@ class Warden:
         if cell.pidfd >= 0 and not _has_ended(cell.pidfd):
             if cell.control is not None:
                 # A guest that misbehaves is heard no more; the end of its process brings us back here.
-                self.unwatch(cell.control.fileno())
+                self.loop.unwatch(cell.control.fileno())
             with contextlib.suppress(ProcessLookupError):
                 kernel.pidfd_send_signal(cell.pidfd, signal.SIGKILL)
             return
         if cell.pidfd >= 0:
-            self.unwatch(cell.pidfd)
+            self.loop.unwatch(cell.pidfd)
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, cell.pidfd, os.WEXITED | os.WNOHANG)
         if cell.control is not None:
-            self.unwatch(cell.control.fileno())
+            self.loop.unwatch(cell.control.fileno())
         if cell.source is not None and cell in cell.source.awaited:
             cell.source.awaited.remove(cell)
         if cell.listener >= 0:
-            self.unwatch(cell.listener)
+            self.loop.unwatch(cell.listener)
         self.commands.end_all(cell)
         if cell.group is not None:
             cell.reason = self.groups.give_back(cell.group) or cell.reason
@@ -550,43 +530,6 @@ class Warden:
         self.reasons[cell.id] = cell.reason
         cell.close()
         del self.cells[cell.id]
-
-
-class _RightsKeptError(Exception):
-    """A guest has, or could have passed on, rights that no process of a box may have."""
-
-
-#: What a process without rights shows of itself, proc_pid_status(5).
-_BARE: Final = (
-    *(f"\n{name}:\t0000000000000000\n".encode() for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")),
-    b"\nNoNewPrivs:\t1\n",
-    b"\nSeccomp:\t2\n",
-    b"\nThreads:\t1\n",
-)
-
-
-def _check_status(pid: int) -> None:
-    status = _read(f"/proc/{pid}/status")
-    if not all(line in status for line in _BARE):
-        raise _RightsKeptError("its guest kept rights that it must drop")
-
-
-def _vet(pid: int, proc_fd: int) -> None:
-    """Sees for itself that a fork has given up the rights that it was born with, and is alone.
-
-    A fork is a copy of memory that the box could change: it may keep its rights, or start a helper that does. Once
-    the only process of the namespace has none, no later one can have any.
-
-    Args:
-        pid: The fork, which waits.
-        proc_fd: A /proc of its PID namespace.
-
-    Raises:
-        _RightsKeptError: It has not.
-    """
-    _check_status(pid)
-    if [name for name in os.listdir(f"/proc/self/fd/{proc_fd}") if name.isdigit()] != ["1"]:
-        raise _RightsKeptError("its guest started another process while it had rights")
 
 
 def _tell(descriptors: list[int], data: dict[str, Any]) -> None:
@@ -616,14 +559,6 @@ def _os_code(error: OSError) -> str:
         errno.EINVAL: "host.unsupported",
         errno.ENODEV: "host.unsupported",
     }.get(error.errno or 0, "kibo.bug")
-
-
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 8192)
-    finally:
-        os.close(fd)
 
 
 def _has_ended(pidfd: int) -> bool:
