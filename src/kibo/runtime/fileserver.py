@@ -14,6 +14,7 @@ import shutil
 import socket
 import stat
 import struct
+from collections.abc import Callable
 from typing import Any, Final
 
 from kibo.runtime import wire
@@ -251,7 +252,7 @@ def _watch(stream: socket.socket, path: bytes) -> None:
             at += _IN_EVENT.size + length
 
 
-_REQUESTS: Final = {
+_REQUESTS: Final[dict[str, Callable[..., None]]] = {
     "read": _read,
     "put": _put,
     "write": _write,
