@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kibo import Box, Env, action, use
+from kibo import Box, Env, Service, action, use
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,12 @@ class Noted(Box):
     """Has a file from a build step."""
 
     env = Env(run=["echo built > /opt/note"])
+
+
+class Serving(Box):
+    """Has a service."""
+
+    env = Env(services=[Service("talker", "echo I talk; touch /tmp/up; exec sleep 600", ready="cmd:test -e /tmp/up")])
 
 
 bob = Hello(name="bob")

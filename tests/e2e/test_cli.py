@@ -69,7 +69,8 @@ def cli(home: Path, tmp_path: Path) -> Iterator[Cli]:
         before = set(leftovers.descendants(os.getpid()))
         runner = Cli(home, tmp_path)
         yield runner
-        runner("stop", "--all")
+        if list(home.glob("run/*")):
+            runner("stop", "--all")
         left = leftovers.await_clean(home, 0, before, within_s=10)
         leftovers.reap_adopted(before)
         assert not left, f"left behind: {left}"
@@ -300,6 +301,14 @@ def test_logs_of_a_program_can_be_followed_from_another(cli: Cli) -> None:
     assert follower.wait(10) == 0
     for process in (napper, follower):
         process.communicate()
+
+
+def test_logs_of_a_service_are_its_own(cli: Cli) -> None:
+    cli("spawn", "boxes.py:Serving", "--name", "serving")
+    assert cli("logs", "serving", "--service", "talker").stdout.startswith("I talk\n")
+    assert cli.json("logs", "serving", "--service", "talker", "--tail", "3")["log"] == "lk\n"
+    assert cli("logs", "serving").stdout == ""
+    assert "no service 'listener'" in cli("logs", "serving", "--service", "listener", status=66).stderr
 
 
 def test_an_instance_ends_when_its_time_is_over(cli: Cli) -> None:

@@ -14,7 +14,8 @@ import anyio
 import pytest
 
 import kibo
-from kibo import Box, KiboError, action, aio, wiring
+import leftovers
+from kibo import Box, Env, KiboError, action, aio, wiring
 from kibo.model.errors import (
     ActionRaised,
     FileMissing,
@@ -95,6 +96,12 @@ class Slow(Box):
     def ready(self) -> bool:
         """Tells that it is."""
         return True
+
+
+class SlowBuild(Box):
+    """Takes long to build."""
+
+    env = Env(run=["echo begun; sleep 600"])
 
 
 def cells() -> list[str]:
@@ -275,6 +282,27 @@ async def test_a_cancelled_spawn_ends_the_launch_under_way() -> None:
     # What another call builds is not touched by that.
     async with aio.spawn(Worker() + Slow(seconds=0.1)) as both:
         assert await both.ready() is True
+
+
+async def test_a_cancelled_build_ends_its_builder() -> None:
+    began = anyio.Event()
+
+    def watch(event: object) -> None:
+        if getattr(event, "text", "").endswith("begun"):
+            began.set()
+
+    before = set(leftovers.descendants(os.getpid()))
+    async with anyio.create_task_group() as group, deadline(30):
+        group.start_soon(aio.build, SlowBuild(), watch)
+        await began.wait()
+        assert set(leftovers.descendants(os.getpid())) - before
+        group.cancel_scope.cancel()
+    assert not {
+        name
+        for pid, name in leftovers.descendants(os.getpid()).items()
+        if pid not in before and "kibo" not in name
+    }
+    assert not list((state_home() / "tmp").iterdir())
 
 
 async def test_many_spawns_at_once_build_one_state() -> None:

@@ -26,29 +26,31 @@ def logs(
     *,
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False,
     tail: int = 0,
+    service: str = "",
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """Print what an instance's actions have printed.
+    """Print what an instance's actions, or one of its services, have printed.
 
     Args:
         instance: Its id, the first digits of its id, or its name.
         follow: Go on with what comes, until the instance ends.
         tail: Only that many bytes of the end; 0 for all.
+        service: Print what this service of the box has printed.
         common: Options of every command. With --json, text comes in objects with `log`.
     """
     box = open_instance(instance)
     if not follow:
-        text = box.logs(tail or None)
+        text = box.logs(tail or None, service=service)
         if common.json:
             print_json({"log": text})
         else:
             sys.stdout.write(text)
         return
-    _follow(box, tail, as_json=common.json)
+    _follow(box, tail, service, as_json=common.json)
 
 
-def _follow(box: RunningBox, tail: int, *, as_json: bool) -> None:
-    fd = run(handle_of(box).log_file())
+def _follow(box: RunningBox, tail: int, service: str, *, as_json: bool) -> None:
+    fd = run(handle_of(box).log_file(service))
     try:
         size = os.fstat(fd).st_size
         place = max(0, size - tail) if tail else 0
