@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ def run(scale: Scale) -> Iterator[Figure]:
     """Yields uploads and downloads of the same tree, each into a fresh box."""
     up: list[float] = []
     down: list[float] = []
+    copied: list[float] = []
     with tempfile.TemporaryDirectory() as place:
         tree = make_tree(Path(place) / "tree")
         for number in range(scale.of(20) // 5):
@@ -33,9 +35,13 @@ def run(scale: Scale) -> Iterator[Figure]:
                 start = time.perf_counter()
                 box.files.download("tree", Path(place) / f"back-{number}")
                 down.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            shutil.copytree(tree, Path(place) / f"copy-{number}")
+            copied.append(time.perf_counter() - start)
             assert sum(1 for _ in (Path(place) / f"back-{number}").rglob("*.bin")) == FILES
     yield distribution("files.upload", up, target=500.0)
     yield distribution("files.download", down)
+    yield distribution("a plain copy on the host's disk, for comparison", copied)
 
 
 def make_tree(tree: Path) -> Path:
