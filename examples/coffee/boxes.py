@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TRIES = 5  # of anything that may be tried again; the shop's trouble is short or it is not our trouble
 PAGE_TIMEOUT_S = 20
+ACTION_S = 60.0
+ORDER_S = 240.0  # a busy shop that asks for patience at every step
 WINDOW = {"width": 900, "height": 680}
 LINE = ("kind", "size", "quantity")  # of a basket, in the attributes of its rows
 
@@ -84,18 +86,18 @@ class Browser(Box):
                 thread.join(PAGE_TIMEOUT_S)
         del self.page, self._chromium, self._playwright
 
-    @action(effect="read")
+    @action(effect="read", timeout_s=ACTION_S)
     def open(self, url: str) -> str:
         """Open a page and return its title."""
         self.visit(url)
         return str(self.page.title())
 
-    @action
+    @action(timeout_s=ACTION_S)
     def read(self) -> str:
         """Return the text of the page that is open."""
         return str(self.page.inner_text("body"))
 
-    @action
+    @action(timeout_s=ACTION_S)
     def screenshot(self) -> bytes:
         """Return a picture of the page that is open, as PNG."""
         return bytes(self.page.screenshot(full_page=True))
@@ -194,7 +196,7 @@ class Coffee(Box):
     accepted_rise_cents: int = 50
     card: str = "4242 4242 4242 4242"
 
-    @action(effect="irreversible")
+    @action(effect="irreversible", timeout_s=ORDER_S)
     def buy_coffee(self, kind: str, size: str = "small") -> Receipt:
         """Buy one coffee and return the receipt.
 
@@ -298,7 +300,7 @@ class Coffee(Box):
 class OatCoffee(Coffee):
     """Order coffee with oat milk. Only the latte comes with it."""
 
-    @action(effect="irreversible")
+    @action(effect="irreversible", timeout_s=ORDER_S)
     def buy_coffee(self, kind: str = "latte", size: str = "small") -> Receipt:
         """Buy one coffee with oat milk and return the receipt."""
         return super().buy_coffee(f"oat-{kind}", size)

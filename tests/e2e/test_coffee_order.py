@@ -163,7 +163,7 @@ def test_what_cannot_be_bought_is_an_error_that_says_why_and_costs_nothing(
 def test_the_box_never_holds_the_password(start: Start) -> None:
     with start().spawn() as box:
         assert "SHOP_PASSWORD=kibo-secret-SHOP_PASSWORD\n" in box.exec("env").stdout
-        found = box.exec(["grep", "-rls", PASSWORD, "/home/box", "/tmp", "/work", "/run"])
+        found = box.exec(["grep", "-rls", PASSWORD, "/home/box", "/tmp", "/work", "/run"], timeout_s=30)
         assert found.stdout == ""
 
 
@@ -176,7 +176,7 @@ def test_the_browser_reaches_the_shop_and_nothing_else(start: Start) -> None:
             box.open(f"http://{address}/")
             assert f"no rule lets this box reach {address}" in box.read()
         direct = f"import socket; socket.create_connection(('127.0.0.1', {port}), timeout=3)"
-        assert "ConnectionRefusedError" in box.exec(["python3", "-c", direct]).stderr
+        assert "ConnectionRefusedError" in box.exec(["python3", "-c", direct], timeout_s=30).stderr
 
 
 def test_the_demo_runs_and_leaves_a_picture_and_nothing_else(tmp_path: Path) -> None:
