@@ -139,9 +139,55 @@ class Helped(Attacker):
         kernel.drop_capabilities = start_a_helper_first
 
 
+# What a step of a build looks for, as a package's install script might. The secret is written in two halves.
+LOOK_ROUND = f"""
+import glob, os
+secret, home = {os.environ.get("TEST_SECRET", "")[:16]!r}, {os.environ.get("HOME", "")!r}
+rest, found = {os.environ.get("TEST_SECRET", "")[16:]!r}, []
+for process in sorted(glob.glob("/proc/[0-9]*")):
+    for name in ("environ", "root" + home + "/.secret", "cwd" + home + "/.secret"):
+        try:
+            with open(process + "/" + name, "rb") as stream:
+                if (secret + rest).encode() in stream.read():
+                    found.append(process + "/" + name)
+        except OSError:
+            continue
+    try:
+        link = os.readlink(process + "/exe")
+        os.chmod(process + "/exe", os.stat(process + "/exe").st_mode)
+        if not link.startswith("/usr/bin/"):
+            found.append(process + "/exe -> " + link)
+    except OSError:
+        continue
+for path in (home + "/.secret", "/root/.ssh", home):
+    if os.path.exists(path):
+        found.append(path)
+top = os.open("/", os.O_RDONLY)
+os.makedirs("/escape", exist_ok=True)
+try:
+    os.chroot("/escape")
+    os.fchdir(top)
+    for _ in range(64):
+        os.chdir("..")
+    os.chroot(".")
+    if os.path.exists(home + "/.secret"):
+        found.append("out of the root")
+except OSError as error:
+    pass
+with open("/var/tmp/found", "w") as out:
+    out.write(repr(found))
+"""
+
+
+class Built(Attacker):
+    """Is built by a step that looks round."""
+
+    env = Env(run=[f"echo {base64.b64encode(LOOK_ROUND.encode()).decode()} | base64 -d | python3 -"])
+
+
 BOXES = {
     cls.__name__: cls
-    for cls in (Attacker, Root, Small, Bounded, Nested, Spammer, Mute, Deaf, Keeper, Threaded, Helped)
+    for cls in (Attacker, Root, Small, Bounded, Nested, Spammer, Mute, Deaf, Keeper, Threaded, Helped, Built)
 }
 living: dict[int, Any] = {}
 

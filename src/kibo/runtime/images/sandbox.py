@@ -260,6 +260,9 @@ class Sandbox:
         for fd, directory, target in binds:
             inside.attach(fd, target, directory=directory)
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        # What steps run may have this process's id and rights. Its memory and environment are copies of the user's,
+        # and /proc/1/exe is the user's own interpreter: none of that is theirs to reach. Programs begin afresh.
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
 
 def _furnish(inside: Inside, devices: list[tuple[int, str]]) -> None:
