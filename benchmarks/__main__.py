@@ -64,7 +64,7 @@ def main() -> int:
 def describe_machine() -> dict[str, str]:
     """Tells what the figures depend on; a busy machine's are pessimistic, and its load says so."""
     return {
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "processors": str(len(os.sched_getaffinity(0))),
         "python": platform.python_version(),
         "load": f"{os.getloadavg()[0]:.1f}",

@@ -71,7 +71,9 @@ def summary(found: dict[str, Any]) -> str:
 
 
 def machine(found: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in found["machine"].items())
+    """Tells on what the figures were taken, and whether it was a full run."""
+    text = ", ".join(f"{name} {value}" for name, value in found["machine"].items())
+    return text if found["scale"] == 1 else f"{text}; {found['scale']:.0%} of the full counts"
 
 
 def markdown(found: dict[str, Any]) -> str:
