@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import anyio
@@ -30,9 +31,10 @@ from kibo.runtime.layers.home import state_home
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+# Trio is no dependency; where it is installed the same tests run on it.
+@pytest.fixture(params=["asyncio", *(["trio"] if find_spec("trio") else [])])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 class Worker(Box):
