@@ -172,3 +172,22 @@ def test_a_box_whose_first_process_is_killed_ends_and_says_so(host: HostProcess,
         box.attack("os._exit(3)")
     assert caught.value.code in ("action.exited", "instance.ended", "runtime.lost")
     assert other.answers()
+
+
+@pytest.mark.parametrize(
+    "hunger",
+    [
+        "kept = []\nwhile True:\n    kept.append(b'x' * (8 << 20))",
+        "with open('/dev/shm/full', 'wb', 0) as out:\n    while True:\n        out.write(b'x' * (8 << 20))",
+        "[os.fork() for _ in range(4)]\nkept = []\nwhile True:\n    kept.append(b'x' * (8 << 20))",
+    ],
+    ids=["one process", "shared memory", "many processes"],
+)
+def test_a_box_that_eats_memory_is_ended_alone(host: HostProcess, other: Target, hunger: str) -> None:
+    box = host.spawn("Small")
+    began = time.monotonic()
+    refused = refusal(box.attack, hunger)
+    assert refused is not None
+    assert refused.code in ("limit.memory", "action.exited", "action.raised", "action.timeout"), refused
+    assert time.monotonic() - began < 40
+    assert other.answers()
