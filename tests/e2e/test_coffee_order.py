@@ -19,7 +19,7 @@ from running_shop import ROOT, Shop, running_shop
 
 # The first run installs a browser, in a state directory that later runs find.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
-HOME = ROOT / ".cache" / "kibo-tests"
+HOME = ROOT / ".cache" / f"kibo-tests-{os.geteuid()}"
 PASSWORD = "beans"  # of the shop that the tests start
 
 
