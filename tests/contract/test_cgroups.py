@@ -15,7 +15,7 @@ import pytest
 
 from contract.kernel_tree import POINT, KernelTree
 from kibo.model.errors import HostUnsupported
-from kibo.runtime.cgroups import CgroupLimits, Cgroups, open_cgroups
+from kibo.runtime.cgroups import CgroupLimits, Cgroups, open_cgroups, remove_places
 from kibo.runtime.cgroups.files import KernelFiles, hierarchies
 from kibo.runtime.cgroups.none import NoCgroups
 from kibo.runtime.cgroups.v1 import V1Cgroups
@@ -136,6 +136,25 @@ def test_a_session_is_removed_by_its_name_alone(cgroups: Cgroups) -> None:
     assert cgroups.remove_session()
     for handle in handles:
         assert handle.remove()
+
+
+def test_the_groups_of_a_session_that_ended_are_removed_from_any_other_group(real: Cgroups) -> None:
+    handle = real.create("left", settable(real))
+    places = real.places()
+    assert places
+    pid = os.fork()
+    if pid == 0:
+        # From a group of its own, where `open_cgroups` would look in the wrong place.
+        other = real.create("elsewhere", settable(real))
+        for fd in other.attach_fds:
+            os.write(fd, b"0")
+        os._exit(0 if not remove_places(places) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "it removed the group that it was in itself"
+    end = time.monotonic() + 2
+    while not remove_places(places) and time.monotonic() < end:
+        time.sleep(0.005)
+    assert not any(Path(place).exists() for place in places)
+    assert handle.remove()
 
 
 def test_a_group_is_made_although_the_session_was_swept_meanwhile(cgroups: Cgroups) -> None:

@@ -33,7 +33,7 @@ from kibo.box.env import Limits  # noqa: E402, F401
 from kibo.model.errors import KiboError  # noqa: E402
 from kibo.runtime import idmap, kernel, seccomp, warden, wire, world  # noqa: E402
 from kibo.runtime.cells import Groups  # noqa: E402
-from kibo.runtime.cgroups import CgroupLimits, Cgroups, open_cgroups  # noqa: E402
+from kibo.runtime.cgroups import PLACES_FILE, CgroupLimits, Cgroups, open_cgroups  # noqa: E402
 
 _NAMESPACES: Final = (
     kernel.CLONE_NEWUSER
@@ -66,6 +66,9 @@ def main(config: dict[str, Any]) -> int:
     # The pipe tells of an orderly end. A kill may leave it open in other children of the owner; its pidfd does not lie.
     owner = kernel.pidfd_open(config["owner_pid"])
     cgroups = open_cgroups(config["session"])
+    # Whoever sweeps up after a killed keeper may be in another group itself, and so look in another place.
+    with open(os.path.join(config["run"], PLACES_FILE), "w") as file:
+        json.dump(cgroups.places(), file)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     filters = {nested: seccomp.compile_filter(nested_namespaces=nested) for nested in (False, True)}
     idmap_used = _warden_map()

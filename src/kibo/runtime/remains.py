@@ -6,6 +6,7 @@ as it lives. A session whose lock nobody holds has ended; its processes have end
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import shutil
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from kibo.runtime.cgroups import open_cgroups
+from kibo.runtime.cgroups import PLACES_FILE, remove_places
 from kibo.runtime.layers.locking import try_lock
 
 #: The kernel counts a killed process out of its group within milliseconds; one that writes to a slow disk takes longer.
@@ -34,9 +35,10 @@ def remove_remains(run_directory: Path) -> bool:
     if held is None:
         return False
     try:
-        groups = open_cgroups(run_directory.name)
+        record = run_directory / PLACES_FILE
+        places = json.loads(record.read_text()) if record.exists() else ()
         deadline = time.monotonic() + PATIENCE_S
-        while not groups.remove_session():
+        while not remove_places(places):
             if time.monotonic() > deadline:
                 return False
             select.select([], [], [], 0.01)
@@ -48,7 +50,7 @@ def remove_remains(run_directory: Path) -> bool:
 
 
 def sweep_sessions(home: Path) -> list[str]:
-    """Removes the remains of every ended session of a state directory. Returns their names. Cheap when there are none."""
+    """Removes the remains of every ended session of a state directory. Returns their names."""
     swept = []
     for lock in sorted((home / "run").glob("*.lock")):
         if remove_remains(lock.with_suffix("")):

@@ -9,13 +9,19 @@ a whole session's groups by their names alone.
 
 from __future__ import annotations
 
-from kibo.runtime.cgroups.files import Files, KernelFiles
+from collections.abc import Sequence
+from typing import Final
+
+from kibo.runtime.cgroups.files import Files, KernelFiles, remove_tree
 from kibo.runtime.cgroups.none import NoCgroups
 from kibo.runtime.cgroups.port import CgroupHandle, CgroupLimits, Cgroups
 from kibo.runtime.cgroups.v1 import V1Cgroups
 from kibo.runtime.cgroups.v2 import V2Cgroups
 
-__all__ = ["CgroupHandle", "CgroupLimits", "Cgroups", "open_cgroups"]
+__all__ = ["PLACES_FILE", "CgroupHandle", "CgroupLimits", "Cgroups", "open_cgroups", "remove_places"]
+
+#: In a session's directory: where its control groups are.
+PLACES_FILE: Final = "cgroups.json"
 
 
 def open_cgroups(session: str, *, files: Files | None = None) -> Cgroups:
@@ -37,3 +43,9 @@ def open_cgroups(session: str, *, files: Files | None = None) -> Cgroups:
         if adapter is not None and any(adapter.available().values()):
             return adapter
     return NoCgroups(split or unified)
+
+
+def remove_places(places: Sequence[str]) -> bool:
+    """Removes a session's empty groups where `Cgroups.places` said they are. Returns whether none is left."""
+    left = [place for place in places if not remove_tree(KernelFiles(), place)]
+    return not left

@@ -64,6 +64,10 @@ class NoCgroups:
         require(limits, self.available(), self.remedy)
         return _NoHandle(name)
 
+    def places(self) -> tuple[str, ...]:
+        """Has none."""
+        return ()
+
     def remove_session(self) -> bool:
         """Has nothing to remove."""
         return True

@@ -92,6 +92,9 @@ class Cgroups(Protocol):
             FileExistsError: The session has a group of that name.
         """
 
+    def places(self) -> tuple[str, ...]:
+        """Names the session's folders, for `remove_places` by a process that may be in another group itself."""
+
     def remove_session(self) -> bool:
         """Removes every group of the session that is empty. Returns whether none is left. Never waits."""
 

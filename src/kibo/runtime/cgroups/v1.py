@@ -139,6 +139,10 @@ class V1Cgroups:
             raise
         return V1Handle(name, groups, tuple(fds), self._files)
 
+    def places(self) -> tuple[str, ...]:
+        """Names the session's folder in every hierarchy."""
+        return tuple(self._sessions.values())
+
     def remove_session(self) -> bool:
         """Removes the session's empty groups in every hierarchy."""
         left = [path for path in self._sessions.values() if not remove_tree(self._files, path)]

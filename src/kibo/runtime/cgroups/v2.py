@@ -140,6 +140,10 @@ class V2Cgroups:
             remove_group(self._files, path)
             raise
 
+    def places(self) -> tuple[str, ...]:
+        """Names the session's folder."""
+        return () if self._parent is None else (self._session,)
+
     def remove_session(self) -> bool:
         """Removes the session's empty groups."""
         self._prepared = False
