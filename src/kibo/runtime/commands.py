@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import traceback
 from typing import TYPE_CHECKING, Any, Final
 
@@ -182,6 +183,9 @@ def _enter(cell: Cell, keep: int) -> socket.socket:
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     kernel.drop_capabilities()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # What is imported from here on is the box's own copy of the same.
+    sys.path[:] = setup["python_path"]
+    sys.path_importer_cache.clear()
     os.environ.clear()
     os.environ.update(setup["variables"])
     os.chdir("/")

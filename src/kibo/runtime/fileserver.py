@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import shutil
 import socket
 import stat
 import struct
@@ -153,7 +152,8 @@ def _write(stream: socket.socket, name: bytes, mode: int, replace: bool) -> None
 
 
 def _describe(name: str, info: os.stat_result) -> list[Any]:
-    kind = {stat.S_IFDIR: "directory", stat.S_IFLNK: "link", stat.S_IFREG: "file"}.get(stat.S_IFMT(info.st_mode), "other")
+    kinds = {stat.S_IFDIR: "directory", stat.S_IFLNK: "link", stat.S_IFREG: "file"}
+    kind = kinds.get(stat.S_IFMT(info.st_mode), "other")
     return [os.fsencode(name), kind, info.st_size, stat.S_IMODE(info.st_mode), info.st_mtime_ns]
 
 
@@ -222,6 +222,8 @@ def _send_tree_file(stream: socket.socket, full: str, relative: bytes, batch: li
 
 
 def _remove(stream: socket.socket, name: bytes) -> None:
+    import shutil  # late: it brings three compression libraries along, which every fork would pay for
+
     path = os.fsdecode(name)
     if stat.S_ISDIR(os.lstat(path).st_mode):
         shutil.rmtree(path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
@@ -83,6 +82,8 @@ def choose_map() -> IdMap:
         user = pwd.getpwuid(uid).pw_name
     except KeyError:
         user = str(uid)
+    import shutil  # late: it brings three compression libraries along, which every fork would pay for
+
     first_uid = _granted("/etc/subuid", user, uid)
     first_gid = _granted("/etc/subgid", user, uid)
     if first_uid and first_gid and shutil.which("newuidmap") and shutil.which("newgidmap"):

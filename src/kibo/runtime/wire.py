@@ -23,6 +23,9 @@ import msgspec
 
 from kibo.model.limits import MAX_COMMAND_BYTES, MAX_DESCRIPTORS, MAX_FRAME_BYTES
 
+# As plain numbers: the named ones are objects that every message would touch, and each page touched costs a fork.
+_SOCKET, _RIGHTS, _SENDER = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS), int(socket.SCM_CREDENTIALS)
+_CUT, _CLOSE_ON_EXEC = int(socket.MSG_TRUNC | socket.MSG_CTRUNC), int(socket.MSG_CMSG_CLOEXEC)
 _LENGTH: Final = struct.Struct("<I")
 
 
@@ -155,20 +158,20 @@ def receive_command(sock: AnySocket) -> tuple[Any, list[int], int]:
         FrameError: What came is no message; its descriptors have been closed.
         BlockingIOError: The socket does not block and has nothing.
     """
-    body, ancillary, flags, _ = sock.recvmsg(MAX_COMMAND_BYTES, _FD_SPACE, socket.MSG_CMSG_CLOEXEC)
+    body, ancillary, flags, _ = sock.recvmsg(MAX_COMMAND_BYTES, _FD_SPACE, _CLOSE_ON_EXEC)
     descriptors: list[int] = []
     pid = 0
     for level, kind, data in ancillary:
-        if level != socket.SOL_SOCKET:
+        if level != _SOCKET:
             continue
-        if kind == socket.SCM_RIGHTS:
+        if kind == _RIGHTS:
             descriptors.extend(array.array("i", data[: len(data) - len(data) % 4]))
-        elif kind == socket.SCM_CREDENTIALS:
+        elif kind == _SENDER:
             pid = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0]
     try:
         if not body:
             raise Closed
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        if flags & _CUT:
             raise FrameError("a command was cut short")
         return unpack(body), descriptors, pid
     except (Closed, FrameError):
