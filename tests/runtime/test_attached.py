@@ -98,6 +98,15 @@ def test_the_process_of_an_instance_is_the_hosts_number(home: Path) -> None:
                 box.add(1, 2)
 
 
+def test_a_command_whose_box_is_killed_says_that_the_box_is_gone() -> None:
+    for _ in range(20):
+        with wiring.runtime().spawn(Quiet()) as box, box.popen(["sleep", "1000"]) as sleeper:
+            attach(find(wiring.runtime().home, box.id)).exec("true")
+            os.kill(find(wiring.runtime().home, box.id).session.process_of(box.id), signal.SIGKILL)
+            with pytest.raises(InstanceEnded):
+                sleeper.wait(10)
+
+
 def test_nonsense_from_another_process_does_not_end_the_warden(home: Path) -> None:
     with wiring.runtime().spawn(Quiet()) as box:
         (session,) = sessions(home)

@@ -110,8 +110,7 @@ class Running:
 
     async def _why(self, waiting: Waiting) -> KiboError:
         """Finds out why nobody says how the command ended: its box is gone, or killed what ran it."""
-        answer, _ = await self._session.ask(waiting, "list", {"id": self._instance})
-        if answer["cells"]:
+        if await self._session.lives_on(waiting, self._instance):
             return Unavailable(
                 "something in the box killed the command and what had started it",
                 hint="Call again; the instance lives on.",

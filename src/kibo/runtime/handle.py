@@ -98,9 +98,11 @@ class Handle:
         return Terminal(self.session, self.instance, command, rows, columns)
 
     async def log_file(self, service: str = "") -> int:
-        """Returns a descriptor of what its actions, or a service, printed; the caller's to close, for positional reads."""
+        """Returns a descriptor of what its actions, or a service, printed; the caller's, for positional reads."""
         self.check()
-        _, descriptors = await self.session.ask(self.waiting, "log", {"id": self.instance, "service": service})
+        _, descriptors = await self.session.ask(
+            self.waiting, "log", {"id": self.instance, "service": service}
+        )
         return descriptors[0]
 
     async def logs(self, tail_bytes: int | None, service: str = "") -> str:
@@ -125,7 +127,9 @@ class Handle:
             while batch := await channel.receive(self.waiting):
                 if batch[0] == "failed":
                     raise refusal_error(batch[2])
-                found += [Change(kind=kind, path=f"/{os.fsdecode(path)}", size=size) for kind, path, size in batch]
+                found += [
+                    Change(kind=kind, path=f"/{os.fsdecode(path)}", size=size) for kind, path, size in batch
+                ]
             return found
         except wire.Closed:
             raise await self.why_gone() from None
@@ -138,7 +142,7 @@ class Handle:
         if not self.session.alive:
             self.ended = "the runtime ended"
             return lost()
-        if await self.status() == "running":
+        if await self.session.lives_on(self.waiting, self.instance):
             return Unavailable(
                 "what the runtime ran in the box was ended", hint="Call again; the instance lives on."
             )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from typing import Any, Final
+import time
+from typing import Any, Final, Self
 
 from kibo.model.errors import InstanceEnded, KiboError, RuntimeLost
 from kibo.runtime import wire
@@ -14,6 +15,8 @@ from kibo.runtime.waiting import Waiting
 
 #: A fork is a millisecond's work; thousands at once on a slow machine wait for each other.
 FORK_S: Final = 10.0
+#: How long the processes of a box that was killed may take to be gone, one after another.
+ENDING_S: Final = 0.5
 
 
 class Orders:
@@ -134,10 +137,34 @@ class Orders:
                 if any(found["state"] == "starting" for found in answer["cells"]):
                     raise violation(f"its state did not fork within {FORK_S:g} s") from None
 
+    async def lives_on(self, waiting: Waiting, cell: str) -> bool:
+        """Tells whether a cell lives on in which something was killed: one that ends loses its programs first.
+
+        A yes takes ``ENDING_S`` seconds.
+        """
+        deadline = time.monotonic() + ENDING_S
+        with _Nothing() as nothing:
+            while True:
+                answer, _ = await self.ask(waiting, "list", {"id": cell})
+                if not answer["cells"] or time.monotonic() > deadline:
+                    return bool(answer["cells"])
+                with contextlib.suppress(TimeoutError):
+                    await waiting.ready((nothing.sock.fileno(),), (), ENDING_S / 10)
+
     def forget(self, instance: str) -> None:
         """Has a cell destroyed without waiting for it; quiet when the runtime is gone, as at the process's end."""
         with contextlib.suppress(KiboError):
             self.order("destroy", {"id": instance})
+
+
+class _Nothing(Reply):
+    """What nobody answers on: waiting for it is a pause that both ways of waiting know."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def lost() -> RuntimeLost:
