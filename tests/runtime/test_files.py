@@ -139,9 +139,12 @@ def test_removal_takes_trees_and_nothing_behind_links(shelf: Instance) -> None:
     "path", ["../../../../../etc/hostname", "/../../etc/hostname", "kept/../../../etc/hostname"]
 )
 def test_a_path_that_climbs_stays_in_the_box(shelf: Instance, path: str) -> None:
-    shelf.exec("true")
-    with pytest.raises((errors.PathRefused, errors.FileMissing)):
-        shelf.files.write(path, b"mine")  # /etc of the box belongs to its root
+    try:
+        shelf.files.write(path, b"mine")
+    except errors.PathRefused:
+        pass  # /etc of the box is its root's, where the box has more than one id
+    else:
+        assert shelf.files.read("/etc/hostname") == b"mine"
     assert Path("/etc/hostname").read_bytes() != b"mine"
 
 
@@ -311,14 +314,15 @@ def test_a_source_that_is_missing_on_the_host_is_an_error_and_the_box_lives_on(
 
 def test_an_upload_where_the_box_may_not_write_says_where(shelf: Instance, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(errors.PathRefused, match="/etc"):
-        shelf.files.upload(tmp_path / "file", "/etc/x")
+    with pytest.raises(errors.PathRefused, match="/usr"):
+        shelf.files.upload(tmp_path / "file", "/usr/x")
     assert shelf.files.read("given") == b"given"
 
 
 def test_a_file_that_the_box_may_not_read_is_refused(shelf: Instance) -> None:
-    with pytest.raises(errors.PathRefused):
-        shelf.files.read("/proc/1/mem" if os.geteuid() else "/root/x")
+    shelf.exec("echo x > locked; chmod 0 locked")
+    with pytest.raises(errors.PathRefused, match="locked"):
+        shelf.files.read("locked")
 
 
 def test_a_pipe_in_the_box_does_not_hold_the_reader_up(shelf: Instance) -> None:

@@ -21,10 +21,10 @@ needs_groups = pytest.mark.skipif(
 )
 
 
-class Hungry(Box):
-    """Takes what it can get."""
+class Bounded(Box):
+    """Takes what it can get, of what every user's boxes can be limited in."""
 
-    env = Env(limits=Limits(memory_bytes=96 << 20, pids=40, open_files=64, disk_bytes=32 << 20))
+    env = Env(limits=Limits(pids=40, open_files=64, disk_bytes=32 << 20))
 
     @action
     def eat(self, size: int) -> int:
@@ -66,10 +66,10 @@ class Hungry(Box):
         return "all"
 
 
-class Bounded(Hungry):
-    """The same with what every user can have."""
+class Hungry(Bounded):
+    """The same with little memory."""
 
-    env = Env(limits=Limits(pids=40, open_files=64, disk_bytes=32 << 20))
+    env = Env(limits=Limits(memory_bytes=96 << 20))
 
 
 class Brief(Box):

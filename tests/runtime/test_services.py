@@ -226,12 +226,12 @@ def test_an_unknown_service_has_no_log(shop: Instance) -> None:
     assert shop.logs() == ""
 
 
-def test_services_end_with_their_box() -> None:
+def test_services_end_with_their_box(shop: Instance) -> None:
+    before = leftovers.descendants(os.getpid())
     with Shop().spawn():
-        before = leftovers.descendants(os.getpid())
-        assert "python3" in before.values()
-    after = leftovers.descendants(os.getpid())
-    assert not [name for pid, name in before.items() if pid in after and name in ("python3", "kibo-services")]
+        own = {p: name for p, name in leftovers.descendants(os.getpid()).items() if p not in before}
+        assert {"kibo-services", "python3"} <= set(own.values())
+    assert own.keys() & leftovers.descendants(os.getpid()).keys() == set()
 
 
 def test_sums_have_the_services_of_their_parts() -> None:

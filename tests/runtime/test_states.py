@@ -386,3 +386,13 @@ def test_a_box_whose_class_needs_a_module_that_it_lacks_says_so_when_built() -> 
 
 def test_a_prefix_of_a_sum_is_what_its_left_side_is() -> None:
     assert prefix(Engine() + Radio(), 1) == Engine()
+
+
+def test_a_module_that_is_loaded_under_two_names_is_no_hindrance() -> None:
+    import sys
+
+    sys.modules["alias_of_these_tests"] = sys.modules[__name__]
+    try:
+        Radio(tag="alias").spawn().destroy()
+    finally:
+        del sys.modules["alias_of_these_tests"]

@@ -100,11 +100,12 @@ def _users_modules_by_value() -> Iterator[None]:
     from kibo.box.byvalue import users_modules
 
     known = cloudpickle.list_registry_pickle_by_value()
-    added = [module for module in users_modules() if module.__name__ not in known]
-    for module in added:
+    # By name, because one module may be loaded under several.
+    added = {module.__name__: module for module in users_modules() if module.__name__ not in known}
+    for module in added.values():
         cloudpickle.register_pickle_by_value(module)
     try:
         yield
     finally:
-        for module in added:
+        for module in added.values():
             cloudpickle.unregister_pickle_by_value(module)

@@ -432,7 +432,9 @@ class Warden:
     def order_list(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
         """Tells of one cell, or of a page of them, oldest first: those made after the time ``after``."""
         if "id" in arguments:
-            wanted = [cell for cell in (self.cells.get(arguments["id"]),) if cell is not None]
+            # One that is about to be gone is gone to whoever asks why a command in it was killed.
+            found = self.cells.get(arguments["id"])
+            wanted = [found] if found is not None and not (found.pid and _is_ending(found.pid)) else []
         else:
             later = (cell for cell in self.cells.values() if cell.made > arguments.get("after", 0.0))
             wanted = list(itertools.islice(later, PAGE_CELLS))
@@ -559,6 +561,15 @@ def _os_code(error: OSError) -> str:
         errno.EINVAL: "host.unsupported",
         errno.ENODEV: "host.unsupported",
     }.get(error.errno or 0, "kibo.bug")
+
+
+def _is_ending(pid: int) -> bool:
+    """Whether a process is on its way out, or gone (PF_EXITING in ``/proc/PID/stat``, proc(5))."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return bool(int(file.read().rpartition(")")[2].split()[6]) & 0x4)
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def _has_ended(pidfd: int) -> bool:
