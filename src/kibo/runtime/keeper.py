@@ -13,7 +13,6 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -211,6 +210,8 @@ def _clean(run: str, cgroups: Cgroups) -> None:
     while not cgroups.remove_session():
         # The kernel counts a process out of its group a moment after it has been reaped.
         select.select([], [], [], 0.01)
+    import shutil  # late: it brings three compression libraries along, which every fork would pay for
+
     shutil.rmtree(run, ignore_errors=True)
     Path(f"{run}.lock").unlink(missing_ok=True)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import shutil
 import time
 from pathlib import Path
 from typing import Final
@@ -42,6 +41,8 @@ def remove_remains(run_directory: Path) -> bool:
             if time.monotonic() > deadline:
                 return False
             select.select([], [], [], 0.01)
+        import shutil  # late: it brings three compression libraries along, which every fork would pay for
+
         shutil.rmtree(run_directory, ignore_errors=True)
         lock.unlink(missing_ok=True)
         return True
