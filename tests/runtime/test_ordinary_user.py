@@ -75,19 +75,14 @@ def test_an_ordinary_user_sees_the_same(place: Path, module: str) -> None:
     chosen = ["-k", MODULES[module]] if MODULES[module] else []
     done = subprocess.run(
         [
-            PYTHON,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            f"--rootdir={place}",
-            "-c",
-            place / "pyproject.toml",
-            "--tb=short",
-            f"--basetemp={place}/home/temporary",
+            *(PYTHON, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"),
+            *(
+                f"--rootdir={place}",
+                f"--config-file={place}/pyproject.toml",
+                f"--basetemp={place}/home/temporary",
+            ),
             *chosen,
-            str(place / "tests" / module),
+            f"{place}/tests/{module}",
         ],
         env={
             "HOME": f"{place}/home",

@@ -453,6 +453,26 @@ def test_no_action_can_be_hidden_by_what_every_instance_has() -> None:
         assert {name for name in dir(face) if not name.startswith("_")} <= INSTANCE_NAMES
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take a host's user namespaces away")
+def test_a_host_without_user_namespaces_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from kibo import Box, KiboError\n"
+        "try:\n    Box().spawn()\nexcept KiboError as error:\n    print(error.code, bool(error.hint))\n"
+    )
+    without = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    paths = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "sh", "-c", without, "-", sys.executable, script],
+        env={**os.environ, "KIBO_HOME": str(tmp_path / "state"), "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "host.unsupported True\n", done
+    assert leftovers.work_in_progress(tmp_path / "state") == []
+
+
 def test_an_empty_box_runs_commands() -> None:
     with Box().spawn() as box:
         assert box.exec("echo here").stdout == "here\n"
