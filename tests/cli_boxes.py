@@ -112,7 +112,11 @@ class Noted(Box):
 class Serving(Box):
     """Has a service."""
 
-    env = Env(services=[Service("talker", "echo I talk; touch /tmp/up; exec sleep 600", ready="cmd:test -e /tmp/up")])
+    env = Env(
+        services=[
+            Service("talker", "echo I talk; touch /tmp/up; exec sleep 600", ready="cmd:test -e /tmp/up")
+        ]
+    )
 
 
 bob = Hello(name="bob")

@@ -73,7 +73,9 @@ def egress_of(cls: type[Box]) -> tuple[Rule, ...]:
     """Returns the rules of `cls`, its bases' included; the nearer class says where one target leads."""
     named: dict[tuple[type, str], Rule] = {}
     for owner, rules in _own(cls, "egress"):
-        named.update({(type(rule), rule.target): rule for rule in _checked(owner, "egress", rules, (Allow, Deny))})
+        named.update(
+            {(type(rule), rule.target): rule for rule in _checked(owner, "egress", rules, (Allow, Deny))}
+        )
     return tuple(named.values())
 
 

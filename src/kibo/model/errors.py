@@ -290,7 +290,7 @@ class Unavailable(KiboError):
     """Lost, or too late; another try may find it."""
 
     code = "unavailable"
-    retry = "unknown"
+    retry: ClassVar[Retry] = "unknown"
 
 
 class RuntimeLost(Unavailable):

@@ -38,7 +38,10 @@ class AfterFork:
             return
         needless: list[Any] = [threading._after_fork]  # type: ignore[attr-defined]
         logging: Any = sys.modules.get("logging")
-        relock, lock = getattr(logging, "_after_at_fork_child_reinit_locks", None), getattr(logging, "_lock", None)
+        relock, lock = (
+            getattr(logging, "_after_at_fork_child_reinit_locks", None),
+            getattr(logging, "_lock", None),
+        )
         if relock in _HOOKS and lock is not None:
             needless.append(relock)
             self._logging_lock = lock

@@ -139,7 +139,9 @@ class Cell:
 
     def open_file(self, name: str) -> int:
         """Opens a file of the warden's own that lies beside the box's, out of its sight. ``name`` has no slash."""
-        return os.open(name, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o666, dir_fd=self.root.upper_fd)
+        return os.open(
+            name, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o666, dir_fd=self.root.upper_fd
+        )
 
     def forked_setup(self) -> dict[str, Any]:
         """What a fork is told: all else it has from its source."""

@@ -78,7 +78,14 @@ def _open_for_writing(path: str, mode: int, *, replace: bool) -> int:
         mode: Of a file that is not there yet.
         replace: Whether a link at the path is replaced, as copying a tree does; else it is followed.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_NOFOLLOW if replace else 0)
+    flags = (
+        os.O_WRONLY
+        | os.O_CREAT
+        | os.O_TRUNC
+        | os.O_NONBLOCK
+        | os.O_CLOEXEC
+        | (os.O_NOFOLLOW if replace else 0)
+    )
     try:
         return os.open(path, flags, mode)
     except FileNotFoundError:
@@ -197,7 +204,9 @@ def _get(stream: socket.socket, name: bytes) -> None:
     _send_ok(stream)
 
 
-def _send_tree_file(stream: socket.socket, full: str, relative: bytes, batch: list[list[Any]], size: int) -> int:
+def _send_tree_file(
+    stream: socket.socket, full: str, relative: bytes, batch: list[list[Any]], size: int
+) -> int:
     fd = _open_regular(full, os.O_NOFOLLOW if relative else 0)
     try:
         mode = stat.S_IMODE(os.fstat(fd).st_mode)

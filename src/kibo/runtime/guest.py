@@ -151,7 +151,9 @@ class Guest:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_NOFILE, (order["open_files"], order["open_files"]))
         # The hard limit stays: a user namespace that is forked from here counts every box below it against it.
-        resource.setrlimit(resource.RLIMIT_NPROC, (order["pids"], resource.getrlimit(resource.RLIMIT_NPROC)[1]))
+        resource.setrlimit(
+            resource.RLIMIT_NPROC, (order["pids"], resource.getrlimit(resource.RLIMIT_NPROC)[1])
+        )
         if order["uid"] != os.getuid():
             os.setgroups([])
             os.setresgid(order["uid"], order["uid"], order["uid"])
@@ -262,7 +264,9 @@ class Guest:
 
     # Requests
 
-    def _do_call(self, number: int, part: int, name: str, args: list[Any], kwargs: dict[str, Any], plain: bool) -> Any:
+    def _do_call(
+        self, number: int, part: int, name: str, args: list[Any], kwargs: dict[str, Any], plain: bool
+    ) -> Any:
         method = getattr(self.parts[part], name)
         if not plain:
             args, kwargs = _restore(type(self.parts[part]), name, args, kwargs)
@@ -428,10 +432,14 @@ def describe(error: BaseException, where: str = "") -> dict[str, Any]:
     kind = type(error)
     return {
         "kind": "raised",
-        "type": f"{kind.__module__}.{kind.__qualname__}" if kind.__module__ != "builtins" else kind.__qualname__,
+        "type": f"{kind.__module__}.{kind.__qualname__}"
+        if kind.__module__ != "builtins"
+        else kind.__qualname__,
         "message": _bounded(str(error)),
         "traceback": _bounded(text),
-        "frames": [(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(error.__traceback__)[-40:]],
+        "frames": [
+            (f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(error.__traceback__)[-40:]
+        ],
         "where": where,
         "code": getattr(error, "code", ""),
     }
@@ -442,7 +450,9 @@ def _bounded(text: str) -> str:
     return data[-MAX_ERROR_TEXT_BYTES:].decode(errors="replace")
 
 
-def _restore(cls: type, name: str, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def _restore(
+    cls: type, name: str, args: list[Any], kwargs: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
     from kibo.box.schema import restore_arguments
 
     return restore_arguments(cls, name, args, kwargs)

@@ -132,7 +132,12 @@ def _mounts_for(pid: int, layers: str, chosen: idmap.IdMap) -> list[int]:
 
 
 def _become_warden(
-    config: dict[str, Any], keeper: socket.socket, filters: dict[bool, bytes], chosen: idmap.IdMap, *, enabled: bool
+    config: dict[str, Any],
+    keeper: socket.socket,
+    filters: dict[bool, bytes],
+    chosen: idmap.IdMap,
+    *,
+    enabled: bool,
 ) -> None:
     """Sets the warden up and runs it. Never returns."""
     try:
@@ -189,7 +194,9 @@ def _watch(warden_socket: socket.socket, pidfd: int, ends: tuple[int, ...], cgro
                 handle = cgroups.create(name, CgroupLimits(**order[1]))
             except (OSError, KiboError) as error:
                 number = error.errno if isinstance(error, OSError) else 0
-                wire.send_command(warden_socket, {"kind": "failed", "errno": number or 1, "message": str(error)})
+                wire.send_command(
+                    warden_socket, {"kind": "failed", "errno": number or 1, "message": str(error)}
+                )
                 continue
             handles[name] = handle
             wire.send_command(warden_socket, {"kind": "ok", "name": name}, handle.attach_fds)

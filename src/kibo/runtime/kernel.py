@@ -156,7 +156,9 @@ def setns(fd: int, flags: int) -> None:
     _call("setns", fd, flags)
 
 
-def mount(source: str | None, target: str, fstype: str | None, flags: int = 0, data: str | None = None) -> None:
+def mount(
+    source: str | None, target: str, fstype: str | None, flags: int = 0, data: str | None = None
+) -> None:
     """Mounts by path, mount(2)."""
     _call(
         "mount",
@@ -217,7 +219,9 @@ def move_mount(from_fd: int, to_path: str, to_fd: int = AT_FDCWD) -> None:
     _call("move_mount", from_fd, b"", to_fd, to_path.encode(), flags)
 
 
-def mount_setattr(fd: int, *, set_: int = 0, clear: int = 0, userns_fd: int = 0, recursive: bool = False) -> None:
+def mount_setattr(
+    fd: int, *, set_: int = 0, clear: int = 0, userns_fd: int = 0, recursive: bool = False
+) -> None:
     """Changes a mount's attributes; with MOUNT_ATTR_IDMAP maps its ids by a user namespace, mount_setattr(2)."""
     attributes = struct.pack("QQQQ", set_, clear, 0, userns_fd)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)

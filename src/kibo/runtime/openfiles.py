@@ -113,7 +113,10 @@ def _reopen(path: str, flags: int, offset: int) -> int:
 def _socket_like(fd: int) -> Renewal:
     """Prepares to make a fresh socket of the same kind, which is connected to nothing."""
     with socket.socket(fileno=os.dup(fd)) as old:
-        family, kind = old.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN), old.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+        family, kind = (
+            old.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN),
+            old.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE),
+        )
         protocol, blocking = old.getsockopt(socket.SOL_SOCKET, _SO_PROTOCOL), os.get_blocking(fd)
 
     def renewal() -> int:

@@ -23,7 +23,9 @@ class Pool:
     Made by `kibo.pool`. While it is open, `spawn()` of that box takes from it.
     """
 
-    def __init__(self, make: Callable[[], Instance], least: int, most: int, forget: Callable[[Pool], None]) -> None:
+    def __init__(
+        self, make: Callable[[], Instance], least: int, most: int, forget: Callable[[Pool], None]
+    ) -> None:
         """Fills the pool before it returns.
 
         Args:

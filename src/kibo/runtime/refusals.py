@@ -20,7 +20,10 @@ from kibo.model.errors import (
 _BY_CODE: dict[str, tuple[type[KiboError], str]] = {
     "instance.ended": (InstanceEnded, "Spawn another one."),
     "host.disk_full": (HostDiskFull, "Free memory or disk space on the host, or lower Limits.disk_bytes."),
-    "host.exhausted": (Exhausted, "Destroy instances that are not needed, or raise the host's limits (`kibo doctor`)."),
+    "host.exhausted": (
+        Exhausted,
+        "Destroy instances that are not needed, or raise the host's limits (`kibo doctor`).",
+    ),
     "host.unsupported": (HostUnsupported, "Run `kibo doctor`: it says what is missing and how to get it."),
     "guest.protocol": (GuestViolation, "Code in the box changed its runner; the instance was destroyed."),
     "service.unknown": (NotFound, "Env.services names those of a box."),

@@ -1,8 +1,8 @@
 """Runs a box's services from inside it: starts them, knows when they are ready, restarts them, and ends them.
 
 Like the steward, the supervisor is a process that has joined the box and given up every right. Being inside, it
-sees the box's ports in ``/proc/net`` without touching the network. Each service dies with it (``PR_SET_PDEATHSIG``), and it is
-started anew by the warden if the box kills it.
+sees the box's ports in ``/proc/net`` without touching the network. Each service dies with it
+(``PR_SET_PDEATHSIG``), and it is started anew by the warden if the box kills it.
 """
 
 from __future__ import annotations

@@ -28,9 +28,13 @@ def build_world(layers_fd: int, layers_path: str, usr_fd: int) -> None:
         layers_fd = kernel.open_tree(kernel.AT_FDCWD, layers_path, kernel.OPEN_TREE_CLONE)
     if usr_fd < 0:
         usr_fd = kernel.open_tree(kernel.AT_FDCWD, "/usr", kernel.OPEN_TREE_CLONE | kernel.AT_RECURSIVE)
-    kernel.mount_setattr(layers_fd, set_=kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV)
     kernel.mount_setattr(
-        usr_fd, set_=kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV, recursive=True
+        layers_fd, set_=kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+    )
+    kernel.mount_setattr(
+        usr_fd,
+        set_=kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV,
+        recursive=True,
     )
     clone, here = kernel.OPEN_TREE_CLONE, kernel.AT_FDCWD
     devices = {name: kernel.open_tree(here, f"/dev/{name}", clone) for name in roots.DEVICES}
@@ -56,7 +60,9 @@ def build_world(layers_fd: int, layers_path: str, usr_fd: int) -> None:
 def _own_proc() -> int:
     context = kernel.fsopen("proc")
     kernel.fsconfig_create(context)
-    fd = kernel.fsmount(context, kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC)
+    fd = kernel.fsmount(
+        context, kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC
+    )
     os.close(context)
     return fd
 
