@@ -32,7 +32,7 @@ class ShopError(Exception):
 
 
 class OutcomeUnknown(Exception):
-    """A payment was sent and the shop cannot be asked what became of it. Look at the order history before retrying."""
+    """A payment was sent, and nothing says what became of it. Look at the order history before paying again."""
 
 
 @dataclass(frozen=True)
@@ -251,15 +251,18 @@ class Coffee(Box):
             page.get_by_label(label).fill(value)
         try:
             response = self.browser.submit("Pay")
-        except Error:
-            return self._find_order(note)
+        except Error as error:
+            if (receipt := self._find_order(note)) is not None:
+                return receipt
+            # Nobody said no: it may still be on its way, so that it is not in the history proves nothing.
+            raise OutcomeUnknown(f"paid for {note!r}, and no answer came") from error
         if response.status in (402, 422):
             raise ShopError(page.get_by_role("alert").inner_text())
         if response.status == 409:
             return None  # A new price, to be confirmed: nothing was charged.
         if response.ok and self.browser.path.startswith("/orders/"):
             return self._read_receipt()
-        # A 503, no answer, or a session that ended on the way to the receipt: it may have been charged.
+        # A 503, or a session that ended on the way to the receipt: it may have been charged, and the history knows.
         return self._find_order(note)
 
     def _find_order(self, note: str) -> Receipt | None:

@@ -4,12 +4,13 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from examples.coffee.boxes import Account, Browser, Coffee, DebianBrowser, OatCoffee, Receipt
+from examples.coffee.boxes import PAGE_TIMEOUT_S, Account, Browser, Coffee, DebianBrowser, OatCoffee, Receipt
 
 import leftovers
 from kibo import Allow, Box
@@ -158,6 +159,16 @@ def test_what_cannot_be_bought_is_an_error_that_says_why_and_costs_nothing(
         bench.buy(kind, size, last=last)
     assert raised.value.remote_type.endswith("ShopError")
     assert bench.shop.count("charge") == 0
+
+
+def test_a_payment_without_an_answer_is_not_repeated(start: Start) -> None:
+    bench = start("--slow-payment-s", str(PAGE_TIMEOUT_S + 4))
+    with pytest.raises(ActionRaised, match="no answer came") as raised:
+        bench.buy()
+    assert raised.value.remote_type.endswith("OutcomeUnknown")
+    assert bench.shop.count("charge") == 0  # by now; repeated, it would soon be two
+    time.sleep(6)
+    assert bench.shop.count("charge") == 1
 
 
 def test_the_box_never_holds_the_password(start: Start) -> None:

@@ -34,6 +34,7 @@ def main() -> None:
         "--lost-answers", type=int, default=0, help="so many payments charged, but answered 503"
     )
     trouble.add_argument("--slow-s", type=float, default=0.0, help="seconds that the basket takes")
+    trouble.add_argument("--slow-payment-s", type=float, default=0.0, help="seconds that a payment takes")
     trouble.add_argument("--seed", type=int, default=0, help="of the 503s")
     options = parser.parse_args()
 
@@ -48,6 +49,7 @@ def main() -> None:
             unavailable=options.unavailable,
             lost_answers=options.lost_answers,
             slow_s=options.slow_s,
+            slow_payment_s=options.slow_payment_s,
             seed=options.seed,
         ),
     )

@@ -68,31 +68,32 @@ class Shop:
                 self._route("/signin", self._signin),
                 self._route("/signin", self._do_signin, "POST"),
                 self._route("/signout", self._do_signout, "POST", private=True),
-                self._route("/basket", self._basket, private=True, slow=True),
+                self._route("/basket", self._basket, private=True, wait_s=self._trouble.slow_s),
                 self._route("/basket", self._do_add, "POST", private=True),
                 self._route("/basket/empty", self._do_empty, "POST", private=True),
                 self._route("/checkout", self._checkout, private=True),
-                self._route("/checkout", self._do_pay, "POST", private=True),
+                self._route(
+                    "/checkout", self._do_pay, "POST", private=True, wait_s=self._trouble.slow_payment_s
+                ),
                 self._route("/orders", self._orders, private=True),
                 self._route("/orders/{order:int}", self._receipt, private=True),
             ]
         )
 
     def _route(
-        self, path: str, page: Page, method: str = "GET", *, private: bool = False, slow: bool = False
+        self, path: str, page: Page, method: str = "GET", *, private: bool = False, wait_s: float = 0.0
     ) -> Route:
         """Puts around a page what all of them share: trouble, session, sign-in, CSRF token and cookies."""
 
         async def endpoint(request: Request) -> Response:
             if self._trouble.strikes():
                 return self._busy(request)
-            if slow:
-                await asyncio.sleep(self._trouble.slow_s)
             known = request.cookies.get(SESSION_COOKIE, "")
             session = self._store.use_session(known, self._trouble.session_uses) or self._store.open_session()
             visit = Visit(request, session, request.cookies.get(BASKET_COOKIE) or secrets.token_urlsafe(24))
             if method == "POST":
                 visit.form = await _read_form(request)
+            await asyncio.sleep(wait_s)
             response = self._admit(visit, page, method, private)
             if SESSION_COOKIE not in response.headers.get("set-cookie", "") and session.id != known:
                 _set_cookie(response, SESSION_COOKIE, session.id)

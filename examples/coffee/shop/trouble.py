@@ -14,6 +14,7 @@ class Trouble:
         unavailable: Share of the requests, 0 to 1, that get a 503 before anything has been done.
         lost_answers: So many payments are charged and then answered with a 503: the worst a client can meet.
         slow_s: Seconds that each page of the basket takes.
+        slow_payment_s: Seconds from a payment's arrival to its charge, whether or not the client still waits.
         seed: Of the dice behind `unavailable`, so that a run can be repeated.
     """
 
@@ -22,6 +23,7 @@ class Trouble:
     unavailable: float = 0.0
     lost_answers: int = 0
     slow_s: float = 0.0
+    slow_payment_s: float = 0.0
     seed: int = 0
     _dice: random.Random = field(init=False, repr=False)
 
