@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kibo.model.errors import Bug
 
 if TYPE_CHECKING:
-    from kibo.box.define import Box
+    pass
 
 
 class Spawner(Protocol):

@@ -110,7 +110,8 @@ class FileStream:
             content += _content(reply[1])
             if len(content) > MAX_READ_BYTES:
                 raise FrameTooLarge(
-                    f"{path} has more than {MAX_READ_BYTES} bytes", hint="Use files.download(), which streams."
+                    f"{path} has more than {MAX_READ_BYTES} bytes",
+                    hint="Use files.download(), which streams.",
                 )
         return bytes(content)
 
@@ -134,7 +135,11 @@ class FileStream:
         while (reply := await self._answer(waiting))[0] == "entries":
             found += [
                 FileInfo(
-                    name=_text(name), kind=str(kind), size=int(size), mode=int(mode), modified_ns=int(modified)
+                    name=_text(name),
+                    kind=str(kind),
+                    size=int(size),
+                    mode=int(mode),
+                    modified_ns=int(modified),
                 )
                 for name, kind, size, mode, modified in reply[1]
             ]
@@ -268,7 +273,7 @@ def _place(target: Path, name: str, mode: int, kind: str, content: bytes) -> Non
                 raise violation(f"it sent a file behind its own link {name!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     # The target itself is the caller's own choice, a link or not.
-    if name and path.is_symlink() or kind == "link" and path.is_file():
+    if (name and path.is_symlink()) or (kind == "link" and path.is_file()):
         path.unlink()
     if kind == "directory":
         path.mkdir(exist_ok=True)
