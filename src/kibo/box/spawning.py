@@ -1,12 +1,9 @@
 """The port through which a definition is spawned: definitions know no runtime, whoever wires one in provides it."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from kibo.model.errors import Bug
-
-if TYPE_CHECKING:
-    pass
 
 
 class Spawner(Protocol):
