@@ -288,6 +288,16 @@ def test_a_command_in_a_box_that_ends_is_an_error(machine: Instance) -> None:
     assert [type(error) for error in failures] == [errors.InstanceEnded]
 
 
+def test_orphans_of_commands_are_reaped_though_no_action_runs() -> None:
+    with Machine().spawn() as box:
+        for _ in range(20):
+            assert box.exec("(sleep 0.01 >/dev/null 2>&1 &); exit 0").returncode == 0
+        deadline = time.monotonic() + 5
+        while "Z" in box.exec("cat /proc/[0-9]*/stat 2>/dev/null | sed 's/.*) //' | cut -c1").stdout:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
 def test_descriptors_do_not_pile_up(machine: Instance) -> None:
     machine.exec("true")
     before = len(os.listdir("/proc/self/fd"))

@@ -11,9 +11,11 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
+
+from kibo.runtime import kernel
 
 
 class Orphans:
@@ -100,3 +102,32 @@ class Orphans:
             if int(fields[1]) == me:
                 found.append((int(name), fields[0]))
         return found
+
+
+class Adopted:
+    """Reaps the orphans of programs that a process of ours starts in a box, so that they need not wait for PID 1.
+
+    That one runs the user's code, and looks only between calls. Attributes:
+        fd: Readable when a child may have ended; then `reap`.
+    """
+
+    def __init__(self) -> None:
+        """Makes this process the parent of its descendants' orphans (prctl(2))."""
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        self.fd, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # The handler has nothing to do: that there is one is what makes the kernel tell.
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+    def reap(self, known: Container[int]) -> None:
+        """Reaps ended children but ``known`` ones, which their starter reaps and then calls this again."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, 4096)
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None or ended.si_pid in known:
+                return
+            os.waitpid(ended.si_pid, os.WNOHANG)

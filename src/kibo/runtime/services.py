@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kibo.runtime import kernel, wire
+from kibo.runtime.orphans import Adopted
 
 #: How often a service that is starting is looked at: the wait for it is part of spawn.
 LOOK_S: Final = 0.005
@@ -110,6 +111,8 @@ class Supervisor:
         self._check = 0
         self._poll = select.poll()
         self._poll.register(orders, select.POLLIN)
+        self._adopted = Adopted()
+        self._poll.register(self._adopted.fd, select.POLLIN)
 
     def serve(self) -> None:
         """Serves until it is told to stop, or the warden is gone."""
@@ -122,9 +125,11 @@ class Supervisor:
                         return
                     if not self._obey(order, descriptors):
                         return
-                else:
+                elif fd != self._adopted.fd:
                     self._reap(fd)
             self._run_due()
+            # Last, when all that were started here are known.
+            self._adopted.reap({self._check, *(service.pid for service in self._services.values())})
 
     def _obey(self, order: list[Any], descriptors: list[int]) -> bool:
         match order:

@@ -19,6 +19,7 @@ import termios
 from typing import Any, Final
 
 from kibo.runtime import wire
+from kibo.runtime.orphans import Adopted
 
 #: Exit status of a program that could not be started.
 EXIT_NOT_STARTED: Final = 127
@@ -35,6 +36,8 @@ class Steward:
         self._cwd = cwd
         self._poll = select.poll()
         self._poll.register(orders, select.POLLIN)
+        self._adopted = Adopted()
+        self._poll.register(self._adopted.fd, select.POLLIN)
         self._by_pidfd: dict[int, tuple[int, socket.socket]] = {}
         self._by_reply: dict[int, int] = {}
 
@@ -55,6 +58,8 @@ class Steward:
                     self._ended(fd)
                 elif pid is not None and self._by_reply.get(fd) == pid:
                     self._spoken_to(fd)
+            # Last, when all that were started here are known.
+            self._adopted.reap({pid for pid, _ in self._by_pidfd.values()})
 
     def _start(self, order: dict[str, Any], descriptors: list[int]) -> None:
         reply = socket.socket(fileno=descriptors[0])
