@@ -133,8 +133,8 @@ def mounts(tried: dict[str, Any]) -> list[Check]:
             "proc_pidns",
             "/proc of another PID namespace",
             "attaching /proc from outside (Linux 6.17)",
-            "Linux 6.17 or newer; until then each box mounts its own, a little slower",
-            "recommended",
+            "run Linux 6.17 or newer",
+            "required",
         ),
         _tried(
             tried,
