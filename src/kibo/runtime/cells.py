@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kibo.runtime import wire
+from kibo.runtime.cgroups.files import parse_counters
 from kibo.runtime.mapwriter import MapWriter
 from kibo.runtime.roots import Root
 
@@ -32,6 +33,8 @@ class Group:
 
     name: str
     attach_fds: tuple[int, ...]
+    counts_fd: int
+    kills: int = 0
 
 
 class Groups:
@@ -45,7 +48,6 @@ class Groups:
         self._enabled = enabled
         self._free: dict[str, list[Group]] = {}
         self._limits: dict[str, str] = {}
-        self._kills: dict[str, int] = {}
 
     def take(self, limits: dict[str, Any]) -> Group | None:
         """Returns a group with these limits, or None where there is nothing to limit."""
@@ -55,21 +57,20 @@ class Groups:
         free = self._free.setdefault(key, [])
         if free:
             return free.pop()
-        wire.send_command(self._keeper, ["make", limits])
+        wire.send_command(self._keeper, limits)
         answer, descriptors, _ = wire.receive_command(self._keeper)
         if answer["kind"] != "ok":
             raise OSError(answer["errno"], answer["message"])
         self._limits[answer["name"]] = key
-        return Group(answer["name"], tuple(descriptors))
+        *attach, counts = descriptors
+        return Group(answer["name"], tuple(attach), counts)
 
     def give_back(self, group: Group) -> str:
         """Takes back the group of an ended box. Returns why the kernel ended it, where the group was the reason."""
         self._free[self._limits[group.name]].append(group)
-        wire.send_command(self._keeper, ["kills", group.name])
-        answer, _, _ = wire.receive_command(self._keeper)
-        before = self._kills.get(group.name, 0)
-        self._kills[group.name] = answer["kills"]
-        return "out of memory" if answer["kills"] > before else ""
+        before = group.kills
+        group.kills = parse_counters(os.pread(group.counts_fd, 4096, 0).decode()).get("oom_kill", 0)
+        return "out of memory" if group.kills > before else ""
 
 
 @dataclass(slots=True, eq=False)

@@ -63,8 +63,13 @@ def main(config: dict[str, Any]) -> int:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # The pipe tells of an orderly end. A kill may leave it open in other children of the owner; its pidfd does not lie.
-    owner = kernel.pidfd_open(config["owner_pid"])
     cgroups = open_cgroups(config["session"])
+    try:
+        owner = kernel.pidfd_open(config["owner_pid"])
+    except ProcessLookupError:
+        # Killed while this process started: there is nobody to serve, and its directory to remove.
+        _clean(config["run"], cgroups)
+        return 0
     # Whoever sweeps up after a killed keeper may be in another group itself, and so look in another place.
     with open(os.path.join(config["run"], PLACES_FILE), "w") as file:
         json.dump(cgroups.places(), file)
@@ -185,23 +190,21 @@ def _watch(warden_socket: socket.socket, pidfd: int, ends: tuple[int, ...], cgro
         if pidfd in ready or ready.intersection(ends):
             return
         try:
-            order, _, _ = wire.receive_command(warden_socket)
+            limits, _, _ = wire.receive_command(warden_socket)
         except (wire.Closed, ConnectionError):
             return
-        if order[0] == "make":
-            name = f"group-{len(handles)}"
-            try:
-                handle = cgroups.create(name, CgroupLimits(**order[1]))
-            except (OSError, KiboError) as error:
-                number = error.errno if isinstance(error, OSError) else 0
-                wire.send_command(
-                    warden_socket, {"kind": "failed", "errno": number or 1, "message": str(error)}
-                )
-                continue
-            handles[name] = handle
-            wire.send_command(warden_socket, {"kind": "ok", "name": name}, handle.attach_fds)
-        else:
-            wire.send_command(warden_socket, {"kills": handles[order[1]].oom_events()})
+        name = f"group-{len(handles)}"
+        try:
+            handle = cgroups.create(name, CgroupLimits(**limits))
+        except (OSError, KiboError) as error:
+            number = error.errno if isinstance(error, OSError) else 0
+            wire.send_command(warden_socket, {"kind": "failed", "errno": number or 1, "message": str(error)})
+            continue
+        handles[name] = handle
+        # The warden reads by itself what the kernel counts; it could not open the file.
+        counts = os.open(handle.oom_file or os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        wire.send_command(warden_socket, {"kind": "ok", "name": name}, [*handle.attach_fds, counts])
+        os.close(counts)
 
 
 def _end(pidfd: int) -> None:

@@ -15,6 +15,7 @@ class _NoHandle:
 
     attach_fds: tuple[int, ...] = ()
     clone_fd: int | None = None
+    oom_file: str = ""
 
     def __init__(self, name: str) -> None:
         self.name = name

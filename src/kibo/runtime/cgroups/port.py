@@ -43,12 +43,14 @@ class CgroupHandle(Protocol):
             itself needs no lock over all processes of the machine, which an outside writer waits for (20 ms
             and more, at times). The files carry the opener's rights: close them in the box once it has
             joined.
+        oom_file: The file in which the kernel counts what `oom_events` tells, or empty where nothing is counted.
         clone_fd: The group's folder, for CLONE_INTO_CGROUP of clone3(2); None on v1.
     """
 
     name: str
     attach_fds: tuple[int, ...]
     clone_fd: int | None
+    oom_file: str
 
     def attach(self, pid: int) -> None:
         """Moves a process in, from outside. p50 60 us, but p99 above 20 ms: see `attach_fds`."""

@@ -32,6 +32,7 @@ class V1Handle:
     def __init__(self, name: str, groups: dict[str, str], attach_fds: tuple[int, ...], files: Files) -> None:
         self.name = name
         self.attach_fds = attach_fds
+        self.oom_file = f"{groups['memory']}/memory.oom_control" if "memory" in groups else ""
         self._groups = groups
         self._files = files
 

@@ -38,6 +38,7 @@ class V2Handle:
         self.name = name
         self.attach_fds: tuple[int, ...] = (attach_fd,)
         self.clone_fd: int | None = clone_fd
+        self.oom_file = f"{path}/memory.events" if files.exists(f"{path}/memory.events") else ""
         self._path = path
         self._files = files
 
