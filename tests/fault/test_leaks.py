@@ -165,3 +165,23 @@ def test_nothing_is_left_when_killed_before_it_is_ready(
     process.communicate()
     left = leftovers.await_clean(home, process.pid, before, WITHIN_S)
     assert left == {}
+
+
+@pytest.mark.parametrize("round_number", range(4))
+def test_nothing_is_left_when_killed_as_its_keeper_starts(
+    home: Path, dice: random.Random, round_number: int
+) -> None:
+    before = set(leftovers.descendants(os.getpid()))
+    process = subprocess.Popen(
+        [sys.executable, PROGRAM, "spawn", "x"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "KIBO_HOME": str(home), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    while not leftovers.descendants(process.pid):
+        assert process.poll() is None
+    time.sleep(dice.uniform(0, 0.1))
+    process.kill()
+    process.communicate()
+    left = leftovers.await_clean(home, process.pid, before, WITHIN_S)
+    assert left == {}

@@ -46,6 +46,8 @@ class Session(Orders):
         self.owner_pid = os.getpid()
         self.run_directory = home / "run" / self.name
         sweep_sessions(home)
+        # Nothing slow from here to the keeper's start: who is killed in between leaves a directory for the next sweep.
+        python_path = _python_path()
         lock = try_lock(lock_path(self.run_directory))
         assert lock is not None, "two sessions of one random name"
         self.run_directory.mkdir(mode=0o700, parents=True)
@@ -59,7 +61,7 @@ class Session(Orders):
             "session": self.name,
             "run": str(self.run_directory),
             "layers": str(home / "layers"),
-            "python_path": _python_path(),
+            "python_path": python_path,
             "owner_pid": self.owner_pid,
             "owner_fd": theirs.fileno(),
             "life_fd": life_read,
@@ -68,13 +70,14 @@ class Session(Orders):
             "lock_fd": lock,
         }
         _raise_open_files()
+        settings = _in_memory(json.dumps(config).encode())
         try:
             with out_of_reach(sys.executable) as (executable, copy):
                 self._keeper = subprocess.Popen(
                     [sys.executable, "-I", "-S", "-X", "frozen_modules=on", _keeper_path()],
                     executable=executable,
                     pass_fds=(*passed, *copy),
-                    stdin=subprocess.PIPE,
+                    stdin=settings,
                     env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
                     cwd="/",
                 )
@@ -84,10 +87,8 @@ class Session(Orders):
             os.close(life_read)
             os.close(ready_write)
             os.close(lock)
+            os.close(settings)
         try:
-            assert self._keeper.stdin is not None
-            with self._keeper.stdin as stdin:
-                stdin.write(json.dumps(config).encode())
             self.facts = self._await_ready(ready_read)
             facts = {"owner_pid": self.owner_pid, "started_s": time.time(), "facts": self.facts}
             (self.run_directory / FACTS_FILE).write_text(json.dumps(facts))
@@ -141,6 +142,14 @@ def _listen(path: Path) -> socket.socket:
         os.close(here)
     listener.listen(16)
     return listener
+
+
+def _in_memory(data: bytes) -> int:
+    """Puts data where a child finds it whole, even if this process is killed meanwhile. Returns its descriptor."""
+    fd = os.memfd_create("kibo-settings", os.MFD_CLOEXEC)
+    os.write(fd, data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
 
 
 def _keeper_path() -> str:
