@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from kibo.runtime import kernel
@@ -41,7 +41,6 @@ class Root:
         upper_fd: The writable layer's file system, or -1 where there is none yet.
         root_fd: The detached mount, or -1 before `make` and after `attached`.
         deltas: Paths of sealed writable layers, which lie above all of the environment's, lowest first.
-        parts: Detached mounts that go below the root, and their places, in order.
         sealed_at: Where the writable layer lies for others to read once it is sealed.
     """
 
@@ -53,24 +52,29 @@ class Root:
     usr_deltas: tuple[str, ...] = ()
     upper_fd: int = -1
     root_fd: int = -1
-    parts: list[tuple[int, str]] = field(default_factory=list)
     sealed_at: str = ""
 
     def make(self) -> None:
         """Makes the writable layer, the root and what goes below it, all detached. About 0.3 ms."""
         self.upper_fd = new_upper(self.disk_bytes, writable_usr=self.writable_usr)
         self.root_fd = overlay((*self.lowers, *self.deltas), f"/proc/self/fd/{self.upper_fd}/")
-        self._make_parts()
+        self._furnish()
 
-    def _make_parts(self) -> None:
-        clone = kernel.OPEN_TREE_CLONE
-        here = kernel.AT_FDCWD
-        self.parts.append((kernel.open_tree(here, SHARED_DEV, clone | kernel.AT_RECURSIVE), "dev"))
-        self.parts.append((small_tmpfs(min(self.disk_bytes, SHM_BYTES), "1777"), "dev/shm"))
-        self.parts.append((pseudo_terminals(), "dev/pts"))
-        self.parts.append((kernel.open_tree(here, SHARED_SYS, clone), "sys"))
+    def _furnish(self) -> None:
+        """Mounts what goes below the root while it is detached, so that one move takes all of it in (Linux 6.15)."""
+        clone, here = kernel.OPEN_TREE_CLONE, kernel.AT_FDCWD
+        self._attach(kernel.open_tree(here, SHARED_DEV, clone | kernel.AT_RECURSIVE), "dev")
+        self._attach(small_tmpfs(min(self.disk_bytes, SHM_BYTES), "1777"), "dev/shm")
+        self._attach(pseudo_terminals(), "dev/pts")
+        self._attach(kernel.open_tree(here, SHARED_SYS, clone), "sys")
         if self.usr_lowers:
-            self.parts.append((self._usr(), "usr"))
+            self._attach(self._usr(), "usr")
+
+    def _attach(self, fd: int, place: str) -> None:
+        try:
+            kernel.move_mount(fd, place, self.root_fd)
+        finally:
+            os.close(fd)
 
     def _usr(self) -> int:
         lowers = (*self.usr_lowers, *self.usr_deltas)
@@ -90,10 +94,7 @@ class Root:
         return found
 
     def attached(self) -> None:
-        """Lets go of the mounts' descriptors: they now live as long as the box's namespace."""
-        for fd, _ in self.parts:
-            os.close(fd)
-        self.parts.clear()
+        """Lets go of the root's descriptor: it now lives as long as the box's namespace."""
         if self.root_fd >= 0:
             os.close(self.root_fd)
             self.root_fd = -1
@@ -110,7 +111,7 @@ class Root:
         if self.writable_usr:
             self.usr_deltas = (*self.usr_deltas, f"{path}/usr-u")
         self.root_fd = overlay((*self.lowers, *self.deltas))
-        self._make_parts()
+        self._furnish()
 
     def child(self, disk_bytes: int, lowers: tuple[str, ...], usr_lowers: tuple[str, ...]) -> Root:
         """Describes the root of a fork: the sealed layers above those given, and an empty writable one on top."""
@@ -255,7 +256,7 @@ def make_devices(nodes: dict[str, int]) -> None:
 
 
 def move_in(pidfd: int, own_namespace_fd: int, root: Root, proc_fd: int) -> None:
-    """Makes ``root`` the root of a process, with its own /proc and the other parts below it.
+    """Makes ``root`` the root of a process, with its own /proc below it.
 
     The caller must be alone in its process (one thread) and have CAP_SYS_ADMIN over the process's mount namespace.
     Every process in that namespace whose root is the old root, the waiting box included, is moved to the new one.
@@ -273,8 +274,6 @@ def move_in(pidfd: int, own_namespace_fd: int, root: Root, proc_fd: int) -> None
         os.fchdir(root.root_fd)
         kernel.pivot_root(".", ".")
         kernel.move_mount(proc_fd, "proc", root.root_fd)
-        for fd, path in root.parts:
-            kernel.move_mount(fd, path, root.root_fd)
         # The old root now lies on top of the new one, where no path of a process below leads.
         kernel.umount2(".", kernel.MNT_DETACH)
     finally:
