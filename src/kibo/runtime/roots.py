@@ -23,9 +23,6 @@ HOST_USR: Final = "/kibo/usr"
 #: Nodes of a box's /dev. Everything else of /dev is a link or an own file system.
 DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 
-#: What /dev/shm of a box holds at most: Chromium's pages pass through it.
-SHM_BYTES: Final = 512 << 20
-
 _SAFE: Final = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
 
 
@@ -64,7 +61,7 @@ class Root:
         """Mounts what goes below the root while it is detached, so that one move takes all of it in (Linux 6.15)."""
         clone, here = kernel.OPEN_TREE_CLONE, kernel.AT_FDCWD
         self._attach(kernel.open_tree(here, SHARED_DEV, clone | kernel.AT_RECURSIVE), "dev")
-        self._attach(small_tmpfs(min(self.disk_bytes, SHM_BYTES), "1777"), "dev/shm")
+        self._attach(kernel.open_tree(self.upper_fd, "shm", clone), "dev/shm")
         self._attach(pseudo_terminals(), "dev/pts")
         self._attach(kernel.open_tree(here, SHARED_SYS, clone), "sys")
         if self.usr_lowers:
@@ -166,6 +163,9 @@ def new_upper(disk_bytes: int, *, writable_usr: bool = False) -> int:
         os.close(context)
     for name in ("u", "w", *(("usr-u", "usr-w") if writable_usr else ())):
         os.mkdir(name, 0o755, dir_fd=fd)
+    # Shared memory lies in the same file system, so that it counts as the box's own, and no second one is made.
+    os.mkdir("shm", dir_fd=fd)
+    os.chmod("shm", 0o1777, dir_fd=fd)
     return fd
 
 
@@ -203,18 +203,6 @@ def proc(pid_namespace_fd: int) -> int:
         kernel.fsconfig_fd(context, "pidns", pid_namespace_fd)
         kernel.fsconfig_create(context)
         return kernel.fsmount(context, _SAFE | kernel.MOUNT_ATTR_NOEXEC)
-    finally:
-        os.close(context)
-
-
-def small_tmpfs(size_bytes: int, mode: str) -> int:
-    """Makes a detached file system in memory, for /dev/shm. Returns its descriptor."""
-    context = kernel.fsopen("tmpfs")
-    try:
-        kernel.fsconfig_string(context, "size", str(size_bytes))
-        kernel.fsconfig_string(context, "mode", mode)
-        kernel.fsconfig_create(context)
-        return kernel.fsmount(context, _SAFE)
     finally:
         os.close(context)
 

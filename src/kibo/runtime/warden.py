@@ -62,6 +62,7 @@ class Warden:
         self.groups = groups
         self.cells: dict[str, Cell] = {}
         self.reasons: dict[str, str] = {}
+        self._by_pid: dict[int, Cell] = {}
         self.loop = Loop()
         self.own_mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -267,6 +268,7 @@ class Warden:
     def _admit(self, cell: Cell, pid: int) -> None:
         """Gives a new process its ids, root and network. A first guest, which is still ours, is let in at once."""
         cell.pid = pid
+        self._by_pid[pid] = cell
         cell.pidfd = kernel.pidfd_open(pid)
         self.loop.watch(cell.pidfd, lambda: self.end(cell, "its first process ended"))
         if cell.source is not None:
@@ -386,9 +388,7 @@ class Warden:
             return
         if call is None:
             return
-        asking = next(
-            (c for c in self.cells.values() if c.pid == call.pid and c.state is not CellState.ENDED), None
-        )
+        asking = self._by_pid.get(call.pid)
         flags = call.arguments[0] & ~(0xFF | 0x01000000 | 0x00200000)
         if asking is not None and asking.awaited and flags == guest.FORK_FLAGS:
             seccomp_listener.proceed(cell.listener, call)
@@ -530,6 +530,8 @@ class Warden:
         while len(self.reasons) >= MAX_REASONS:
             del self.reasons[next(iter(self.reasons))]
         self.reasons[cell.id] = cell.reason
+        if self._by_pid.get(cell.pid) is cell:
+            del self._by_pid[cell.pid]
         cell.close()
         del self.cells[cell.id]
 
