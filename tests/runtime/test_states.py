@@ -17,6 +17,7 @@ import pytest
 from kibo import Box, Env, action, use
 from kibo.box.sums import prefix
 from kibo.model import errors
+from kibo.model.limits import MAX_PARTS
 from kibo.runtime.states import Launched
 
 
@@ -109,6 +110,33 @@ def test_every_prefix_of_a_sum_is_a_state_that_other_sums_use() -> None:
 def test_a_part_sees_the_live_part_that_it_needs() -> None:
     with (Engine() + Wheels()).spawn() as one, (Engine() + Wheels()).spawn() as other:
         assert [one.ride(), one.ride(), other.ride()] == [2, 3, 2]
+
+
+class Numbered(Box):
+    """One of many."""
+
+    n: int
+
+    def launch(self) -> None:
+        self._seen = self.n
+
+
+class Deepest(Box):
+    """The last of many."""
+
+    @action
+    def answer(self) -> str:
+        """Answer."""
+        return "deep"
+
+
+def test_a_sum_of_as_many_parts_as_there_may_be_is_forked_level_by_level() -> None:
+    whole = Box()
+    for n in range(MAX_PARTS - 1):
+        whole = whole + Numbered(n=n)
+    with (whole + Deepest()).spawn() as box:
+        assert box.answer() == "deep"
+        assert box.exec("id -un").stdout == "box\n"
 
 
 def test_a_need_that_nobody_meets_is_named_before_anything_is_built() -> None:

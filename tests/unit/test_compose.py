@@ -11,6 +11,7 @@ from kibo import Allow, Box, Deny, Env, Limits, Secret, Service, action, use
 from kibo.box.identity import describe
 from kibo.box.plan import plan
 from kibo.model.errors import CompositionConflict, InvalidDefinition, UnmetNeed
+from kibo.model.limits import MAX_PARTS
 
 
 def box(**attributes) -> Box:
@@ -212,7 +213,7 @@ def test_a_sum_has_a_bounded_number_of_parts():
         n: int
 
     whole = Box()
-    with pytest.raises(InvalidDefinition, match="at most 128"):
+    with pytest.raises(InvalidDefinition, match=f"at most {MAX_PARTS} "):
         for n in range(200):
             whole = whole + Numbered(n=n)
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from kibo.box.identity import describe
+from kibo.model.errors import InvalidDefinition
 
 ODD = '''
 import collections, dataclasses, datetime, decimal, enum, functools, logging, pathlib, re, typing
@@ -155,7 +156,16 @@ def test_what_refers_to_itself_is_described_too():
     assert describe(one)
 
 
-def test_what_cannot_be_taken_apart_is_described_by_its_type():
+def test_what_cannot_be_taken_apart_is_refused_because_two_of_them_may_differ():
     import threading
 
-    assert describe(threading.Lock()) == describe(threading.Lock())
+    with pytest.raises(InvalidDefinition, match="lock"):
+        describe(threading.Lock())
+
+
+def test_views_are_described_by_what_they_show():
+    import types
+
+    assert describe(memoryview(b"a")) != describe(memoryview(b"b"))
+    assert describe({1: 2}.keys()) == describe({1: 3}.keys()) != describe({2: 2}.keys())
+    assert describe(types.MappingProxyType({1: 2})) != describe(types.MappingProxyType({1: 3}))

@@ -9,15 +9,24 @@ Bytecode differs between minor versions of Python, and so do digests: so does th
 
 import copyreg
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
 from hashlib import blake2b
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FunctionType,
+    MappingProxyType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any, get_args, get_origin
 from weakref import WeakKeyDictionary
 
 from kibo.box.bytecode import global_names, normalise
 from kibo.box.byvalue import is_users_own
 from kibo.box.define import Action, Box, Use
+from kibo.model.errors import InvalidDefinition
 from kibo.model.record import Record, annotations_of
 
 DIGEST_PREFIX = "b2:"
@@ -211,12 +220,25 @@ class _Describer:
         return self._by_reduction(value, kind)
 
     def _by_reduction(self, value: Any, kind: type) -> bytes:
-        """Any other object, as pickle would take it apart; what pickle refuses is described by its type alone."""
+        """Any other object, as pickle would take it apart.
+
+        Raises:
+            InvalidDefinition: Pickle refuses it. Its type alone would not do: two boxes that differ must not be equal.
+        """
+        if isinstance(value, memoryview | MappingProxyType | KeysView | ValuesView | ItemsView):
+            plain: Any = bytes(value) if isinstance(value, memoryview) else list(value)
+            if isinstance(value, MappingProxyType):
+                plain = dict(value)
+            return _frame("view", _text(kind.__name__), self.describe(plain))
         registered = copyreg.dispatch_table.get(kind)  # as regular expressions have it
         try:
             reduced = registered(value) if registered is not None else value.__reduce_ex__(4)
-        except Exception:  # noqa: BLE001  (a `__reduce__` may raise whatever it likes; the type is all there is then)
-            return _frame("opaque", _text(f"{kind.__module__}:{kind.__qualname__}"))
+        except Exception as error:  # a `__reduce__` may raise whatever it likes
+            raise InvalidDefinition(
+                f"a {kind.__module__}.{kind.__qualname__} cannot be part of a definition: {error}",
+                hint="Make it in launch() or resume(), not at module or class level.",
+                details={"type": f"{kind.__module__}.{kind.__qualname__}"},
+            ) from error
         if isinstance(reduced, str):
             return _frame("global", _text(reduced))
         parts = [

@@ -75,7 +75,10 @@ def _distinct(parts: Sequence[Box]) -> tuple[Box, ...]:
 def _sum(parts: Sequence[Box], yields: frozenset[Yield]) -> Box:
     distinct = _distinct(parts)
     if len(distinct) > MAX_PARTS:
-        raise InvalidDefinition(f"a sum of {len(distinct)} parts: at most {MAX_PARTS} fit in one box")
+        raise InvalidDefinition(
+            f"a sum of {len(distinct)} parts: at most {MAX_PARTS} fit in one box",
+            hint="Let a class inherit from several of them, or use several boxes.",
+        )
     if not distinct:
         return Box()
     if len(distinct) == 1:

@@ -32,11 +32,10 @@ MAX_PATH_BYTES = 4096
 #: A SKILL.md is guidance for a prompt; 256 KiB is some 60,000 tokens.
 MAX_SKILL_BYTES = 256 * KIB
 
-#: Parts of one sum. Each is a cached state and a layer; overlayfs takes 500 lower layers, less its bases and steps.
-MAX_PARTS = 128
-
-#: Levels of nested PID and user namespaces that the kernel allows below the first (32 with it).
-MAX_NAMESPACE_DEPTH = 31
+#: Parts of one sum. Each is a cached state, forked from the one before it and so a level of PID and user namespaces
+#: deeper. The kernel allows 31 levels below the first; the warden and the instance take one each, and a host that is
+#: a container itself some more.
+MAX_PARTS = 24
 
 #: Memory of one box where its Env gives no limit, file pages included.
 DEFAULT_MEMORY_BYTES = 2 * GIB

@@ -234,7 +234,9 @@ class Warden:
             if cell.state is CellState.STARTING and message is None and pid:
                 self._admit(cell, pid)
             elif cell.state is CellState.STARTING and isinstance(message, int):
-                self._fail(cell, OSError(message, f"fork: {os.strerror(message)}"))
+                refused = f"the kernel refused another fork: {os.strerror(message)}"
+                cell.tell(_refusal(OSError(message, refused), refused) | {"code": "host.exhausted"})
+                self.end(cell, refused)
             elif (
                 message == "listener" and cell.source is None and cell.listener < 0 and len(descriptors) == 1
             ):
