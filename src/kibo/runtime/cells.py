@@ -34,6 +34,7 @@ class Group:
     name: str
     attach_fds: tuple[int, ...]
     counts_fd: int
+    limits: str
     kills: int = 0
 
 
@@ -47,7 +48,6 @@ class Groups:
         self._keeper = keeper
         self._enabled = enabled
         self._free: dict[str, list[Group]] = {}
-        self._limits: dict[str, str] = {}
 
     def take(self, limits: dict[str, Any]) -> Group | None:
         """Returns a group with these limits, or None where there is nothing to limit."""
@@ -61,13 +61,12 @@ class Groups:
         answer, descriptors, _ = wire.receive_command(self._keeper)
         if answer["kind"] != "ok":
             raise OSError(answer["errno"], answer["message"])
-        self._limits[answer["name"]] = key
         *attach, counts = descriptors
-        return Group(answer["name"], tuple(attach), counts)
+        return Group(answer["name"], tuple(attach), counts, key)
 
     def give_back(self, group: Group) -> str:
         """Takes back the group of an ended box. Returns why the kernel ended it, where the group was the reason."""
-        self._free[self._limits[group.name]].append(group)
+        self._free[group.limits].append(group)
         before = group.kills
         group.kills = parse_counters(os.pread(group.counts_fd, 4096, 0).decode()).get("oom_kill", 0)
         return "out of memory" if group.kills > before else ""

@@ -13,7 +13,8 @@ import signal
 import socket
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from kibo.runtime import fileserver, kernel, overlaydiff, seccomp, services, steward, wire
 from kibo.runtime.cells import Cell, CellState, Helper
@@ -60,7 +61,12 @@ class Commands:
         ours.setblocking(False)
         pid = self._fork_into(cell)
         if pid == 0:
-            _run_steward(cell, theirs.detach())
+            _become(
+                "kibo-steward",
+                cell,
+                theirs.detach(),
+                lambda orders: steward.Steward(orders, cell.setup["cwd"]).serve(),
+            )
         theirs.close()
         cell.steward = self._follow(cell, pid, ours)
         return cell.steward
@@ -76,7 +82,12 @@ class Commands:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = self._fork_into(cell)
         if pid == 0:
-            _run_supervisor(cell, theirs.detach())
+            _become(
+                "kibo-services",
+                cell,
+                theirs.detach(),
+                lambda orders: services.Supervisor(orders, cell.setup["cwd"]).serve(),
+            )
         theirs.close()
         cell.services = specs
         cell.supervisor = self._follow(cell, pid, ours)
@@ -94,7 +105,7 @@ class Commands:
         """Starts a file server, which ends when its stream is closed."""
         pid = self._fork_into(cell)
         if pid == 0:
-            _run_files(cell, descriptors[0])
+            _become("kibo-files", cell, descriptors[0], fileserver.serve)
         self._follow(cell, pid, None)
 
     def start_diff(self, cell: Cell, descriptors: list[int]) -> None:
@@ -193,33 +204,11 @@ def _enter(cell: Cell, keep: int) -> socket.socket:
     return socket.socket(fileno=3)
 
 
-def _run_steward(cell: Cell, orders: int) -> None:
-    """Becomes the box's steward. Never returns."""
+def _become(name: str, cell: Cell, stream: int, work: Callable[[socket.socket], None]) -> NoReturn:
+    """Turns this child into one of the box's helpers, which does ``work`` on its socket until that closes."""
     try:
-        kernel.set_name("kibo-steward")
-        steward.Steward(_enter(cell, orders), cell.setup["cwd"]).serve()
-    except BaseException:  # noqa: BLE001 - a fork of the warden must never run on as a second warden
-        traceback.print_exc()
-    finally:
-        os._exit(0)
-
-
-def _run_supervisor(cell: Cell, orders: int) -> None:
-    """Becomes the supervisor of the box's services. Never returns."""
-    try:
-        kernel.set_name("kibo-services")
-        services.Supervisor(_enter(cell, orders), cell.setup["cwd"]).serve()
-    except BaseException:  # noqa: BLE001 - a fork of the warden must never run on as a second warden
-        traceback.print_exc()
-    finally:
-        os._exit(0)
-
-
-def _run_files(cell: Cell, stream: int) -> None:
-    """Becomes a file server with the rights of the box's programs. Never returns."""
-    try:
-        kernel.set_name("kibo-files")
-        fileserver.serve(_enter(cell, stream))
+        kernel.set_name(name)
+        work(_enter(cell, stream))
     except BaseException:  # noqa: BLE001 - a fork of the warden must never run on as a second warden
         traceback.print_exc()
     finally:

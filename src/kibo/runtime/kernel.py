@@ -25,12 +25,12 @@ _X86: Final = MACHINE == "x86_64"
 _OWN_NR: Final = (
     {
         "clone": 56, "unshare": 272, "setns": 308, "mount": 165, "umount2": 166, "pivot_root": 155,
-        "prctl": 157, "capset": 126, "seccomp": 317, "sethostname": 170, "ioctl": 16,
+        "prctl": 157, "capset": 126, "seccomp": 317, "sethostname": 170,
     }
     if _X86
     else {
         "clone": 220, "unshare": 97, "setns": 268, "mount": 40, "umount2": 39, "pivot_root": 41,
-        "prctl": 167, "capset": 91, "seccomp": 277, "sethostname": 161, "ioctl": 29,
+        "prctl": 167, "capset": 91, "seccomp": 277, "sethostname": 161,
     }
 )  # fmt: skip
 _NR: Final = _OWN_NR | {
@@ -47,20 +47,14 @@ CLONE_NEWIPC: Final = 0x08000000
 CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWPID: Final = 0x20000000
 CLONE_NEWNET: Final = 0x40000000
-CLONE_PARENT: Final = 0x00008000
 _CLONE_CHILD_SETTID: Final = 0x01000000
 _CLONE_CHILD_CLEARTID: Final = 0x00200000
 
 # mount(2), umount2(2), the mount API of fsopen(2)
-MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
-MS_NOEXEC: Final = 8
-MS_REMOUNT: Final = 32
-MS_BIND: Final = 4096
 MS_REC: Final = 16384
 MS_PRIVATE: Final = 1 << 18
-MS_SLAVE: Final = 1 << 19
 MNT_DETACH: Final = 2
 AT_FDCWD: Final = -100
 AT_EMPTY_PATH: Final = 0x1000
@@ -80,10 +74,6 @@ MOUNT_ATTR_NOEXEC: Final = 0x8
 MOUNT_ATTR_IDMAP: Final = 0x00100000
 
 # openat2(2)
-RESOLVE_NO_XDEV: Final = 0x01
-RESOLVE_NO_MAGICLINKS: Final = 0x02
-RESOLVE_NO_SYMLINKS: Final = 0x04
-RESOLVE_BENEATH: Final = 0x08
 RESOLVE_IN_ROOT: Final = 0x10
 
 # prctl(2)
@@ -278,11 +268,6 @@ def sethostname(name: str) -> None:
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
     """Closes a range of descriptors, close_range(2)."""
     _call("close_range", first, last, 0)
-
-
-def ioctl_pointer(fd: int, request: int, data: ctypes.Array[ctypes.c_char]) -> int:
-    """An ioctl(2) on a caller's own buffer, which the kernel may write."""
-    return _call("ioctl", fd, ctypes.c_ulong(request), data)
 
 
 def landlock_create_ruleset(attributes: bytes, flags: int = 0) -> int:

@@ -151,8 +151,6 @@ class Warden:
     def _become_guest(self, control: socket.socket) -> None:
         """Turns the fresh child into a guest that holds nothing of the warden's. Never returns."""
         try:
-            kernel.prctl(kernel.PR_SET_PDEATHSIG, 0)
-            signal.set_wakeup_fd(-1)
             os.dup2(control.detach(), guest.CONTROL, False)
             kernel.close_range(guest.CONTROL + 1)
             kernel.set_name("kibo-guest")
