@@ -56,11 +56,20 @@ def claims_of(part: Box) -> dict[tuple[str, str], Claim]:
     found += (Claim("file", path, source) for path, source in env.files.items())
     found += (Claim("variable", name, value) for name, value in env.variables.items())
     found += (Claim("secret", secret.name, secret) for secret in secrets_of(cls))
-    found += (Claim("route to", rule.target, rule.to) for rule in egress_of(cls) if isinstance(rule, Allow))
+    found += (Claim("route to", target, routes) for target, routes in _routes(cls).items())
     found += _pins(env)
     if env.base != "host":
         found.append(Claim("base", "", env.base))
     return {(claim.kind, claim.key): claim for claim in found}
+
+
+def _routes(cls: type[Box]) -> dict[str, tuple[tuple[str, bool], ...]]:
+    """Where each allowed target leads. What may be done there is no conflict: a sum may do what any part may."""
+    found: dict[str, set[tuple[str, bool]]] = {}
+    for rule in egress_of(cls):
+        if isinstance(rule, Allow):
+            found.setdefault(rule.target, set()).add((rule.to or "", rule.passthrough))
+    return {target: tuple(sorted(routes)) for target, routes in found.items()}
 
 
 def _pins(env: Env) -> Iterable[Claim]:

@@ -94,7 +94,8 @@ def action(
 
     Args:
         function: The method, where the decorator is used bare.
-        effect: What it does to the outside world.
+        effect: What it does to the outside world. ``"read"`` also promises that it leaves the instance's live state as
+            it is: a branch in which only reads ran, and no file changed, has not moved, and its forks can be committed.
         timeout_s: Seconds it may take; None leaves it to the box's limits.
 
     Raises:

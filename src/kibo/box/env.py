@@ -21,6 +21,8 @@ class Limits(Record):
         open_files: Descriptors of one process.
         wall_s: Seconds from spawn until the instance is destroyed.
         action_s: Seconds one action may take where it sets no `timeout_s` of its own.
+        launch_s: Seconds one `launch()` or `resume()` may take.
+        step_s: Seconds one build step may take.
     """
 
     memory_bytes: int | None = None
@@ -30,12 +32,14 @@ class Limits(Record):
     open_files: int | None = None
     wall_s: float | None = None
     action_s: float | None = None
+    launch_s: float | None = None
+    step_s: float | None = None
 
     def _settle(self) -> None:
         for name, value in self.as_dict().items():
             if value is None:
                 continue
-            numbers = (int, float) if name in ("cpus", "wall_s", "action_s") else (int,)
+            numbers = (int, float) if name == "cpus" or name.endswith("_s") else (int,)
             if isinstance(value, bool) or not isinstance(value, numbers) or not value > 0:
                 raise InvalidDefinition(
                     f"Limits({name}={value!r}) must be a {'number' if float in numbers else 'whole number'} above 0",

@@ -70,13 +70,15 @@ def extend(env: Env, own: Env) -> Env:
 
 
 def egress_of(cls: type[Box]) -> tuple[Rule, ...]:
-    """Returns the rules of `cls`, its bases' included; the nearer class says where one target leads."""
-    named: dict[tuple[type, str], Rule] = {}
+    """Returns the rules of `cls`, its bases' included; the nearer class says all there is to say of one target."""
+    named: dict[tuple[type, str], tuple[Rule, ...]] = {}
     for owner, rules in _own(cls, "egress"):
-        named.update(
-            {(type(rule), rule.target): rule for rule in _checked(owner, "egress", rules, (Allow, Deny))}
-        )
-    return tuple(named.values())
+        own: dict[tuple[type, str], tuple[Rule, ...]] = {}
+        for rule in _checked(owner, "egress", rules, (Allow, Deny)):
+            place = (type(rule), rule.target)
+            own[place] = unique((*own.get(place, ()), rule))
+        named.update(own)
+    return tuple(rule for rules in named.values() for rule in rules)
 
 
 def secrets_of(cls: type[Box]) -> tuple[Secret, ...]:

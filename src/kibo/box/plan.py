@@ -173,10 +173,14 @@ def _actions(boxes: Sequence[Box], say: Mapping[tuple[str, str], int]) -> dict[s
 
 
 def _egress(boxes: Sequence[Box], say: Mapping[tuple[str, str], int]) -> tuple[Rule, ...]:
+    claims = [claims_of(box) for box in boxes]
+
+    def stands(index: int, rule: Rule) -> bool:
+        place = ("route to", rule.target)
+        return isinstance(rule, Deny) or claims[say[place]][place].content == claims[index][place].content
+
     rules = ((index, rule) for index, box in enumerate(boxes) for rule in egress_of(type(box)))
-    return unique(
-        rule for index, rule in rules if isinstance(rule, Deny) or say["route to", rule.target] == index
-    )
+    return unique(rule for index, rule in rules if stands(index, rule))
 
 
 def _merged(boxes: Sequence[Box], say: Mapping[tuple[str, str], int]) -> Env:

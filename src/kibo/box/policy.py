@@ -1,5 +1,6 @@
 """What a box may reach outside itself, and the secrets that go there, as data."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from kibo.model.errors import InvalidDefinition
@@ -13,16 +14,30 @@ class Allow(Record):
         target: ``"host"`` or ``"host:port"``; without a port, 80 and 443. ``"*.example.org"`` is every name below it.
             ``"host.kibo:8080"`` is a port of this machine's own loopback.
         to: Where the connection really goes, ``"address:port"``, for a test server that plays the host's part.
+        passthrough: Whether TLS goes through unopened, for programs that accept one certificate only. Kibo then sees
+            the host's name and nothing else: it can neither tell requests apart nor put secrets in.
+        methods: What may be done there, as in ``("GET", "HEAD")``; anything, when empty.
+        paths: Where on the host, as in ``("/v1/*",)``: ``*`` is any characters, and the query does not count. Anywhere,
+            when empty. Paths that servers may read in more than one way are then refused.
     """
 
     target: str
     to: str | None = None
+    passthrough: bool = False
+    methods: Sequence[str] = ()
+    paths: Sequence[str] = ()
 
     def _settle(self) -> None:
         split_target(self.target)
         if self.to is not None and split_target(self.to)[1] is None:
             raise InvalidDefinition(
                 f"Allow({self.target!r}, to={self.to!r}): `to` needs a port", hint='to="127.0.0.1:8443"'
+            )
+        _settle_limits(self)
+        if self.passthrough and (self.methods or self.paths):
+            raise InvalidDefinition(
+                f"Allow({self.target!r}, passthrough=True): what is not opened has neither methods nor paths",
+                hint="Leave out `passthrough`, or `methods` and `paths`.",
             )
 
 
@@ -31,12 +46,17 @@ class Deny(Record):
 
     Args:
         target: As for Allow; without a port, every port.
+        methods: As for Allow: what may not be done there; nothing may when empty.
+        paths: As for Allow: where on the host; nowhere when empty. What a server might take for one of them counts.
     """
 
     target: str
+    methods: Sequence[str] = ()
+    paths: Sequence[str] = ()
 
     def _settle(self) -> None:
         split_target(self.target)
+        _settle_limits(self)
 
 
 Rule = Allow | Deny
@@ -100,19 +120,98 @@ def split_target(target: str) -> tuple[str, int | None]:
     return host.lower().rstrip("."), int(port) if port is not None else None
 
 
-def find_rule(rules: Iterable[Rule], host: str, port: int) -> Rule | None:
-    """Returns the rule that decides for `host` and `port`: a Deny if one matches, else the first Allow, else None."""
+def find_rule(
+    rules: Iterable[Rule], host: str, port: int, methods: Sequence[str] = (), path: str | None = None
+) -> Rule | None:
+    """Returns the rule that decides: a Deny if one matches, else the first Allow, else None.
+
+    Args:
+        rules: In order.
+        host: What is asked for.
+        port: Of that host.
+        methods: What is to be done there, in each way that a server may read it.
+        path: Where, without a query. None asks for the host alone: whether anything there may be allowed.
+    """
     allowed: Allow | None = None
     for rule in rules:
         wanted, wanted_port = split_target(rule.target)
         if not _host_matches(wanted, host.lower().rstrip(".")):
             continue
         if isinstance(rule, Deny):
-            if wanted_port in (None, port):
+            if wanted_port in (None, port) and _may_be_meant(rule, methods, path):
                 return rule
         elif allowed is None and (port == wanted_port or (wanted_port is None and port in WEB_PORTS)):
-            allowed = rule
+            allowed = rule if path is None or _is_within(rule, methods, path) else None
     return allowed
+
+
+def plain_path(path: str) -> str | None:
+    """Returns a path as every server reads it, or None when servers may differ on it.
+
+    They differ on ``..``, on empty segments, on what is encoded twice, on ``;`` and backslashes.
+    """
+    octets = re.sub(rb"%([0-9A-Fa-f]{2})", lambda found: bytes([int(found[1], 16)]), path.encode())
+    decoded = octets.decode(errors="replace")
+    segments = decoded.split("/")[1:]
+    doubtful = (
+        not decoded.startswith("/")
+        or any(segment in (".", "..") for segment in segments)
+        or "" in segments[:-1]
+        or any(c in decoded for c in "%\\;#\ufffd")
+        or not decoded.isprintable()
+        or decoded.count("/") != path.count("/")
+    )
+    return None if doubtful else decoded
+
+
+def _is_within(rule: Allow, methods: Sequence[str], path: str) -> bool:
+    if rule.methods and not all(method in rule.methods for method in methods):
+        return False
+    plain = plain_path(path)
+    return not rule.paths or (plain is not None and any(_path_matches(p, plain) for p in rule.paths))
+
+
+def _may_be_meant(rule: Deny, methods: Sequence[str], path: str | None) -> bool:
+    if not rule.methods and not rule.paths:
+        return True
+    if path is None or (rule.methods and not any(method in rule.methods for method in methods)):
+        return False
+    plain = plain_path(path)
+    # Some servers tell no capitals from small letters.
+    return not rule.paths or plain is None or any(_path_matches(p.lower(), plain.lower()) for p in rule.paths)
+
+
+def _path_matches(wanted: str, path: str) -> bool:
+    first, *others = wanted.split("*")
+    if not others:
+        return path == wanted
+    if not path.startswith(first):
+        return False
+    *middle, last = others
+    at = len(first)
+    for piece in middle:
+        at = path.find(piece, at)
+        if at < 0:
+            return False
+        at += len(piece)
+    return path.endswith(last) and len(path) - len(last) >= at
+
+
+def _settle_limits(rule: Record) -> None:
+    for name in ("methods", "paths"):
+        values = getattr(rule, name)
+        if isinstance(values, str):
+            raise InvalidDefinition(f"{rule!r}: `{name}` must be a list", hint=f'{name}=["{values}"]')
+        rule._store(name, tuple(values))
+    for method in getattr(rule, "methods"):  # noqa: B009 - both kinds of rules have it, and Record has not
+        if not (isinstance(method, str) and method.isascii() and re.fullmatch(r"[A-Z][A-Z-]*", method)):
+            raise InvalidDefinition(f"{rule!r}: {method!r} is not a method", hint='methods=("GET", "POST")')
+    for path in getattr(rule, "paths"):  # noqa: B009
+        if not (isinstance(path, str) and plain_path(path) == path):
+            raise InvalidDefinition(
+                f"{rule!r}: {path!r} is not a path that every server reads the same",
+                hint='paths=("/v1/*",), not encoded, and without a query',
+            )
 
 
 def _host_matches(wanted: str, host: str) -> bool:

@@ -9,15 +9,27 @@ KiboError
 │   ├── UnknownAction           the box has no action of that name
 │   ├── InvalidArguments        an argument is missing, unknown or of the wrong type
 │   ├── PathRefused             a path would leave the box
+│   ├── WorkspaceUnreadable     a host directory holds what this user cannot read
+│   ├── ArchiveInvalid          an exported snapshot is damaged, or was made to do harm
 │   └── LockMismatch            a locked build would resolve to something else
 ├── Denied                  policy forbids it
 ├── NotFound                what was named is not there
 │   ├── InstanceUnknown
-│   └── FileMissing
+│   ├── FileMissing
+│   ├── BranchUnknown
+│   └── SnapshotUnknown
 ├── WrongState              it is there, and not in a state that allows this
 │   ├── InstanceEnded
 │   ├── StateLocked
-│   └── StateNotForkable        a launch() left what no fork can have
+│   ├── StateNotForkable        a launch() left what no fork can have
+│   ├── NotLive                 a live fork was required, and something stands in its way
+│   ├── BranchClosed            it was committed or aborted
+│   └── BranchTaken             another writer has taken the branch over
+├── Conflict                two sides changed the same thing; neither is lost
+│   ├── BranchStale             a sibling, or the parent itself, moved the parent's head first
+│   ├── ReadsChanged            what a branch read has changed since
+│   ├── MergeConflict           carries base, ours and theirs of every path
+│   └── HostDrift               the host's own files changed under a workspace
 ├── ActionFailed            the action itself went wrong, inside the box
 │   ├── ActionRaised            carries the remote type and traceback
 │   ├── InvalidResult           the result is not of the declared type
@@ -28,11 +40,15 @@ KiboError
 │   ├── DiskFull
 │   ├── ProcessesExceeded
 │   ├── HostDiskFull            the host's disk, not the box's share
+│   ├── BudgetSpent             of a tree of branches
 │   └── FrameTooLarge
 ├── Unavailable             lost or too late; another try may find it
+│   ├── WorkspaceChanging
 │   ├── RuntimeLost
+│   ├── StoreUnavailable        the database does not answer
 │   ├── ServiceFailed       a service of the box did not become ready
 │   └── CommandTimedOut
+├── ExplorationFailed       no strategy of an exploration succeeded
 ├── BuildFailed             a step that builds an environment or a state failed
 ├── HostUnsupported         this host cannot give what was asked
 ├── GuestViolation          the box broke the protocol, and was ended
@@ -131,6 +147,18 @@ class PathRefused(InvalidInput):
     code = "files.path"
 
 
+class WorkspaceUnreadable(InvalidInput):
+    """Something in a host directory cannot be read by this user, so the directory cannot be frozen whole."""
+
+    code = "workspace.unreadable"
+
+
+class ArchiveInvalid(InvalidInput):
+    """An exported file is damaged, or claims what no export would; nothing of it was kept."""
+
+    code = "archive.invalid"
+
+
 class LockMismatch(InvalidInput):
     """A locked build would resolve to something other than what `kibo.lock` records."""
 
@@ -161,6 +189,18 @@ class FileMissing(NotFound):
     code = "files.missing"
 
 
+class BranchUnknown(NotFound):
+    """No branch has that id or name."""
+
+    code = "branch.unknown"
+
+
+class SnapshotUnknown(NotFound):
+    """No snapshot has that id or label."""
+
+    code = "snapshot.unknown"
+
+
 class WrongState(KiboError):
     """It is there, and not in a state that allows this."""
 
@@ -184,6 +224,73 @@ class StateNotForkable(WrongState):
     """A state cannot be kept for forking: its launch() left threads behind."""
 
     code = "state.not_forkable"
+
+
+class NotLive(WrongState):
+    """A live fork was required, and something in the instance cannot be forked live; `details["reasons"]` names it."""
+
+    code = "fork.not_live"
+
+
+class BranchClosed(WrongState):
+    """The branch was committed or aborted: it can be read, and no longer changed."""
+
+    code = "branch.closed"
+
+
+class BranchTaken(WrongState):
+    """Another writer has taken the branch over since this one did: nothing of what it asked has happened."""
+
+    code = "branch.taken"
+
+
+class Conflict(KiboError):
+    """Two sides changed the same thing. Neither is lost: both can be read, and another verb may join them."""
+
+    code = "conflict"
+    retry: ClassVar[Retry] = "after"
+
+
+class BranchStale(Conflict):
+    """The parent's head has moved since the branch was forked: a sibling committed first, or the parent went on."""
+
+    code = "branch.stale"
+
+
+class ReadsChanged(Conflict):
+    """What the branch read, or may have read, has changed in its parent since; `details["paths"]` names it."""
+
+    code = "branch.reads_changed"
+
+
+class MergeConflict(Conflict):
+    """Both sides changed the same paths or records, and no resolver joined them.
+
+    Args:
+        message: What could not be joined, in one sentence.
+        conflicts: One for each path or record, with base, ours and theirs.
+        hint: See KiboError.
+        details: See KiboError.
+    """
+
+    code = "branch.merge_conflict"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        conflicts: tuple[Any, ...] = (),
+        hint: str = "",
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, details=details)
+        self.conflicts = conflicts
+
+
+class HostDrift(Conflict):
+    """Files of the host that were to be written have changed since the workspace was frozen; nothing was written."""
+
+    code = "workspace.drift"
 
 
 class ActionFailed(KiboError):
@@ -248,6 +355,12 @@ class ActionExited(ActionFailed):
     code = "action.exited"
 
 
+class ExplorationFailed(KiboError):
+    """No strategy of an exploration succeeded; `details["attempts"]` says of each how it ended."""
+
+    code = "explore.failed"
+
+
 class Exhausted(KiboError):
     """A limit was reached."""
 
@@ -279,6 +392,12 @@ class HostDiskFull(Exhausted):
     code = "host.disk_full"
 
 
+class BudgetSpent(Exhausted):
+    """A budget that a tree of branches shares is used up."""
+
+    code = "limit.budget"
+
+
 class FrameTooLarge(Exhausted):
     """A message to or from a box is larger than a frame may be."""
 
@@ -297,6 +416,19 @@ class RuntimeLost(Unavailable):
     """The warden ended; every instance it held ended with it."""
 
     code = "runtime.lost"
+
+
+class StoreUnavailable(Unavailable):
+    """The store of history does not answer. What was asked has happened entirely or not at all."""
+
+    code = "store.unavailable"
+
+
+class WorkspaceChanging(Unavailable):
+    """A file of a host directory was written again and again while it was being copied; nothing was kept."""
+
+    code = "workspace.changing"
+    retry = "safe"
 
 
 class ServiceFailed(Unavailable):
@@ -396,8 +528,10 @@ ERROR_SURFACES: dict[type[KiboError], Surface] = {
     Denied: Surface(403, 77, -32001),
     NotFound: Surface(404, 66, -32004),
     WrongState: Surface(409, 75, -32009),
+    Conflict: Surface(409, 75, -32009),
     ActionFailed: Surface(502, 1, -32010),
     ActionTimedOut: Surface(504, 124, -32011),
+    ExplorationFailed: Surface(502, 1, -32010),
     Exhausted: Surface(507, 73, -32013),
     FrameTooLarge: Surface(413, 65, -32013),
     Unavailable: Surface(503, 75, -32014),

@@ -5,6 +5,8 @@ URLs, and never reused. The random bits are fetched from the kernel in blocks, w
 microsecond; a fork must not hand both sides the same block, so the pool is dropped in the child.
 """
 
+from __future__ import annotations
+
 import os
 from typing import ClassVar, Self
 
@@ -92,6 +94,20 @@ class SnapshotId(RandomId):
 
     __slots__ = ()
     prefix = "snap_"
+
+
+class DeltaId(RandomId):
+    """One sealed writable layer on this machine, before or without being named by its content."""
+
+    __slots__ = ()
+    prefix = "delta_"
+    #: Hex digits that all layers of one owner begin with.
+    owner_digits: ClassVar[int] = 8
+
+    def beside(self) -> DeltaId:
+        """Makes another of the same owner."""
+        kept = len(self.prefix) + self.owner_digits
+        return DeltaId(self[:kept] + _random_hex()[self.owner_digits :])
 
 
 class LayerDigest(Id):

@@ -52,8 +52,35 @@ DEFAULT_OPEN_FILES = 4096
 #: One action, from its call to its result.
 DEFAULT_ACTION_S = 300.0
 
+#: One `launch()`, or one `resume()`: a browser's first start on a slow disk takes a minute, a model's weights some;
+#: what has not ended after ten hangs.
+DEFAULT_LAUNCH_S = 600.0
+
+#: One build step: the largest installs and a long compilation end within the hour. What is silent for longer hangs.
+DEFAULT_STEP_S = 3600.0
+
 #: One order to the warden or its answer. Whatever is larger travels in a channel or a memory file.
 MAX_COMMAND_BYTES = 128 * KIB
 
+#: One entry of the log. MariaDB takes 16 MiB in one statement by default, where bytes may be written as two each;
+#: what is larger belongs in a file.
+MAX_ENTRY_BYTES = 4 * MIB
+
+#: A snapshot's world: names of layers and instances, not their content. A thousand of each are some 100 KiB.
+MAX_WORLD_BYTES = 1 * MIB
+
+#: Branches that one call of fork makes, in one transaction.
+MAX_FORKS = 10_000
+
 #: Descriptors that come with one order: a reply, three streams and a few control groups.
 MAX_DESCRIPTORS = 16
+
+#: Attempts of one exploration. A search of 10 workers by 100 steps makes 1,000; a policy that forks for ever ends here.
+MAX_ATTEMPTS = 10_000
+
+#: How long an exploration waits for the threads of strategies that it stopped. Calls into a branch end at once; what a
+#: strategy does elsewhere, such as a request to a model, nobody can interrupt, and it can change no branch any more.
+STOPPED_STRATEGY_S = 5.0
+
+#: How often a running branch is asked whether it waits at its boundary.
+BOUNDARY_POLL_S = 0.05

@@ -48,11 +48,16 @@ class AfterFork:
         self._all = list(_HOOKS)
         _HOOKS[:] = [hook for hook in _HOOKS if hook not in needless]
 
+    def put_back(self) -> None:
+        """Puts them back, in a process that goes on itself."""
+        if _HOOKS is not None and self._all:
+            _HOOKS[:] = self._all
+
     def restore(self) -> None:
         """Puts them back, in a fork."""
         if _HOOKS is None:
             return
-        _HOOKS[:] = self._all
+        self.put_back()
         if self._logging_lock is not None:
             # Taken by a hook before the fork, to be made anew after it; the same thread still holds it.
             self._logging_lock.release()

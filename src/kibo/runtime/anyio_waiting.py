@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any
 
 import anyio
+import anyio.to_thread
 from anyio import get_current_task
 from anyio.lowlevel import checkpoint
 
-from kibo.runtime.waiting import held_error
+from kibo.runtime.waiting import Result, held_error
 
 
 class AnyioWaiting:
@@ -36,6 +39,31 @@ class AnyioWaiting:
     def unbroken(self) -> AbstractContextManager[object]:
         """See `Waiting.unbroken`."""
         return anyio.CancelScope(shield=True)
+
+    async def aside(self, work: Callable[[], Result]) -> Result:
+        """See `Waiting.aside`. In a thread, where it keeps no other task waiting."""
+        return await self.whole(anyio.to_thread.run_sync(work))
+
+    async def whole(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """See `Waiting.whole`."""
+        if anyio.get_cancelled_exc_class() is not asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                return await work
+        # A task of its own: asyncio's own cancel(), as of `asyncio.timeout`, heeds no shield.
+        task = asyncio.ensure_future(work)
+        told: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while not task.done():
+                try:
+                    await asyncio.wait({task})
+                except asyncio.CancelledError as error:
+                    told = error
+        waiter = asyncio.current_task()
+        if told is not None and waiter is not None:
+            # Taken back and told again, so that it counts once.
+            waiter.uncancel()
+            waiter.cancel(*told.args)
+        return task.result()
 
 
 def _ready_now(readers: Sequence[int], writers: Sequence[int]) -> list[int]:

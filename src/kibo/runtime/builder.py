@@ -27,6 +27,7 @@ from typing import Any, Final, NoReturn
 from kibo.model.errors import KiboError
 from kibo.runtime import kernel
 from kibo.runtime.idmap import IdMap, choose_map, write_maps
+from kibo.runtime.images.bounds import StepBounds
 from kibo.runtime.images.work import Worker
 from kibo.runtime.layers.collection import collect
 from kibo.runtime.layers.home import prepare_home
@@ -157,7 +158,8 @@ def _work(home: Path, job: dict[str, Any], idmap: IdMap, swept: list[str]) -> No
 def _do(home: Path, job: dict[str, Any], idmap: IdMap, swept: list[str]) -> None:
     match job["job"]:
         case "build":
-            Worker(home, idmap, emit, job.get("locked")).build(job["steps"])
+            bounds = StepBounds(**job["bounds"])
+            Worker(home, idmap, emit, job.get("locked"), bounds).build(job["steps"])
         case "sweep":
             emit({"event": "swept", "names": swept})  # every builder sweeps before it starts to work
         case "collect":

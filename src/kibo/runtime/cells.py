@@ -12,17 +12,17 @@ from typing import Any
 
 from kibo.runtime import wire
 from kibo.runtime.cgroups.files import parse_counters
+from kibo.runtime.held import Held
 from kibo.runtime.mapwriter import MapWriter
 from kibo.runtime.roots import Root
 
 
 class CellState(enum.Enum):
-    """Where a cell is in its life. STARTING -> ENTERED -> LIVE -> SEALING -> SEALED; any -> ENDED."""
+    """Where a cell is in its life. STARTING -> ENTERED -> LIVE <-> SEALED; any -> ENDED."""
 
     STARTING = "starting"
     ENTERED = "entered"
     LIVE = "live"
-    SEALING = "sealing"
     SEALED = "sealed"
     ENDED = "ended"
 
@@ -74,12 +74,19 @@ class Groups:
 
 @dataclass(slots=True, eq=False)
 class Helper:
-    """A child of the warden that works for one cell; with ``orders`` where it is told what to do."""
+    """A child of the warden that works for one cell; with ``orders`` where it is told what to do.
+
+    Attributes:
+        commands: A file in memory in which a steward notes what it runs, or -1.
+        ordered: How many commands it was told to start.
+    """
 
     pid: int
     pidfd: int
     cell: Cell
     orders: socket.socket | None
+    commands: int = -1
+    ordered: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -89,12 +96,28 @@ class Cell:
     Attributes:
         source: The sealed cell that it was forked from, or None.
         channel: The guest's end of its channel to the user's process, kept until the guest has entered.
+        control_number: The inode number of its guest's end of its control socket.
         proc: A /proc of its PID namespace, until it has been let in, or -1.
         egress: Where to send the listening socket of its only way out, or -1.
         awaited: Forks of this cell that were ordered and not yet asked of the kernel, in order.
         own_userns: Whether it has a user namespace below the warden's own.
         label: The box, by the names of its parts; a fork's is its source's.
         name: What its user calls it, if anything.
+        map_awaited: The number by which its source's map writer has been asked for its id map, until it is confirmed.
+        given_up: Whether it is to be ended as soon as its process is known.
+        parked: The instance that it was before it was sealed and will be again when that is used; empty for none.
+        instance: Whether it was an instance, and not a state, when it was sealed.
+        next_upper: The layer on disk that it is to write to when it goes on; empty for one in memory.
+        kept: Whether it stays although nothing was forked from it: a cached state, or a point that may be forked.
+        held: How it is held once it is sealed, so that it does nothing but fork; None where it is not.
+        forking: The fork that its process is making.
+        entry: Its guest's end of its control socket, until its source has been let fork it.
+        forks: How many cells descend from it directly and have not ended.
+        counted: Whether it is one of its source's ``forks``.
+        waking: Whether it is the fork in which a parked instance goes on, and not live yet.
+        own_from: Which of its root's sealed layers are its own and not its state's: those from this index on.
+        copy: The point that its files are being copied for, or empty.
+        deferred: Orders, with their descriptors, that wait until it is live, or its files are copied.
         reason: Why it ended.
     """
 
@@ -110,14 +133,30 @@ class Cell:
     setup: dict[str, Any] = field(default_factory=dict)
     pid: int = 0
     pidfd: int = -1
-    control: socket.socket | None = None
+    control: wire.AnySocket | None = None
+    control_number: int = 0
     listener: int = -1
     proc: int = -1
     own_userns: bool = False
     awaited: list[Cell] = field(default_factory=list)
     group: Group | None = None
     map_writer: MapWriter | None = None
-    seal_reply: int = -1
+    map_awaited: int = 0
+    given_up: bool = False
+    log_fd: int = -1
+    parked: str = ""
+    instance: bool = False
+    next_upper: str = ""
+    kept: bool = False
+    held: Held | None = None
+    forking: Cell | None = None
+    entry: wire.AnySocket | None = None
+    forks: int = 0
+    counted: bool = False
+    waking: bool = False
+    own_from: int = 0
+    copy: str = ""
+    deferred: list[tuple[Any, list[int]]] = field(default_factory=list)
     end_replies: list[int] = field(default_factory=list)
     helpers: dict[int, Helper] = field(default_factory=dict)
     steward: Helper | None = None
@@ -131,7 +170,9 @@ class Cell:
 
     def open_log(self) -> int:
         """Opens what its actions print to, which counts as the box's own disk space; the caller closes it."""
-        return self.open_file("log")
+        if self.log_fd < 0:
+            self.log_fd = self.open_file("log")
+        return os.dup(self.log_fd)
 
     def open_service_log(self, name: str) -> int:
         """Opens what one of its services prints to; the caller closes it."""
@@ -146,7 +187,7 @@ class Cell:
     def forked_setup(self) -> dict[str, Any]:
         """What a fork is told: all else it has from its source."""
         assert self.source is not None
-        setup = {"cwd": self.setup["cwd"], "pids": self.setup["pids"]}
+        setup = {"cwd": self.setup["cwd"]}
         if self.setup["variables"] is not self.source.setup["variables"]:
             setup["variables"] = self.setup["variables"]
         return setup
@@ -167,11 +208,11 @@ class Cell:
     def describe(self) -> dict[str, Any]:
         """Tells what a person may know."""
         return {
-            "id": self.id,
+            "id": self.parked or self.id,
             "label": self.label[:200],
             "name": self.name[:200],
             "age_s": time.monotonic() - self.made,
-            "state": self.state.value,
+            "state": "parked" if self.parked else self.state.value,
             "pid": self.pid,
             "source": self.source.id if self.source else "",
         }
@@ -182,23 +223,33 @@ class Cell:
             self.tell({"kind": "refused", "code": "instance.ended", "message": self.reason, "details": {}})
         self.state = CellState.ENDED
         self.release_channel()
-        if self.seal_reply >= 0:
-            with socket.socket(fileno=os.dup(self.seal_reply)) as reply, contextlib.suppress(ConnectionError):
-                message = f"it ended: {self.reason}"
-                refusal = {"kind": "refused", "code": "instance.ended", "message": message, "details": {}}
-                wire.send_command(reply, refusal)
-        for name in ("pidfd", "listener", "proc", "seal_reply", "egress"):
+        for name in ("pidfd", "listener", "proc", "egress", "log_fd"):
             fd = getattr(self, name)
             if fd >= 0:
                 os.close(fd)
                 setattr(self, name, -1)
-        if self.control is not None:
-            self.control.close()
-            self.control = None
+        for name in ("control", "entry"):
+            sock = getattr(self, name)
+            if sock is not None:
+                sock.close()
+                setattr(self, name, None)
         if self.map_writer is not None:
             self.map_writer.close()
         self.root.close()
+        for _, descriptors in self.deferred:
+            for fd in descriptors:
+                os.close(fd)
         for fd in self.end_replies:
-            with socket.socket(fileno=fd) as reply, contextlib.suppress(ConnectionError):
-                wire.send_command(reply, {"kind": "ok", "reason": self.reason})
+            with contextlib.suppress(ConnectionError):
+                wire.answer(fd, {"kind": "ok", "reason": self.reason})
+            os.close(fd)
         self.end_replies.clear()
+
+
+def is_ending(pid: int) -> bool:
+    """Whether a process is on its way out, or gone (PF_EXITING in ``/proc/PID/stat``, proc(5))."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return bool(int(file.read().rpartition(")")[2].split()[6]) & 0x4)
+    except (FileNotFoundError, ProcessLookupError):
+        return True

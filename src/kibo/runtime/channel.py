@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import select
 import socket
@@ -63,6 +65,8 @@ class Channel:
                 del self._buffer[:need]
                 return wire.unpack(body)
             left = None if deadline is None else deadline - time.monotonic()
+            if self.sock.fileno() < 0:
+                raise wire.Closed  # by another thread, which has ended the instance
             await waiting.ready((self.sock.fileno(),), (), left)
             try:
                 chunk = self.sock.recv(max(_RECEIVE_BYTES, min(need - len(self._buffer), 1 << 20)))
@@ -70,11 +74,22 @@ class Channel:
                 continue
             except ConnectionError:
                 chunk = b""
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    raise
+                raise wire.Closed from None  # as above, while we waited
             if not chunk:
                 if self._buffer:
                     raise wire.FrameError("the channel was closed inside a frame")
                 raise wire.Closed
             self._buffer += chunk
+
+    def replace(self, sock: socket.socket) -> None:
+        """Goes on with another socket in place of the one it has, which is closed."""
+        self.sock.close()
+        sock.setblocking(False)
+        self.sock = sock
+        self._buffer.clear()
 
     def is_quiet(self) -> bool:
         """Whether the other side is there and says nothing, as one does that waits to be asked."""
@@ -83,6 +98,11 @@ class Channel:
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return not poll.poll(0)
+
+    def hang_up(self) -> None:
+        """Ends the conversation: both sides read its end, and so does whoever waits on it in another thread."""
+        with contextlib.suppress(OSError):  # the other side has hung up already, or it is closed
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Closes our end; the guest sees it."""

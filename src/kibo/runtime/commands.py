@@ -7,17 +7,21 @@ while an action runs. Its parent stays outside: the box cannot reach the warden 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import heapq
 import os
 import resource
 import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from kibo.runtime import fileserver, kernel, overlaydiff, seccomp, services, steward, wire
-from kibo.runtime.cells import Cell, CellState, Helper
+from kibo.runtime import fileserver, kernel, seccomp, services, steward, wire
+from kibo.runtime.cells import Cell, CellState, Helper, is_ending
+from kibo.runtime.trees.changes import difference
+from kibo.runtime.trees.stack import Stack, order
 
 if TYPE_CHECKING:
     from kibo.runtime.warden import Warden
@@ -29,6 +33,8 @@ _JOIN: Final = (
     | kernel.CLONE_NEWNET
     | kernel.CLONE_NEWCGROUP
 )
+#: Changes that one frame of a listing holds.
+_BATCH: Final = 4096
 
 
 class Commands:
@@ -43,17 +49,25 @@ class Commands:
         Its exit status goes to ``descriptors[0]``; closing the other end of that kills its process group.
         """
         for attempt in (1, 2):
-            steward = cell.steward or self._start_steward(cell)
+            helper = cell.steward or self._start_steward(cell)
             try:
-                assert steward.orders is not None
-                wire.send_command(steward.orders, order, descriptors)
+                assert helper.orders is not None
+                wire.send_command(helper.orders, order, descriptors)
             except ConnectionError:
                 # The box has killed its steward, whose end we have yet to see.
                 cell.steward = None
                 if attempt == 2:
                     raise
             else:
+                helper.ordered += 1
                 return
+
+    def starting(self, cell: Cell) -> bool:
+        """Whether a command was ordered in a cell that has not started yet: it is in no /proc."""
+        helper = cell.steward
+        if helper is None or helper.commands < 0:
+            return False
+        return steward.read_count(os.pread(helper.commands, steward.HEAD_BYTES, 0)) < helper.ordered
 
     def _start_steward(self, cell: Cell) -> Helper:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -69,7 +83,38 @@ class Commands:
             )
         theirs.close()
         cell.steward = self._follow(cell, pid, ours)
+        # Where it notes what it runs, for us to end if the box kills it. Of one size, which nobody can change.
+        cell.steward.commands = os.memfd_create("kibo-commands", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(cell.steward.commands, steward.HEAD_BYTES + steward.NOTE_BYTES * cell.setup["pids"])
+        fcntl.fcntl(cell.steward.commands, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+        wire.send_command(ours, "notes", [cell.steward.commands])
         return cell.steward
+
+    def _end_commands(self, cell: Cell, notes: bytes) -> None:
+        """Ends what a steward ran that the box killed: nobody waits for it any more, nor could stop it.
+
+        In the box's PID namespace, whose numbers the notes have. They are hearsay: whatever they say, what dies is the
+        box's own.
+        """
+        groups, starting = steward.read_notes(notes)
+        if not (groups or starting) or cell.state is not CellState.LIVE or is_ending(cell.pid):
+            return
+        try:
+            pid = self._fork_into(cell)
+        except OSError as error:
+            self._warden.end(cell, f"what its steward ran could not be ended: {error.strerror}")
+            return
+        if pid == 0:
+            try:
+                kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+                if starting:
+                    groups += steward.find_orphans(cell.pid, starting)
+                for group in groups:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(group, signal.SIGKILL)
+            finally:
+                os._exit(0)
+        self._follow(cell, pid, None)
 
     def start_services(self, cell: Cell, specs: list[dict[str, Any]], descriptors: list[int]) -> None:
         """Starts a supervisor for services, or stops the one there is where ``specs`` is empty."""
@@ -115,8 +160,8 @@ class Commands:
             try:
                 stream = os.dup2(descriptors[0], 3)
                 upper = os.dup2(cell.root.upper_fd, 4) if cell.root.upper_fd != 4 else 4
-                overlaydiff.write_listing(
-                    socket.socket(fileno=stream), cell.root.trees(f"/proc/self/fd/{upper}")
+                _write_listing(
+                    socket.socket(fileno=stream), cell.root.trees(f"/proc/self/fd/{upper}", cell.own_from)
                 )
             except BaseException:  # noqa: BLE001 - a fork of the warden must never run on as a second warden
                 traceback.print_exc()
@@ -150,6 +195,10 @@ class Commands:
             helper.orders.close()
         if helper.cell.steward is helper:
             helper.cell.steward = None
+        if helper.commands >= 0:
+            notes = os.pread(helper.commands, os.fstat(helper.commands).st_size, 0)
+            os.close(helper.commands)
+            self._end_commands(helper.cell, notes)
         if helper.cell.supervisor is helper:
             helper.cell.supervisor = None
             # Whoever killed it killed its services too; they are to run as long as the box does.
@@ -194,6 +243,7 @@ def _enter(cell: Cell, keep: int) -> socket.socket:
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     kernel.drop_capabilities()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     # What is imported from here on is the box's own copy of the same.
     sys.path[:] = setup["python_path"]
     sys.path_importer_cache.clear()
@@ -213,3 +263,32 @@ def _become(name: str, cell: Cell, stream: int, work: Callable[[socket.socket], 
         traceback.print_exc()
     finally:
         os._exit(0)
+
+
+def _write_listing(stream: socket.socket, trees: Sequence[tuple[str, Sequence[str], Sequence[str]]]) -> None:
+    """Sends ``[kind, path, size]`` for every change, in order of path, in bounded frames, then an empty frame.
+
+    Args:
+        stream: Where to.
+        trees: As `Root.trees` names them.
+    """
+    batch: list[tuple[str, bytes, int]] = []
+    found = [_changed(place.encode(), own, lowers) for place, own, lowers in trees]
+    for kind, path, size in heapq.merge(*found, key=lambda change: order(change[1])):
+        batch.append((kind, path, size))
+        if len(batch) == _BATCH:
+            wire.send_frame(stream, batch)
+            batch = []
+    if batch:
+        wire.send_frame(stream, batch)
+    wire.send_frame(stream, [])
+
+
+def _changed(place: bytes, own: Sequence[str], lowers: Sequence[str]) -> Iterator[tuple[str, bytes, int]]:
+    """Lists what a box's own layers of one overlay hold that those below do not; a directory's path ends in a slash."""
+    base = Stack(lowers)
+    for change in difference(base, base.over(own), written=True):
+        node = change.after or change.before
+        assert node is not None
+        folder = node.kind == "directory"
+        yield change.kind, place + change.path + b"/" * folder, 0 if folder or not change.after else node.size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal
 
 from kibo.box.actions import ActionSpec
@@ -18,16 +18,16 @@ from kibo.model.errors import (
     MemoryExceeded,
     UnknownAction,
 )
-from kibo.model.limits import DEFAULT_ACTION_S
+from kibo.model.limits import DEFAULT_ACTION_S, DEFAULT_LAUNCH_S
 from kibo.runtime import wire
 from kibo.runtime.channel import Channel
 from kibo.runtime.handle import Handle, ended_error
-from kibo.runtime.orders import Orders, lost
+from kibo.runtime.orders import UNWIND_S, Orders, lost
 from kibo.runtime.refusals import raised_error, violation
-from kibo.runtime.waiting import Waiting
+from kibo.runtime.waiting import Blocking, Waiting, run
 
-#: How long an interrupted action has to unwind before its instance is destroyed.
-UNWIND_S: Final = 2.0
+#: How long a runner has to get ready to be forked: its boxes' `suspend()` and `resume()` run in that time.
+HOLD_S: Final = 60.0
 
 
 class Conversation(Handle):
@@ -39,7 +39,13 @@ class Conversation(Handle):
         super().__init__(session, instance, waiting)
         self.plan = plan
         self.channel = channel
-        self._turn = waiting.lock()
+        self.turn = waiting.lock()
+        #: Sealed to be forked from, and not used since: the first word on its channel is that it goes on.
+        self.parked = False
+        #: Has it go on in good order; None where its first use does that by itself.
+        self.goes_on: Callable[[Waiting], Awaitable[None]] | None = None
+        #: Calls of actions that may have changed its live state.
+        self.acts = 0
         self._numbers = itertools.count(1)
         self._asked: list[Any] = []
 
@@ -66,8 +72,9 @@ class Conversation(Handle):
     ) -> Any:
         """Calls an action and returns its checked result."""
         positional, named = spec.check_arguments(args, kwargs)
-        async with self._turn:
+        async with self.turn:
             request = ["call", next(self._numbers), spec.part, spec.name, positional, named, spec.plain]
+            self.count(spec)
             await self._send(request)
             reply = await self._receive(spec, self._limit(spec, timeout_s))
         return spec.check_result(reply[2])
@@ -77,11 +84,17 @@ class Conversation(Handle):
         positional, named = spec.check_arguments(args, kwargs)
         return ActionItems(self, spec, ["stream", 0, spec.part, spec.name, positional, named, spec.plain])
 
+    def count(self, spec: ActionSpec) -> None:
+        """Notes that an action begins."""
+        self.acts += spec.effect != "read"
+
     def _limit(self, spec: ActionSpec, timeout_s: float | None) -> float:
         return timeout_s or spec.timeout_s or self.plan.limits.action_s or DEFAULT_ACTION_S
 
     async def _send(self, request: list[Any]) -> None:
         self.check()
+        if self.parked:
+            await self._go_on(self.waiting)
         if request[0] != "stop":
             self._asked = request
         try:
@@ -94,6 +107,75 @@ class Conversation(Handle):
             # Half a request cannot be taken back.
             self._destroy("a call was cancelled while it was sent")
             raise
+
+    async def ask(self, request: str) -> Any:
+        """Asks its runner, and not its box, for something; the caller has the turn.
+
+        Raises:
+            InstanceEnded: It ended.
+            GuestViolation: It did not do as it was asked, and was destroyed.
+        """
+        number = next(self._numbers)
+        await self._send([request, number])
+        try:
+            reply = await self.channel.receive(self.waiting, HOLD_S)
+        except wire.Closed:
+            raise await self.why("") from None
+        except (wire.FrameError, TimeoutError) as error:
+            self._destroy("broke the protocol")
+            raise violation(str(error) or f"its runner did not answer {request!r} in time") from None
+        if isinstance(reply, list) and len(reply) == 3 and reply[:2] == ["ok", number]:
+            return reply[2]
+        if isinstance(reply, list) and len(reply) == 3 and reply[:2] == ["error", number]:
+            raise raised_error(reply[2])
+        self._destroy("broke the protocol")
+        raise violation(f"its runner did not do as it was asked: {request}")
+
+    async def _go_on(self, waiting: Waiting) -> None:
+        # Whole: it is woken once, and its first word is for whoever woke it.
+        await waiting.whole(self._wake(waiting))
+
+    async def _wake(self, waiting: Waiting) -> None:
+        if self.goes_on is not None:
+            await self.goes_on(waiting)
+        else:
+            self.session.order("wake", {"id": self.instance})
+            await self.awake()
+
+    async def rouse(self) -> None:
+        """See `Handle.rouse`."""
+        if self.parked and self.goes_on is not None:
+            async with self.turn:
+                if self.parked:
+                    await self._go_on(self.waiting)
+
+    def rouse_blocking(self) -> None:
+        """See `Handle.rouse_blocking`."""
+        if self.parked and self.goes_on is not None:
+            run(self._go_on(Blocking()))
+
+    def become(self, other: Conversation) -> None:
+        """Goes on as the conversation with another guest, which that one gives up."""
+        self.channel.close()
+        self.instance, self.channel, self.parked = other.instance, other.channel, other.parked
+        self.acts, self.ended = other.acts, other.ended
+        self._numbers = other._numbers
+
+    def park(self, channel: Channel) -> None:
+        """Goes on with another channel, on which the instance speaks first when it is woken."""
+        self.channel.replace(channel.sock)
+        self.parked = True
+
+    async def awake(self) -> None:
+        """Waits until a parked instance that was woken goes on.
+
+        Raises:
+            KiboError: It could not.
+        """
+        await self.session.finish(
+            self.waiting, self.channel, self.instance, self.plan.limits.launch_s or DEFAULT_LAUNCH_S
+        )
+        self.parked = False
 
     async def _stop(self, spec: ActionSpec) -> None:
         """Ends a stream between two items, or interrupts it where it does not come to one soon."""
@@ -196,14 +278,15 @@ class Conversation(Handle):
         if not self.session.alive:
             self.ended = "the runtime ended"
             return lost()
-        if not self.ended:
-            try:
-                answer, _ = await self.session.ask(
-                    self.waiting, "destroy", {"id": self.instance}, timeout_s=UNWIND_S
-                )
-                self.ended = str(answer["reason"])
-            except (KiboError, TimeoutError):
-                return lost()
+        if self.ended:
+            return ended_error(self.ended)
+        try:
+            answer, _ = await self.session.ask(
+                self.waiting, "destroy", {"id": self.instance}, timeout_s=UNWIND_S
+            )
+            self.ended = str(answer["reason"])
+        except (KiboError, TimeoutError):
+            return lost()
         if self.ended == "out of memory":
             return MemoryExceeded(
                 f"{action + '() used' if action else 'the instance used'} more memory than the box has, "
@@ -245,13 +328,14 @@ class ActionItems:
         if self._state == "over":
             return False, None
         if self._state == "new":
-            await talk._turn.__aenter__()
+            await talk.turn.__aenter__()
             self._state = "going"
         going = False
         try:
             if self._request:
                 request, self._request = self._request, []
                 request[1] = next(talk._numbers)
+                talk.count(spec)
                 await talk._send(request)
             reply = await talk._receive(spec, talk._limit(spec, timeout_s))
             if reply[0] == "item":
@@ -283,4 +367,4 @@ class ActionItems:
     async def _over(self) -> None:
         if self._state == "going":
             self._state = "over"
-            await self._conversation._turn.__aexit__(None, None, None)
+            await self._conversation.turn.__aexit__(None, None, None)

@@ -22,6 +22,9 @@ class Forwarding(Protocol):
     def check(self, secrets: Sequence[Secret]) -> None:
         """Raises InvalidInput when the value of a secret is nowhere to be found."""
 
+    def certificate(self) -> bytes:
+        """Returns the certificate that programs in boxes must trust to use it, in PEM."""
+
     def serve(
         self,
         listening_fd: int,
@@ -32,9 +35,6 @@ class Forwarding(Protocol):
         pidfd: int,
     ) -> None:
         """Accepts from a box's socket until its first process, `pidfd`, ends. Takes copies of both."""
-
-    def stop(self, box_id: str) -> None:
-        """Forgets a box."""
 
     def close(self) -> None:
         """Ends all of it."""
@@ -85,6 +85,7 @@ class Egress:
     def __init__(self, make: Callable[[], Forwarding]) -> None:
         self._make = make
         self._forwarding: Forwarding | None = None
+        self._certificate = b""
 
     def door(self, box_id: str, rules: Sequence[Rule], secrets: Sequence[Secret] = ()) -> Door:
         """Makes a way out for a box with these rules.
@@ -92,15 +93,20 @@ class Egress:
         Raises:
             InvalidInput: A secret has no value.
         """
+        forwarding = self._running()
+        forwarding.check(secrets)
+        return Door(forwarding, box_id, rules, secrets)
+
+    def certificate(self) -> bytes:
+        """Returns the certificate that boxes with a way out must trust, in PEM."""
+        if not self._certificate:
+            self._certificate = self._running().certificate()
+        return self._certificate
+
+    def _running(self) -> Forwarding:
         if self._forwarding is None:
             self._forwarding = self._make()
-        self._forwarding.check(secrets)
-        return Door(self._forwarding, box_id, rules, secrets)
-
-    def stop(self, box_id: str) -> None:
-        """Closes a box's way out, if it had one."""
-        if self._forwarding is not None:
-            self._forwarding.stop(box_id)
+        return self._forwarding
 
     def close(self) -> None:
         """Ends the forwarding."""

@@ -40,6 +40,7 @@ class FileAccess:
         self._handle.check()
         async with self._turn:
             if self._stream is None:
+                await self._handle.rouse()
                 self._stream = self._open()
             try:
                 return await work(self._stream)
@@ -96,6 +97,7 @@ class FileAccess:
     async def watch(self, path: str) -> AsyncGenerator[FileChange, None]:
         """Yields changes in one directory as they happen, until closed."""
         self._handle.check()
+        await self._handle.rouse()
         stream = self._open()
         try:
             await stream.watch(self._waiting, box_path(path))

@@ -8,8 +8,8 @@ every page that a fork touches is paid for in each box.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what signal is made of
 import _socket
-import fcntl
 import gc
 import os
 import resource
@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from kibo.box.results import to_builtins
 from kibo.model.limits import MAX_ERROR_TEXT_BYTES
-from kibo.runtime import kernel, seccomp, wire
+from kibo.runtime import hugepages, kernel, seccomp, wire
 from kibo.runtime.afterfork import AfterFork
 from kibo.runtime.openfiles import OpenFiles
 from kibo.runtime.orphans import Orphans
@@ -45,8 +45,8 @@ EXIT_ALONE: Final = 0
 #: Exit status of a guest that could not enter its box.
 EXIT_SETUP: Final = 70
 
-_SIOCSIFFLAGS: Final = 0x8914
 _LOOPBACK_UP: Final = struct.pack("16sH14x", b"lo", 0x1 | 0x40)
+_SIGCHLD, _DEFAULT = int(signal.SIGCHLD), int(signal.SIG_DFL)
 #: A call such as comes most often.
 _SAMPLE: Final = wire.pack(["call", 1, 0, "action", ["argument"], {}, True])[4:]
 _SCOPED_LANDLOCK: Final = struct.pack("QQQ", 0, 0, 0x1 | 0x2)
@@ -56,6 +56,9 @@ _SCOPED_LANDLOCK: Final = struct.pack("QQQ", 0, 0, 0x1 | 0x2)
 CONTROL: Final = 3
 CHANNEL: Final = 4
 _OWN: Final = frozenset({0, 1, 2, CONTROL, CHANNEL})
+#: Where the first descriptors that it is let in with belong. A fork, which has nothing but `CONTROL` open, finds them
+#: there: the kernel gives out the lowest numbers first.
+_PLACES: Final = (0, 1, 2, CHANNEL)
 
 _HELLO: Final = b"\xc0"  # nothing: the kernel adds this process's id, which the warden reads
 _BARE: Final = b"\xa4bare"
@@ -84,6 +87,8 @@ class Guest:
         self.cwd = ""
         self.in_action = False
         self.sealed = False
+        self.suspended = False
+        self.guarded = False
         self.poll = select.poll()
         self.poll.register(CONTROL, select.POLLIN)
         self.ready = wire.pack(["ready", 0, 0])
@@ -111,39 +116,47 @@ class Guest:
         os.write(CONTROL, _HELLO)
         _raise_loopback()
         kernel.drop_capabilities()
+        # What it has open is its origin's and that of all other forks: each side would hear the others through it. Nor
+        # has it a part in their terminal, or in what is sent to their process group.
+        os.setsid()
+        kernel.close_range(0, CONTROL - 1)
+        kernel.close_range(CONTROL + 1)
         os.write(CONTROL, _BARE)
         self.sealed = False
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # Not by way of the signal module, whose enums are another 25 pages that a fork touches.
+        _signal.signal(_SIGCHLD, _DEFAULT)
         self.after_fork.restore()
         self.orphans.forget()
         _reseed()
         self.rehearse()
         order, descriptors, _ = wire.receive_command(self.control)
         self._take(descriptors)
-        resource.setrlimit(resource.RLIMIT_NPROC, (order["pids"], order["pids"]))
         if "variables" in order:
             os.environ.clear()
             os.environ.update(order["variables"])
         os.chdir(self.cwd or order["cwd"])
+        self._guard()
+
+    def _guard(self) -> None:
+        if self.guarded:
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
     def _take(self, descriptors: list[int]) -> None:
-        """Joins the control groups, and puts the channel and the log where they belong."""
-        channel, log, *groups = descriptors
-        for fd in groups:
+        """Joins the control groups, and puts its standard streams and the channel where they belong."""
+        for fd in descriptors[len(_PLACES) :]:
             os.write(fd, b"0")
             os.close(fd)
-        os.dup2(channel, CHANNEL, False)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(channel)
-        os.close(log)
+        for place, fd in zip(_PLACES, descriptors, strict=False):
+            if fd != place:
+                os.dup2(fd, place, place != CHANNEL)
+                os.close(fd)
+            elif place != CHANNEL:
+                os.set_inheritable(fd, True)
         if not self.open:
             self.poll.register(CHANNEL, select.POLLIN)
             self.open = True
 
     def _settle_first(self, order: dict[str, Any]) -> None:
-        with open("/dev/null") as null:
-            os.dup2(null.fileno(), 0)
         # Whoever follows the log of a long action sees each line as it is printed.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
         os.umask(0o022)
@@ -198,29 +211,31 @@ class Guest:
         except wire.Closed:
             os._exit(EXIT_ALONE)
         match order:
-            case "fork":
-                self._fork(descriptors[0])
-            case "step-out":
-                # pivot_root moves processes by their root, not by their working directory.
-                os.chdir("/")
-                wire.send_command(self.control, "out")
+            case "hold":
+                self._be_forked()
+            case "wake":
+                self._take(descriptors)
+                self._go_on()
+                _send(self.ready)
 
-    def _fork(self, control: int) -> None:
+    def _be_forked(self) -> None:
+        """Makes the call that forks it, at which the warden holds it: each fork comes out of it with a control socket
+        of its own. So does this process, once, when it is to go on itself.
+        """
+        if self.open:
+            # Its caller speaks to it on another one from now on.
+            self._leave_channel()
         try:
-            child = kernel.clone(FORK_FLAGS)
-        except OSError as error:
-            # The kernel has no room for another: the one that was to be is told so in its own name.
-            os.write(control, wire.pack(error.errno or 1)[4:])
-            child = -1
-        if child:
-            os.close(control)
+            if kernel.clone(FORK_FLAGS):
+                os._exit(EXIT_SETUP)  # nobody holds it
+        except OSError:
             return
         try:
-            os.dup2(control, CONTROL, False)
-            os.close(control)
             self.enter_fork()
             self.files.renew()
+            self.suspended = False
             self._resume()
+            _send(self.ready)
         except BaseException:  # noqa: BLE001 - a fork must never run on as its origin
             _die_with_report(self.open)
 
@@ -231,7 +246,6 @@ class Guest:
             except BaseException as error:  # noqa: BLE001 - whatever it is, the caller is told
                 self._say(["failed", 0, describe(error, f"{type(part).__name__}.resume")])
                 os._exit(EXIT_SETUP)
-        _send(self.ready)
 
     def _say(self, message: object) -> None:
         _send(wire.pack(message))
@@ -242,9 +256,7 @@ class Guest:
         except (wire.Closed, wire.FrameError, ConnectionError):
             if not self.sealed:
                 os._exit(EXIT_ALONE)
-            self.poll.unregister(CHANNEL)
-            os.dup2(0, CHANNEL, False)  # keeps the number taken
-            self.open = False
+            self._leave_channel()
             return
         kind, number, *rest = request
         try:
@@ -261,6 +273,11 @@ class Guest:
             _send(data)
         except ConnectionError:
             os._exit(EXIT_ALONE)
+
+    def _leave_channel(self) -> None:
+        self.poll.unregister(CHANNEL)
+        os.dup2(0, CHANNEL, False)  # keeps the number taken
+        self.open = False
 
     # Requests
 
@@ -330,37 +347,97 @@ class Guest:
         return ["ok", number, None]
 
     def _do_seal(self, number: int) -> Any:
-        """Gets ready to be forked from, or says what stands in the way.
+        """Gets ready to be forked from as a state, or says what stands in the way.
 
         What ``resume`` opened, ``suspend`` closes. Children that are left end here: a fork could not have them.
         """
-        for part in reversed(self.parts):
-            suspend = getattr(part, "suspend", None)
-            if suspend is not None:
-                suspend()
-        _flush()
+        self._suspend()
         ended = self.orphans.end_children()
         _await_threads()
         gc.collect()
-        threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+        obstacles = self._obstacles()
+        if obstacles:
+            return ["ok", number, obstacles]
+        self._step_aside()
+        gc.collect()
+        gc.freeze()
+        hugepages.collapse_heap()
+        return ["ok", number, {"ended": ended}]
+
+    def _do_hold(self, number: int) -> Any:
+        """Gets ready to be forked from as a running instance, or says what stands in the way and goes on.
+
+        ``suspend`` is called only where it may help: what needs no closing is not disturbed.
+        """
+        _flush()
+        obstacles = self._obstacles()
+        if obstacles and any(hasattr(part, "suspend") for part in self.parts):
+            self._suspend()
+            _await_threads()
+            obstacles = self._obstacles()
+        if obstacles:
+            if self.suspended:
+                self._resume()
+                self.suspended = False
+            return ["ok", number, obstacles]
+        self._step_aside()
+        gc.freeze()
+        return ["ok", number, {}]
+
+    def _do_release(self, number: int) -> Any:
+        """Goes on after `_do_hold` when nothing came of it."""
+        self._go_on()
+        return ["ok", number, None]
+
+    def _suspend(self) -> None:
+        for part in reversed(self.parts):
+            suspend = getattr(part, "suspend", None)
+            if suspend is not None:
+                self.suspended = True
+                suspend()
+        _flush()
+
+    def _obstacles(self) -> dict[str, Any]:
+        """Finds what a fork cannot have: threads, and open files that cannot be made anew. Remembers the others."""
         count = len(os.listdir("/proc/self/task"))
         if count > 1:
-            return ["ok", number, {"threads": threads, "thread_count": count}]
+            threads = [
+                thread.name for thread in threading.enumerate() if thread is not threading.main_thread()
+            ]
+            return {"threads": threads, "thread_count": count}
         problems = self.files.remember(_OWN)
-        if problems:
-            return ["ok", number, {"unforkable": problems}]
-        self.cwd = os.getcwd()
+        return {"unforkable": problems} if problems else {}
+
+    def _step_aside(self) -> None:
+        """Lets go of its root, so that it can be sealed, and gets ready to be forked."""
+        self.files.step_aside()
+        for fd in (1, 2):
+            os.dup2(0, fd)  # the log is its own, and no fork's
+        self.cwd = _working_directory()
+        # pivot_root moves processes by their root, not by their working directory.
+        os.chdir("/")
         self.rehearse()
         self.after_fork.thin()
         self.sealed = True
+        # A program may forbid others to look at its memory; the warden has to, for as long as it is sealed.
+        self.guarded = kernel.prctl(kernel.PR_GET_DUMPABLE) == 0
+        if self.guarded:
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
         # Its children are boxes, whose ends are the warden's business.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-        resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
-        os.chdir("/")
-        gc.collect()
-        gc.freeze()
-        return ["ok", number, {"ended": ended}]
+
+    def _go_on(self) -> None:
+        """Takes up what it let go of, in the root that it now has."""
+        self.sealed = False
+        self._guard()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.after_fork.put_back()
+        if self.cwd:
+            os.chdir(self.cwd)
+        self.files.take_up()
+        if self.suspended:
+            self.suspended = False
+            self._resume()
 
     def rehearse(self) -> None:
         """Runs through a call without one: a fork does so while its root is being built, and finds its pages warm."""
@@ -460,9 +537,9 @@ def _restore(
 
 def _raise_loopback() -> None:
     """Brings 127.0.0.1 up in the new network namespace, whose only device it is."""
-    probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
-    fcntl.ioctl(probe.fileno(), _SIOCSIFFLAGS, _LOOPBACK_UP)
-    probe.close()
+    probe = kernel.udp_socket()
+    kernel.set_interface_flags(probe, _LOOPBACK_UP)
+    os.close(probe)
 
 
 def _scope_with_landlock() -> None:
@@ -478,6 +555,13 @@ def _scope_with_landlock() -> None:
     ruleset = kernel.landlock_create_ruleset(_SCOPED_LANDLOCK)
     kernel.landlock_restrict_self(ruleset)
     os.close(ruleset)
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""  # removed meanwhile: where it goes on is the box's own
 
 
 def _await_threads() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
-from kibo.model.errors import InstanceEnded, KiboError, RuntimeLost, Unavailable, WrongState
+from kibo.model.errors import DiskFull, InstanceEnded, KiboError, RuntimeLost, Unavailable, WrongState
 from kibo.model.limits import MAX_EXEC_OUTPUT_BYTES
 from kibo.model.record import Record
 from kibo.runtime import commandline, wire
@@ -15,6 +15,9 @@ from kibo.runtime.commandline import Command, Completed, Process, Terminal
 from kibo.runtime.orders import Orders, lost
 from kibo.runtime.refusals import refusal_error
 from kibo.runtime.waiting import Waiting
+
+#: Why an instance ended whose layer on disk grew past its limit.
+OUT_OF_DISK: Final = "out of disk space"
 
 
 class Change(Record):
@@ -55,6 +58,12 @@ class Handle:
         if self.ended:
             raise ended_error(self.ended)
 
+    async def rouse(self) -> None:
+        """Has an instance that sleeps since it was forked go on in good order, if it has to be told to."""
+
+    def rouse_blocking(self) -> None:
+        """As `rouse`, at once."""
+
     async def status(self) -> Literal["running", "ended"]:
         """Tells whether it runs."""
         if self.ended or not self.session.alive:
@@ -76,6 +85,7 @@ class Handle:
     ) -> Completed:
         """Runs a command to its end; see `Instance.exec`."""
         self.check()
+        await self.rouse()
         return await commandline.execute(
             self.waiting,
             self.session,
@@ -90,11 +100,13 @@ class Handle:
     def start(self, command: Command, cwd: str | None, variables: Mapping[str, str] | None) -> Process:
         """Starts a command with pipes to its streams; see `Instance.popen`."""
         self.check()
+        self.rouse_blocking()
         return Process(self.session, self.instance, command, cwd, variables)
 
     def terminal(self, command: Command, rows: int, columns: int) -> Terminal:
         """Starts a command on a terminal; see `Instance.shell`."""
         self.check()
+        self.rouse_blocking()
         return Terminal(self.session, self.instance, command, rows, columns)
 
     async def log_file(self, service: str = "") -> int:
@@ -161,6 +173,17 @@ class Handle:
             self.ended = self.ended or "destroyed"
 
 
-def ended_error(reason: str) -> InstanceEnded:
+def ended_error(reason: str) -> KiboError:
     """The error for a call on an instance that is gone."""
-    return InstanceEnded(f"the instance has ended: {reason}", hint="Spawn another one.")
+    if reason == OUT_OF_DISK:
+        return DiskFull(
+            "the instance wrote more to its files than its box may, and was ended",
+            hint="Raise Limits.disk_bytes, or write less.",
+        )
+    of_branch = reason.startswith("its branch")
+    return InstanceEnded(
+        f"the instance has ended: {reason}",
+        hint="What it wrote can be read, by the branch's diff(). Go on in its parent, or fork that again."
+        if of_branch
+        else "Spawn another one.",
+    )

@@ -10,10 +10,12 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 
-from kibo.runtime import idmap, kernel, seccomp
+from kibo.runtime import idmap, kernel, oldermounts, seccomp
+from kibo.runtime.overlaytrial import make_parts, try_upper
 
 _NAMESPACES = {
     "mount": kernel.CLONE_NEWNS,
@@ -53,40 +55,21 @@ def _tmpfs() -> int:
     return fd
 
 
-def _overlay(folder: str) -> None:
-    context = kernel.fsopen("overlay")
-    for key, part in (("lowerdir", "l"), ("upperdir", "u"), ("workdir", "w")):
-        kernel.fsconfig_string(context, key, f"{folder}/{part}")
-    kernel.fsconfig_flag(context, "userxattr")
-    kernel.fsconfig_create(context)
-    mount = kernel.fsmount(context)
-    # A copy up and a whiteout, which is what upper layers are for.
-    os.unlink("file", dir_fd=mount)
-    os.close(mount)
-    os.close(context)
-
-
-def _parts(folder_fd: int) -> None:
-    for name in ("l", "u", "w"):
-        os.mkdir(name, dir_fd=folder_fd)
-    os.close(os.open("l/file", os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=folder_fd))
-
-
 def _memory_overlay() -> None:
     fd = _tmpfs()
-    _parts(fd)
-    _overlay(f"/proc/self/fd/{fd}")
+    # Older kernels lay no overlay on what has no place. Nothing that is tried after this is there.
+    kernel.move_mount(fd, "/dev")
+    make_parts(fd)
+    try_upper(f"/proc/self/fd/{fd}")
 
 
 def _state_overlay(state_fd: int) -> None:
-    _parts(state_fd)
-    _overlay(f"/proc/self/fd/{state_fd}")
+    make_parts(state_fd)
+    try_upper(f"/proc/self/fd/{state_fd}")
 
 
-def _proc(pidns: bool) -> None:
+def _proc() -> None:
     context = kernel.fsopen("proc")
-    if pidns:
-        kernel.fsconfig_fd(context, "pidns", os.open("/proc/self/ns/pid", os.O_RDONLY))
     kernel.fsconfig_create(context)
     kernel.fsmount(context)
 
@@ -97,6 +80,20 @@ def _thread_id_address() -> None:
 
 def _notification() -> None:
     seccomp.install(seccomp.compile_filter(), listener=True)
+
+
+def _held_process() -> None:
+    # The change of ids above has taken it away, and a guest's is given back to it.
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+        os._exit(0)
+    try:
+        kernel.ptrace_seize(pid)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def _inside(state: str) -> dict[str, str]:
@@ -111,11 +108,13 @@ def _inside(state: str) -> dict[str, str]:
     failures = {
         "mount_api": _attempt(lambda: os.close(_tmpfs())),
         "overlay": _attempt(_memory_overlay),
-        "proc": _attempt(lambda: _proc(pidns=False)),
-        "proc_pidns": _attempt(lambda: _proc(pidns=True)),
+        "proc": _attempt(_proc),
     }
+    missing = oldermounts.try_features().missing()
+    failures["newest_mounts"] = f"not in this kernel: {', '.join(missing)}" if missing else ""
     if state_fd >= 0:
         failures["state_overlay"] = _attempt(lambda: _state_overlay(state_fd))
+    failures["ptrace"] = _attempt(_held_process)
     failures["seccomp"] = _attempt(_notification)
     return failures
 

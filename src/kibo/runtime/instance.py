@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import weakref
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from kibo.box.actions import ActionSpec
-from kibo.box.plan import Plan
 from kibo.model.ids import BranchId, InstanceId
+from kibo.runtime import forking
 from kibo.runtime.channel import Channel
 from kibo.runtime.commandline import Command, Completed, Process, Terminal
 from kibo.runtime.conversation import Conversation
-from kibo.runtime.egress import Egress
 from kibo.runtime.fileaccess import FileAccess
 from kibo.runtime.files import FileChange, FileInfo, Progress
+from kibo.runtime.forking import Live, Point
 from kibo.runtime.handle import Change, Handle
 from kibo.runtime.orders import Orders
+from kibo.runtime.states import Spawned
 from kibo.runtime.waiting import Blocking, Waiting, run
 
 __all__ = ["Change", "Files", "Instance", "Popen", "RunningBox"]
@@ -109,7 +111,6 @@ class RunningBox:
     """
 
     def __init__(self, handle: Handle) -> None:
-        self.id = InstanceId(handle.instance)
         self._handle = handle
         self.files = Files(FileAccess(handle))
 
@@ -120,6 +121,11 @@ class RunningBox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.destroy()
+
+    @property
+    def id(self) -> InstanceId:
+        """Its id. An instance of a branch gets that of the winner when a fork of the branch is committed."""
+        return InstanceId(self._handle.instance)
 
     @property
     def status(self) -> Literal["running", "ended"]:
@@ -196,13 +202,15 @@ class Instance(RunningBox):
     Calls from several threads wait for each other: an instance does one thing at a time.
     """
 
-    def __init__(
-        self, session: Orders, egress: Egress, plan: Plan, channel: Channel, instance: InstanceId
-    ) -> None:
-        self._conversation = Conversation(session, instance, _BLOCKING, plan, channel)
+    def __init__(self, spawned: Spawned) -> None:
+        self._spawned = spawned
+        session = spawned.states.session
+        self._conversation = Conversation(
+            session, spawned.instance, _BLOCKING, spawned.state.plan, spawned.channel
+        )
         super().__init__(self._conversation)
-        self.branch = BranchId("br_0")
-        self._finalizer = weakref.finalize(self, forget, session, egress, channel, instance, os.getpid())
+        self.branch: Any = BranchId("br_0")
+        self._finalizer = finalizer(self, spawned)
 
     def __repr__(self) -> str:
         parts = " + ".join(part.name for part in self._conversation.plan.parts) or "Box()"
@@ -219,7 +227,33 @@ class Instance(RunningBox):
     @property
     def alive(self) -> bool:
         """Whether it runs, for an instance that is not being called: asks nobody, so cheaper than `status`."""
-        return not self._conversation.ended and self._conversation.channel.is_quiet()
+        talk = self._conversation
+        return not talk.ended and (talk.parked or talk.channel.is_quiet())
+
+    def fork(self, n: int = 1, *, live: Live = "prefer") -> Forks[Self]:
+        """Forks it: others that have its files and its live state as they are now, and from now on go their own way.
+
+        Waits for a call that is under way. What it has open outside of itself is not shared: connections come back
+        unconnected, in the origin too, and `resume()` is called in each. What stands in the way of a live fork is
+        threads, programs that run in it, and what cannot be opened anew; `suspend()` is called for them. If something
+        is left then, forks have its files, copied while all that runs in it is stopped for a moment, and fresh guests.
+
+        Args:
+            n: How many, 1 to 10,000. 100 take about 0.2 s.
+            live: ``"prefer"``, ``"require"`` or ``"never"``: whether a fork has the origin's Python state. Where that
+                cannot be, which includes more than 32 forks of forks, ``"require"`` makes it an error.
+
+        Returns:
+            The forks, and whether they are live (`Forks.live`) or why not (`Forks.reasons`). All exist, or none.
+
+        Raises:
+            NotLive: ``details["reasons"]`` stand in the way, and ``live`` is ``"require"``; nothing has changed.
+            InstanceEnded: It has ended.
+            HostDiskFull: There is no room for a copy; nothing is left of it, and the origin goes on.
+            Unavailable: A program could not be stopped for a copy; the same. Retry once it waits for nothing.
+        """
+        children, point = run(_fork(self, n, live))
+        return Forks((type(self)(child) for child in children), live=bool(point.cell), reasons=point.reasons)
 
     def tools(self, format: Literal["openai", "anthropic", "mcp"] = "openai") -> list[dict[str, Any]]:
         """Returns the actions as a model provider's tool definitions."""
@@ -233,6 +267,23 @@ class Instance(RunningBox):
         self._finalizer.detach()
         if not already and self._conversation.session.owner_pid == os.getpid():
             super().destroy()
+
+
+Member = TypeVar("Member")
+
+
+class Forks(list[Member]):
+    """The forks of one instance.
+
+    Attributes:
+        live: Whether they have its live state, and not its files alone.
+        reasons: What stood in the way of that; empty where nothing did.
+    """
+
+    def __init__(self, members: Iterable[Member], *, live: bool, reasons: tuple[str, ...]) -> None:
+        super().__init__(members)
+        self.live = live
+        self.reasons = reasons
 
 
 class Popen:
@@ -303,6 +354,13 @@ class _BoundAction:
             run(items.close())
 
 
+async def _fork(instance: Instance, n: int, live: Live) -> tuple[list[Spawned], Point]:
+    talk, spawned = instance._conversation, instance._spawned
+    children, point = await forking.fork_once(talk.waiting, spawned, talk, n, live)
+    instance.files.close()
+    return children, point
+
+
 def handle_of(box: RunningBox) -> Handle:
     """Returns what is behind the face. Functions, because each method is a name that no action can have."""
     return box._handle
@@ -313,17 +371,61 @@ def conversation_of(instance: Instance) -> Conversation:
     return instance._conversation
 
 
-def hand_over(instance: Instance) -> Conversation:
+def spawned_of(instance: Instance) -> Spawned:
+    """Returns what an instance consists of."""
+    return instance._spawned
+
+
+def hand_over(instance: Instance) -> Spawned:
     """Gives up an instance that nobody has called, for another face to take. It must not be used again itself."""
     instance._finalizer.detach()
-    return instance._conversation
+    return instance._spawned
 
 
-def forget(session: Orders, egress: Egress, channel: Channel, instance: str, owner: int) -> None:
+def adopt(instance: Any, winner: Any) -> None:
+    """Makes an instance, of either face, what another is; that one is given up. Its guest of before is not ended."""
+    for face in (instance, winner):
+        face.files.close()
+        face._finalizer.detach()
+    instance._conversation.become(winner._conversation)
+    # A copy: what the winner was stays what it was.
+    instance._spawned = replace(winner._spawned)
+    instance._finalizer = finalizer(instance, instance._spawned)
+
+
+def give_up(instance: Any, why: str) -> None:
+    """Ends an instance, of either face, without waiting: a call that runs in it raises, and says why."""
+    if instance._finalizer.detach() is None:
+        return
+    talk = instance._conversation
+    talk.ended = talk.ended or why
+    talk.channel.hang_up()
+    # Not now: a call may be waiting on it.
+    instance._finalizer = weakref.finalize(instance, _close, talk.channel, instance.files)
+    if talk.session.owner_pid == os.getpid():
+        talk.session.forget(talk.instance)
+
+
+def was_destroyed(instance: Any) -> bool:
+    """Tells whether an instance, of either face, was destroyed by its user."""
+    return not instance._finalizer.alive
+
+
+def _close(channel: Channel, files: Any) -> None:
+    channel.close()
+    files.close()
+
+
+def finalizer(face: Any, spawned: Spawned) -> weakref.finalize[..., Any]:
+    """Has an instance end when nobody refers to its face any more."""
+    session = spawned.states.session
+    return weakref.finalize(face, forget, session, spawned.channel, spawned.instance, os.getpid())
+
+
+def forget(session: Orders, channel: Channel, instance: str, owner: int) -> None:
     """Ends an instance that nobody refers to any more, without waiting."""
     channel.close()
     if os.getpid() == owner:
-        egress.stop(instance)
         session.forget(instance)
 
 

@@ -5,34 +5,40 @@ moment that it needs to remove what the kernel does not: control groups and the 
 ``python keeper.py`` with its settings on standard input, as JSON; they name what it may import.
 """
 
+# ruff: noqa: E402 - what is imported first decides where everything lies in memory
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
-import os
-import resource
-import select
-import signal
-import socket
 import sys
-import traceback
-from pathlib import Path
 from typing import Any, Final
 
 _CONFIG: Final = json.load(sys.stdin) if __name__ == "__main__" else {}
 if _CONFIG:
     sys.path[:] = _CONFIG["python_path"]
 
-import cloudpickle  # noqa: E402, F401 - guests unpickle their classes with it: loaded once, here
+from kibo.runtime import hugepages
 
-import kibo.box.define  # noqa: E402
-import kibo.box.ship  # noqa: E402, F401 - as above
-from kibo.box.env import Limits  # noqa: E402, F401
-from kibo.model.errors import KiboError  # noqa: E402
-from kibo.runtime import idmap, kernel, seccomp, warden, wire, world  # noqa: E402
-from kibo.runtime.cells import Groups  # noqa: E402
-from kibo.runtime.cgroups import PLACES_FILE, CgroupLimits, Cgroups, open_cgroups  # noqa: E402
+_RESERVED: Final = hugepages.reserve() if _CONFIG else []
+
+import ctypes
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import traceback
+from pathlib import Path
+
+import cloudpickle  # noqa: F401 - guests unpickle their classes with it: loaded once, here
+
+import kibo.box.define
+import kibo.box.ship  # noqa: F401 - as above
+from kibo.box.env import Limits  # noqa: F401
+from kibo.model.errors import KiboError
+from kibo.runtime import idmap, kernel, oldermounts, roots, seccomp, warden, wire, world
+from kibo.runtime.cells import Groups
+from kibo.runtime.cgroups import PLACES_FILE, CgroupLimits, Cgroups, open_cgroups
 
 _NAMESPACES: Final = (
     kernel.CLONE_NEWUSER
@@ -48,11 +54,11 @@ def main(config: dict[str, Any]) -> int:
     """Runs one session's keeper.
 
     Args:
-        config: ``session`` (a name), ``run`` (the session's directory), ``layers`` (the store's), ``python_path``,
+        config: ``session`` (a name), ``run`` (the session's directory), ``layers`` (the store's), ``deltas`` (where
+            writable layers lie on disk), ``python_path``, ``without`` (features of the kernel to do without),
             ``owner_pid``, ``owner_fd`` (command socket of the user's process), ``life_fd`` (which that process closes
-            to end),
-            ``ready_fd`` (one JSON line is written there), ``listen_fd`` (or -1), ``lock_fd`` (held until
-            all is cleaned up).
+            to end), ``ready_fd`` (one JSON line is written there), ``listen_fd`` (or -1), ``lock_fd`` (held until all
+            is cleaned up).
 
     Returns:
         The exit status: 0 when everything was cleaned up.
@@ -70,9 +76,14 @@ def main(config: dict[str, Any]) -> int:
         # Killed while this process started: there is nobody to serve, and its directory to remove.
         _clean(config["run"], cgroups)
         return 0
-    # Whoever sweeps up after a killed keeper may be in another group itself, and so look in another place.
-    with open(os.path.join(config["run"], PLACES_FILE), "w") as file:
-        json.dump(cgroups.places(), file)
+    try:
+        # Whoever sweeps up after a killed keeper may be in another group itself, and so look in another place.
+        with open(os.path.join(config["run"], PLACES_FILE), "w") as file:
+            json.dump(cgroups.places(), file)
+    except OSError as error:
+        _report(config["ready_fd"], {"kind": "failed", "errno": error.errno or 0, "message": str(error)})
+        _clean(config["run"], cgroups)
+        return 1
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     filters = {nested: seccomp.compile_filter(nested_namespaces=nested) for nested in (False, True)}
     idmap_used = _warden_map()
@@ -92,7 +103,7 @@ def main(config: dict[str, Any]) -> int:
     pidfd = kernel.pidfd_open(pid)
     try:
         idmap.write_maps(pid, idmap_used)
-        wire.send_command(ours, "mapped", _mounts_for(pid, config["layers"], idmap_used))
+        wire.send_command(ours, "mapped", _mounts_for(pid, config, idmap_used))
         answer, _, _ = wire.receive_command(ours)
         _report(config["ready_fd"], answer)
         if answer["kind"] == "ok":
@@ -123,17 +134,18 @@ def _warden_map() -> idmap.IdMap:
     return idmap.IdMap("single", ((idmap.BOX_ID, os.geteuid(), 1),), ((idmap.BOX_ID, os.getegid(), 1),))
 
 
-def _mounts_for(pid: int, layers: str, chosen: idmap.IdMap) -> list[int]:
+def _mounts_for(pid: int, config: dict[str, Any], chosen: idmap.IdMap) -> list[int]:
     """Opens, with the rights of the host's root, what the warden may not reach by itself. Empty for ordinary users."""
     if chosen.kind != "root":
         return []
     clone = kernel.OPEN_TREE_CLONE
-    layers_fd = kernel.open_tree(kernel.AT_FDCWD, layers, clone)
+    layers_fd = kernel.open_tree(kernel.AT_FDCWD, config["layers"], clone)
+    deltas_fd = kernel.open_tree(kernel.AT_FDCWD, config["deltas"], clone)
     usr_fd = kernel.open_tree(kernel.AT_FDCWD, "/usr", clone)
     namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     kernel.mount_setattr(usr_fd, set_=kernel.MOUNT_ATTR_IDMAP, userns_fd=namespace)
     os.close(namespace)
-    return [layers_fd, usr_fd]
+    return [layers_fd, usr_fd, deltas_fd]
 
 
 def _become_warden(
@@ -148,7 +160,7 @@ def _become_warden(
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         _, descriptors, _ = wire.receive_command(keeper)
-        layers_fd, usr_fd = descriptors or (-1, -1)
+        layers_fd, usr_fd, deltas_fd = descriptors or (-1, -1, -1)
         if chosen.kind != "single":
             os.setgroups([])
             os.setresgid(0, 0, 0)
@@ -157,12 +169,25 @@ def _become_warden(
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         kernel.set_name("kibo-warden")
-        world.build_world(layers_fd, config["layers"], usr_fd)
+        roots.features = oldermounts.try_features(config["without"])
+        world.build_world(layers_fd, config["layers"], usr_fd, deltas_fd, config["deltas"])
         settings = warden.Settings(single_id=chosen.kind == "single", box_uid=idmap.BOX_ID, filters=filters)
         os.close(config["ready_fd"])
         listener = socket.socket(fileno=config["listen_fd"]) if config["listen_fd"] >= 0 else None
         loop = warden.Warden(settings, Groups(keeper, enabled=enabled))
-        wire.send_command(keeper, {"kind": "ok", "pid": 1, "ids": chosen.kind, "cgroups": enabled})
+        # Every box is a fork of a fork of this process.
+        hugepages.collapse_code()
+        hugepages.collapse_heap()
+        wire.send_command(
+            keeper,
+            {
+                "kind": "ok",
+                "pid": 1,
+                "lacks": roots.features.missing(),
+                "ids": chosen.kind,
+                "cgroups": enabled,
+            },
+        )
         loop.run(socket.socket(fileno=config["owner_fd"]), listener)
     except OSError as error:
         trace = traceback.format_exc()

@@ -1,7 +1,8 @@
 """Writes the id maps of forks whose parent user namespace is a box's and not the warden's.
 
 The kernel takes a map only from a process in the namespace itself or in its parent with the right to set ids there
-(user_namespaces(7)). The warden is above both, and joining would be for good. So a child of it joins, and stays.
+(user_namespaces(7)). The warden is above both, and joining would be for good. So a process of its own joins each, and
+stays. It is started by a nursery, a child of the warden that does nothing else: the warden itself goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -10,55 +11,104 @@ import os
 import signal
 import socket
 import traceback
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from kibo.runtime import kernel, wire
+
+Work = Callable[[socket.socket], None]
+
+
+class Nursery:
+    """The process that starts writers."""
+
+    def __init__(self) -> None:
+        """Starts it. About 1 ms."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork() == 0:
+            _run(theirs, _raise_writers)
+        theirs.close()
+        self._sock = ours
+
+    def start(self, pidfd: int) -> MapWriter:
+        """Has a writer started in the user namespace of the process behind ``pidfd``. Does not wait for it."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            wire.send_command(self._sock, None, [pidfd, theirs.fileno()])
+        return MapWriter(ours)
 
 
 @dataclass(slots=True)
 class MapWriter:
-    """A helper process inside one cell's user namespace. Costs about 1 MB for as long as the cell is forked from."""
+    """A process inside one cell's user namespace. Costs about 1 MB for as long as the cell is forked from."""
 
-    pid: int
     sock: socket.socket
+    written: int = 0
+    #: What came of writes that nobody has asked for yet, or ever will: a fork may be given up meanwhile.
+    answers: dict[int, int] = field(default_factory=dict)
 
-    @classmethod
-    def start(cls, pidfd: int) -> MapWriter:
-        """Starts a writer in the user namespace of the process behind ``pidfd``."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
-        if pid == 0:
-            try:
-                kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-                kernel.setns(pidfd, kernel.CLONE_NEWUSER)
-                fd = os.dup2(theirs.fileno(), 3)
-                kernel.close_range(4)
-                _serve(socket.socket(fileno=fd))
-            except BaseException:  # noqa: BLE001 - a fork of the warden must never run on as a second warden
-                traceback.print_exc()
-            finally:
-                os._exit(0)
-        theirs.close()
-        return cls(pid, ours)
+    def write(self, pid: int, text: str) -> int:
+        """Has both maps of a process written; several may be under way. Returns the number to `confirm` it by."""
+        wire.send_command(self.sock, [pid, text])
+        self.written += 1
+        self.answers[self.written] = -1
+        return self.written
 
-    def write(self, pid: int, text: str) -> None:
-        """Writes both maps of process ``pid``. Returns once they are in force.
+    def confirm(self, write: int) -> None:
+        """Waits until a write is in force.
 
         Raises:
             OSError: The kernel refused.
         """
-        wire.send_command(self.sock, [pid, text])
-        number, _, _ = wire.receive_command(self.sock)
+        try:
+            while self.answers[write] < 0:
+                oldest = next(each for each, answer in self.answers.items() if answer < 0)
+                self.answers[oldest], _, _ = wire.receive_command(self.sock)
+        except wire.Closed:
+            raise OSError(3, "the box whose fork it is has ended") from None
+        number = self.answers.pop(write)
         if number:
             raise OSError(number, f"id map of a fork: {os.strerror(number)}")
 
     def close(self) -> None:
         """Ends the writer."""
         self.sock.close()
-        os.waitpid(self.pid, 0)
 
 
-def _serve(sock: socket.socket) -> None:
+def _run(sock: socket.socket, work: Work) -> None:
+    """Turns this child into one that does ``work`` on its socket and holds nothing else. Never returns."""
+    try:
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        fd = os.dup2(sock.fileno(), 3)
+        kernel.close_range(4)
+        work(socket.socket(fileno=fd))
+    except BaseException:  # noqa: BLE001 - a fork of the warden must never run on as a second warden
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def _raise_writers(orders: socket.socket) -> None:
+    kernel.set_name("kibo-nursery")
+    # Nobody waits for the writers.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        try:
+            _, (pidfd, sock), _ = wire.receive_command(orders)
+        except wire.Closed:
+            return
+        if os.fork() == 0:
+            try:
+                kernel.setns(pidfd, kernel.CLONE_NEWUSER)
+            except ProcessLookupError:
+                os._exit(0)  # the box has ended: nobody asks any more, and the socket's end says so
+            kernel.set_name("kibo-maps")
+            _run(socket.socket(fileno=sock), _write_maps)
+        os.close(pidfd)
+        os.close(sock)
+
+
+def _write_maps(sock: socket.socket) -> None:
     while True:
         try:
             (pid, text), _, _ = wire.receive_command(sock)

@@ -1,8 +1,9 @@
-"""What a sealed state has open, and how each fork of it gets its own.
+"""What a process has open when it is sealed, and how each fork of it gets its own.
 
 An inherited descriptor is the origin's open file: forks would share its offset, and write into the sealed layer, which
-is below all of them. So each fork opens anew what its origin had open. What cannot be made anew stands in the way of
-a fork, and is named. Sources: open(2) on open file descriptions, proc(5) on ``fdinfo`` and ``maps``.
+is below all of them. So files are closed before a layer is sealed, and each fork closes what it inherited and opens
+anew what its origin had open. What cannot be made anew stands in the way of a fork, and is named. Sources: open(2) on
+open file descriptions, proc(5) on ``fdinfo`` and ``maps``.
 """
 
 from __future__ import annotations
@@ -16,22 +17,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from kibo.runtime.sharedmemory import shared_mappings
+
 _O_PATH: Final = 0o10000000
 _CREATION: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 _SO_DOMAIN: Final = 39
 _SO_PROTOCOL: Final = 38
+
+#: Devices that keep nothing, by number: what is read or written does not depend on who has them open.
+_DEVICES: Final = {
+    os.makedev(1, minor): f"/dev/{name}"
+    for minor, name in {3: "null", 5: "zero", 7: "full", 8: "random", 9: "urandom"}.items()
+}
+
+#: What deleted files that are still open may hold together: their content is carried over in memory.
+MAX_DELETED_BYTES: Final = 64 << 20
 
 #: Makes one descriptor anew.
 Renewal = Callable[[], int]
 
 
 class OpenFiles:
-    """The descriptors of one state, remembered when it is sealed."""
+    """The descriptors of one process, remembered when it is sealed."""
 
     def __init__(self) -> None:
-        self._renewals: list[tuple[int, Renewal]] = []
-        self._pipes: dict[tuple[int, int], list[tuple[int, bool]]] = {}
-        self._epolls: list[int] = []
+        #: Files and directories: closed while sealed, and opened anew by whoever goes on.
+        self._files: list[tuple[int, bool, Renewal]] = []
+        #: What is the origin's own: a fork makes it anew, the origin keeps it.
+        self._renewals: list[tuple[int, bool, Renewal]] = []
+        #: Ends of each pipe: the descriptor, whether it is inherited by programs, writes, and waits.
+        self._pipes: dict[tuple[int, int], list[tuple[int, bool, bool, bool]]] = {}
+        self._epolls: list[tuple[int, bool, list[tuple[int, int]]]] = []
+        self._deleted_bytes = 0
 
     def remember(self, own: frozenset[int]) -> list[str]:
         """Looks at everything that is open but ``own``.
@@ -53,52 +70,91 @@ class OpenFiles:
             info, name = os.fstat(fd), os.readlink(f"/proc/self/fd/{fd}")
         except OSError:
             return ""  # the descriptor of the listing itself
-        kind, flags = stat.S_IFMT(info.st_mode), fcntl.fcntl(fd, fcntl.F_GETFL)
-        if kind in (stat.S_IFREG, stat.S_IFDIR):
-            if name.endswith(" (deleted)"):
-                return f"an open file that is deleted ({name.removesuffix(' (deleted)')})"
-            offset = 0 if flags & _O_PATH or kind == stat.S_IFDIR else os.lseek(fd, 0, os.SEEK_CUR)
-            self._renewals.append((fd, lambda: _reopen(name, flags & ~_CREATION, offset)))
-        elif kind == stat.S_IFIFO and name.startswith("pipe:"):
-            self._pipes.setdefault((info.st_dev, info.st_ino), []).append((fd, bool(flags & os.O_ACCMODE)))
+        kind, flags, inherited = (
+            stat.S_IFMT(info.st_mode),
+            fcntl.fcntl(fd, fcntl.F_GETFL),
+            os.get_inheritable(fd),
+        )
+        if kind in (stat.S_IFREG, stat.S_IFDIR) and not _is_log(info):
+            return self._remember_file(fd, info, name, flags)
+        renewal: Renewal
+        if kind == stat.S_IFIFO and name.startswith("pipe:"):
+            end = fd, inherited, bool(flags & os.O_ACCMODE), os.get_blocking(fd)
+            self._pipes.setdefault((info.st_dev, info.st_ino), []).append(end)
+            return ""
+        if name == "anon_inode:[eventpoll]":
+            self._epolls.append((fd, inherited, _watched_by(fd)))
+            return ""
+        if kind == stat.S_IFREG:
+            renewal = lambda: os.dup(1)  # noqa: E731 - the log, of which each side has its own
         elif kind == stat.S_IFIFO:
             # Both ways, because opening one way waits for the other.
-            self._renewals.append((fd, lambda: os.open(name, flags & ~_CREATION & ~os.O_ACCMODE | os.O_RDWR)))
+            renewal = lambda: os.open(name, flags & ~_CREATION & ~os.O_ACCMODE | os.O_RDWR)  # noqa: E731
         elif kind == stat.S_IFSOCK:
-            self._renewals.append((fd, _socket_like(fd)))
-        elif name == "anon_inode:[eventpoll]":
-            self._epolls.append(fd)
+            renewal = _socket_like(fd)
         elif name == "anon_inode:[eventfd]":
-            self._renewals.append((fd, lambda: os.eventfd(0, os.EFD_CLOEXEC | flags & os.O_NONBLOCK)))
-        elif kind == 0:
+            renewal = lambda: os.eventfd(0, os.EFD_CLOEXEC | flags & os.O_NONBLOCK)  # noqa: E731
+        elif kind == stat.S_IFCHR and info.st_rdev in _DEVICES:
+            renewal = lambda: os.open(_DEVICES[info.st_rdev], flags & ~_CREATION)  # noqa: E731
+        else:
             return f"an open {name.removeprefix('anon_inode:').strip('[]')}"
-        return ""  # a device such as /dev/null, which keeps nothing
+        self._renewals.append((fd, inherited, renewal))
+        return ""
+
+    def _remember_file(self, fd: int, info: os.stat_result, name: str, flags: int) -> str:
+        offset = 0 if flags & _O_PATH or stat.S_ISDIR(info.st_mode) else os.lseek(fd, 0, os.SEEK_CUR)
+        flags &= ~_CREATION
+        renewal: Renewal = lambda: _reopen(name, flags, offset)  # noqa: E731
+        if not info.st_nlink:
+            self._deleted_bytes += info.st_size
+            path = name.removesuffix(" (deleted)")
+            if not stat.S_ISREG(info.st_mode) or self._deleted_bytes > MAX_DELETED_BYTES:
+                return f"an open file that is deleted ({path})"
+            content = _content(fd, info.st_size)
+            renewal = lambda: _recreate(content, flags, offset)  # noqa: E731
+        self._files.append((fd, os.get_inheritable(fd), renewal))
+        return ""
+
+    def step_aside(self) -> None:
+        """Closes the files and directories, and keeps their numbers taken: nothing of the root stays open."""
+        for fd, _, _ in self._files:
+            os.dup2(0, fd, False)
+
+    def take_up(self) -> None:
+        """Opens the files and directories again, where they now are."""
+        for fd, inheritable, renewal in self._files:
+            _replace(fd, renewal(), inheritable)
 
     def renew(self) -> None:
-        """Opens everything anew, in a fork. Costs nothing where nothing was open.
+        """Makes everything anew, in a fork that has closed it all. Costs nothing where nothing was open.
 
         Sockets come back unconnected, so that clients connect again; pipes come back empty.
         """
-        for fd, renewal in self._renewals:
-            _replace(fd, renewal())
-        for ends in self._pipes.values():
+        kept = [entry[0] for entry in self._files] + [entry[0] for entry in self._renewals]
+        kept += [end[0] for ends in self._pipes.values() for end in ends] + [
+            entry[0] for entry in self._epolls
+        ]
+        for fd in kept:
+            os.dup2(0, fd, False)  # so that what is opened meanwhile gets no number that belongs to another
+        self.take_up()
+        for fd, inherited, renewal in self._renewals:
+            _replace(fd, renewal(), inherited)
+        for pipe in self._pipes.values():
             read, write = os.pipe2(os.O_CLOEXEC)
-            for fd, writes in ends:
-                os.set_blocking(write if writes else read, os.get_blocking(fd))
-                _replace(fd, os.dup(write if writes else read))
+            for fd, inherited, writes, waits in pipe:
+                os.set_blocking(write if writes else read, waits)
+                _replace(fd, os.dup(write if writes else read), inherited)
             os.close(read)
             os.close(write)
-        for fd in self._epolls:
-            watched = _watched_by(fd)
+        for fd, inherited, watched in self._epolls:
             fresh = select.epoll()
             for target, events in watched:
                 fresh.register(target, events)
-            _replace(fd, os.dup(fresh.fileno()))
+            _replace(fd, os.dup(fresh.fileno()), inherited)
             fresh.close()
 
 
-def _replace(fd: int, fresh: int) -> None:
-    inheritable = os.get_inheritable(fd)
+def _replace(fd: int, fresh: int, inheritable: bool) -> None:
     os.dup2(fresh, fd, inheritable)
     os.close(fresh)
 
@@ -107,6 +163,25 @@ def _reopen(path: str, flags: int, offset: int) -> int:
     fd = os.open(path, flags)
     if offset:
         os.lseek(fd, offset, os.SEEK_SET)
+    return fd
+
+
+def _content(fd: int, size: int) -> bytes:
+    """Reads a deleted file, which may be open for writing alone, through a descriptor of its own."""
+    again = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(again, size, 0)
+    finally:
+        os.close(again)
+
+
+def _recreate(content: bytes, flags: int, offset: int) -> int:
+    """Makes a file without a name, as a deleted one is, with the same content."""
+    fd = os.open("/tmp", flags & ~os.O_ACCMODE | os.O_RDWR | os.O_TMPFILE, 0o600)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, offset, os.SEEK_SET)
     return fd
 
 
@@ -137,11 +212,10 @@ def _watched_by(fd: int) -> list[tuple[int, int]]:
     return found
 
 
+def _is_log(info: os.stat_result) -> bool:
+    return os.path.samestat(info, os.fstat(1))
+
+
 def _shared_mappings() -> list[str]:
     """Names the memory that this process would share with its forks."""
-    found = set()
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        words = line.split(maxsplit=5)
-        if words[1][1] == "w" and words[1][3] == "s":
-            found.add(words[5] if len(words) > 5 else "anonymous")
-    return sorted(found)
+    return sorted({os.readlink(f"/proc/self/map_files/{place}") for place in shared_mappings("self")})

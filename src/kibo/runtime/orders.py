@@ -7,7 +7,7 @@ import socket
 import time
 from typing import Any, Final, Self
 
-from kibo.model.errors import InstanceEnded, KiboError, RuntimeLost
+from kibo.model.errors import ActionTimedOut, InstanceEnded, KiboError, RuntimeLost
 from kibo.runtime import wire
 from kibo.runtime.channel import Channel, Reply
 from kibo.runtime.refusals import refusal_error, violation
@@ -15,6 +15,8 @@ from kibo.runtime.waiting import Waiting
 
 #: A fork is a millisecond's work; thousands at once on a slow machine wait for each other.
 FORK_S: Final = 10.0
+#: How long what was interrupted has to unwind before it is killed.
+UNWIND_S: Final = 2.0
 #: How long the processes of a box that was killed may take to be gone, one after another.
 ENDING_S: Final = 0.5
 
@@ -25,7 +27,7 @@ class Orders:
     Attributes:
         name: The session's.
         owner_pid: The process that gives these orders; its forks must not.
-        facts: What the host gives the session: ``ids`` and ``cgroups``.
+        facts: What the host gives the session: ``ids`` and ``cgroups``; ``lacks`` names features of newer kernels.
     """
 
     name: str
@@ -99,14 +101,14 @@ class Orders:
             theirs.close()
         return channel
 
-    async def finish(self, waiting: Waiting, channel: Channel, cell: str) -> None:
-        """Waits until a cell's guest is ready.
+    async def finish(self, waiting: Waiting, channel: Channel, cell: str, resume_s: float) -> None:
+        """Waits until a cell's guest is ready, for ``resume_s`` seconds once it is on its way.
 
         Raises:
             KiboError: It could not be made; nothing is left of it.
         """
         try:
-            message = await self._first_word(waiting, channel, cell)
+            message = await self._first_word(waiting, channel, cell, resume_s)
             if not (isinstance(message, list) and len(message) == 3 and message[0] in ("ready", "failed")):
                 raise violation("it did not say that it is ready")
             if message[0] == "failed":
@@ -123,17 +125,25 @@ class Orders:
             self.forget(cell)
             raise
 
-    async def _first_word(self, waiting: Waiting, channel: Channel, cell: str) -> Any:
+    async def _first_word(self, waiting: Waiting, channel: Channel, cell: str, resume_s: float) -> Any:
         """Waits for a guest for as long as it is on its way: its ``resume()`` may take long, its start may not.
 
         Raises:
+            ActionTimedOut: Its ``resume()`` did not end in time.
             GuestViolation: It has not started, so the state that it is forked from no longer does as it is told.
         """
+        deadline = time.monotonic() + resume_s
         while True:
             try:
-                return await channel.receive(waiting, FORK_S)
+                return await channel.receive(waiting, min(FORK_S, max(0.0, deadline - time.monotonic())))
             except TimeoutError:
                 answer, _ = await self.ask(waiting, "list", {"id": cell})
+                if time.monotonic() >= deadline:
+                    raise ActionTimedOut(
+                        f"resume() did not end within {resume_s:g} s, and the instance was destroyed",
+                        hint="Raise Limits.launch_s if it needs longer.",
+                        details={"action": "resume", "timeout_s": resume_s, "ended": True},
+                    ) from None
                 if any(found["state"] == "starting" for found in answer["cells"]):
                     raise violation(f"its state did not fork within {FORK_S:g} s") from None
 

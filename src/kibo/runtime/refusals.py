@@ -15,6 +15,8 @@ from kibo.model.errors import (
     KiboError,
     MemoryExceeded,
     NotFound,
+    NotLive,
+    Unavailable,
 )
 
 _BY_CODE: dict[str, tuple[type[KiboError], str]] = {
@@ -26,6 +28,13 @@ _BY_CODE: dict[str, tuple[type[KiboError], str]] = {
     ),
     "host.unsupported": (HostUnsupported, "Run `kibo doctor`: it says what is missing and how to get it."),
     "guest.protocol": (GuestViolation, "Code in the box changed its runner; the instance was destroyed."),
+    "fork.busy": (NotLive, "Wait for its programs to end, or end them."),
+    "fork.written": (NotLive, "Close the file, or open it in Python, which knows how to open it again."),
+    "fork.too_deep": (NotLive, "The kernel nests 32 namespaces; fork with live='prefer' for fresh guests."),
+    "fork.unstoppable": (
+        Unavailable,
+        "Try again once what is named no longer waits for a disk or another machine.",
+    ),
     "service.unknown": (NotFound, "Env.services names those of a box."),
     "limit.memory": (MemoryExceeded, "Raise Limits.memory_bytes."),
 }

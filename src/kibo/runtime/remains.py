@@ -6,18 +6,11 @@ as it lives. A session whose lock nobody holds has ended; its processes have end
 
 from __future__ import annotations
 
-import json
 import os
-import select
-import time
 from pathlib import Path
-from typing import Final
 
-from kibo.runtime.cgroups import PLACES_FILE, remove_places
 from kibo.runtime.layers.locking import try_lock
-
-#: The kernel counts a killed process out of its group within milliseconds; one that writes to a slow disk takes longer.
-PATIENCE_S: Final = 5.0
+from kibo.runtime.layers.temporary import remove_groups
 
 
 def lock_path(run_directory: Path) -> Path:
@@ -34,13 +27,8 @@ def remove_remains(run_directory: Path) -> bool:
     if held is None:
         return False
     try:
-        record = run_directory / PLACES_FILE
-        places = json.loads(record.read_text()) if record.exists() else ()
-        deadline = time.monotonic() + PATIENCE_S
-        while not remove_places(places):
-            if time.monotonic() > deadline:
-                return False
-            select.select([], [], [], 0.01)
+        if not remove_groups(run_directory):
+            return False
         import shutil  # late: it brings three compression libraries along, which every fork would pay for
 
         shutil.rmtree(run_directory, ignore_errors=True)

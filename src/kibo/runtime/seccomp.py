@@ -82,7 +82,7 @@ def compile_filter(
         policy: What is allowed.
         arch: ``"x86_64"`` or ``"aarch64"``; None is this machine's.
         notify: Calls that, where the policy would refuse them, wait for an answer on the listener instead.
-        nested_namespaces: Lets the policy's ``nested`` calls through.
+        nested_namespaces: Puts the policy's ``nested`` entries in the place of others for the same calls.
 
     Returns:
         The program, an array of ``struct sock_filter``.
@@ -110,14 +110,13 @@ def _outcomes(
 ) -> dict[int, int | Check]:
     """Says for each number what is done with it: a filter's return value, or a check of an argument."""
     outcomes: dict[int, int | Check] = {}
-    freed = set(policy.nested.names.split()) if nested else set()
-    for entry in policy.entries:
+    for entry in (*policy.entries, *(policy.nested if nested else ())):
         names = (entry.name,) if isinstance(entry, Check) else entry.names.split()
         for name in names:
             # A call that this architecture never had is simply not in its table.
             if (number := target.numbers.get(name)) is None:
                 continue
-            if isinstance(entry, Allow) or name in freed:
+            if isinstance(entry, Allow):
                 outcomes[number] = RET_ALLOW
             elif isinstance(entry, Deny):
                 outcomes[number] = RET_USER_NOTIF if name in notify else RET_ERRNO | entry.number
@@ -170,7 +169,13 @@ def _check(check: Check, notify: frozenset[str]) -> list[Instruction]:
     for value, narrower in check.narrowed:
         targets[value] = len(tail)
         tail += _check(narrower, notify)
-    program = [Instruction(_LOAD, 0, 0, _ARGUMENTS_OFFSET + 8 * check.argument)]
+    program = []
+    if check.wide:
+        # Past the lower half's load, mask and comparisons, to the answer for none.
+        ahead = 1 + (check.mask != 0xFFFFFFFF) + len(check.values)
+        program.append(Instruction(_LOAD, 0, 0, _ARGUMENTS_OFFSET + 8 * check.argument + 4))
+        program.append(Instruction(_EQUAL, 0, ahead, 0))
+    program.append(Instruction(_LOAD, 0, 0, _ARGUMENTS_OFFSET + 8 * check.argument))
     if check.mask != 0xFFFFFFFF:
         program.append(Instruction(_AND, 0, 0, check.mask))
     for index, value in enumerate(check.values):

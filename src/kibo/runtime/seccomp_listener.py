@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import select
 import struct
 from typing import Final, NamedTuple
@@ -17,7 +18,10 @@ _RESPONSE: Final = struct.Struct("=QqiI")
 _RECEIVE: Final = 0xC0502100
 _SEND: Final = 0xC0182101
 _ID_VALID: Final = 0x40082102
+_ADD_FD: Final = 0x40182103
 _SET_FLAGS: Final = 0x40082104
+_ADDED: Final = struct.Struct("=QIIII")
+_AT_THIS_NUMBER: Final = 1
 _CONTINUE: Final = 1
 _SYNC_WAKE_UP: Final = 1
 
@@ -74,6 +78,23 @@ def proceed(listener: int, notification: Notification) -> bool:
 def refuse(listener: int, notification: Notification, number: int = errno.EPERM) -> bool:
     """Fails the call with an errno. Returns whether its process still waited."""
     return _answer(listener, _RESPONSE.pack(notification.id, 0, -number, 0))
+
+
+def hand_over(listener: int, notification: Notification, fd: int, number: int) -> bool:
+    """Gives the process whose call waits a descriptor, closed on exec, in the place of what has that number there.
+
+    Returns:
+        Whether its process still waited.
+    """
+    try:
+        fcntl.ioctl(
+            listener, _ADD_FD, _ADDED.pack(notification.id, _AT_THIS_NUMBER, fd, number, os.O_CLOEXEC)
+        )
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    return True
 
 
 def still_waits(listener: int, notification: Notification) -> bool:

@@ -38,7 +38,7 @@ class Deny:
 class Check:
     """One call that is let through or fails by the low 32 bits of one argument.
 
-    All checked arguments are 32-bit in the kernel, which ignores the upper half as this check does.
+    Checked arguments are 32-bit in the kernel, which ignores the upper half as this check does, but for wide ones.
 
     Attributes:
         name: The call.
@@ -47,6 +47,7 @@ class Check:
         allow: Whether a match is let through (else it is refused).
         number: The errno of a refusal.
         mask: Bits of the argument that count.
+        wide: Whether the argument is a pointer, whose upper half must be zero for a match.
         narrowed: For a matching value, a further check in place of letting it through.
     """
 
@@ -57,6 +58,7 @@ class Check:
     number: int
     reason: str
     mask: int = 0xFFFFFFFF
+    wide: bool = False
     narrowed: tuple[tuple[int, Check], ...] = ()
 
 
@@ -65,11 +67,11 @@ class Policy:
     """Everything a filter is compiled from.
 
     Attributes:
-        nested: Calls that stop being refused in a box that asked for namespaces of its own.
+        nested: What holds instead in a box that asked for namespaces of its own.
     """
 
     entries: tuple[Allow | Deny | Check, ...]
-    nested: Allow
+    nested: tuple[Allow | Check, ...]
 
 
 #: CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET of clone(2). CLONE_NEWTIME shares its bit
@@ -84,6 +86,7 @@ _NETLINK_ROUTE, _NETLINK_SOCK_DIAG, _NETLINK_KOBJECT_UEVENT, _NETLINK_GENERIC = 
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _PER_LINUX, _PER_LINUX32, _UNAME26, _ADDR_NO_RANDOMIZE, _QUERY = 0, 8, 0x20000, 0x40000, 0xFFFFFFFF
 
+_RLIMIT_NPROC = 6
 _EPERM, _ENOSYS = errno.EPERM, errno.ENOSYS
 
 BOX: Final = Policy(
@@ -178,7 +181,30 @@ BOX: Final = Policy(
             "sched_setscheduler sched_get_priority_max sched_get_priority_min sched_rr_get_interval "
             "sched_getaffinity sched_setaffinity sched_getattr sched_setattr ioprio_get ioprio_set",
         ),
-        Allow("resource limits: the hard ones only shrink", "getrlimit setrlimit prlimit64"),
+        Allow("resource limits, read", "getrlimit"),
+        Check(
+            "setrlimit",
+            0,
+            (_RLIMIT_NPROC,),
+            False,
+            _EPERM,
+            "resource limits, whose hard ones only shrink; but that of processes has room for the boxes forked from "
+            "this one, and is the warden's to set",
+        ),
+        Check(
+            "prlimit64",
+            1,
+            (_RLIMIT_NPROC,),
+            False,
+            _EPERM,
+            "as setrlimit",
+            narrowed=(
+                (
+                    _RLIMIT_NPROC,
+                    Check("prlimit64", 2, (0,), True, _EPERM, "reading it: there is no new value", wide=True),
+                ),
+            ),
+        ),
         Allow(
             "reading clocks and setting timers; adjusting needs a capability it lacks",
             "time gettimeofday clock_gettime clock_getres clock_nanosleep nanosleep alarm getitimer "
@@ -334,8 +360,19 @@ BOX: Final = Policy(
             "afs_syscall tuxcall security vserver",
         ),
     ),
-    nested=Allow(
-        "a program's own sandbox (Chromium's) makes a user namespace and an empty root; mounts stay refused",
-        "clone unshare chroot",
+    nested=(
+        Allow(
+            "a program's own sandbox (Chromium's) makes a user namespace and an empty root; mounts stay refused",
+            "unshare chroot",
+        ),
+        Check(
+            "clone",
+            0,
+            (NEW_NAMESPACES,),
+            False,
+            _EPERM,
+            "namespaces, but not all at once: that is how a box is forked, which the warden waits for",
+            mask=NEW_NAMESPACES,
+        ),
     ),
 )

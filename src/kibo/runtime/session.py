@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 from kibo.model.errors import HostUnsupported
 from kibo.runtime.interpreter import out_of_reach
+from kibo.runtime.layers.home import kernel_features_to_do_without
 from kibo.runtime.layers.locking import try_lock
 from kibo.runtime.orders import Orders
 from kibo.runtime.remains import lock_path, remove_remains, sweep_sessions
@@ -40,6 +42,7 @@ class Session(Orders):
 
         Raises:
             HostUnsupported: The host cannot give the isolation that boxes need; the hint is the remedy.
+            OSError: The state directory cannot be written to, such as ENOSPC.
         """
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.home = home
@@ -50,7 +53,12 @@ class Session(Orders):
         python_path = _python_path()
         lock = try_lock(lock_path(self.run_directory))
         assert lock is not None, "two sessions of one random name"
-        self.run_directory.mkdir(mode=0o700, parents=True)
+        try:
+            self.run_directory.mkdir(mode=0o700, parents=True)
+        except BaseException:
+            lock_path(self.run_directory).unlink()
+            os.close(lock)
+            raise
         self._closing = threading.Lock()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         life_read, self._life = os.pipe2(os.O_CLOEXEC)
@@ -61,6 +69,7 @@ class Session(Orders):
             "session": self.name,
             "run": str(self.run_directory),
             "layers": str(home / "layers"),
+            "deltas": str(home / "deltas"),
             "python_path": python_path,
             "owner_pid": self.owner_pid,
             "owner_fd": theirs.fileno(),
@@ -68,6 +77,7 @@ class Session(Orders):
             "ready_fd": ready_write,
             "listen_fd": listener.fileno(),
             "lock_fd": lock,
+            "without": kernel_features_to_do_without(),
         }
         _raise_open_files()
         settings = _in_memory(json.dumps(config).encode())
@@ -105,6 +115,8 @@ class Session(Orders):
         answer: dict[str, Any] = {"kind": "failed", "message": "the keeper ended or did not start in time"}
         if line:
             answer = json.loads(line)
+        if answer.get("errno") in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(answer["errno"], answer["message"])
         if answer["kind"] != "ok":
             raise HostUnsupported(
                 f"boxes cannot be isolated on this host: {answer['message']}",

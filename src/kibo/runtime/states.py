@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from kibo.box.define import Box
 from kibo.box.plan import Plan, plan
 from kibo.box.ship import encode_parts
 from kibo.box.sums import digest_of, prefix
-from kibo.model.errors import ActionRaised, BuildFailed, HostUnsupported, StateNotForkable
-from kibo.model.ids import StateId
+from kibo.model.errors import ActionRaised, BuildFailed, HostUnsupported, KiboError, StateNotForkable
+from kibo.model.ids import InstanceId, StateId
 from kibo.model.limits import (
     DEFAULT_DISK_BYTES,
+    DEFAULT_LAUNCH_S,
     DEFAULT_MEMORY_BYTES,
     DEFAULT_OPEN_FILES,
     DEFAULT_PIDS,
 )
 from kibo.runtime import wire
 from kibo.runtime.channel import Channel
-from kibo.runtime.egress import Egress
+from kibo.runtime.egress import Door, Egress
 from kibo.runtime.idmap import BOX_ID
 from kibo.runtime.images.environment import (
     BuiltEnvironment,
@@ -32,11 +33,13 @@ from kibo.runtime.images.environment import (
     find_environment,
     interpreter_layer,
 )
-from kibo.runtime.orders import FORK_S, lost
+from kibo.runtime.orders import FORK_S, UNWIND_S, lost
 from kibo.runtime.refusals import refusal_error, violation
 from kibo.runtime.roots import HOST_USR
 from kibo.runtime.servicing import start_services, stop_services
 from kibo.runtime.session import Session
+from kibo.runtime.trust import VARIABLES as TRUST
+from kibo.runtime.trust import trust_layer
 from kibo.runtime.waiting import Blocking, Waiting, run
 
 #: Where a box finds its proxy.
@@ -84,12 +87,35 @@ class Launched:
     cached: bool
 
 
+@dataclass(slots=True)
+class Spawned:
+    """What an instance consists of, for whichever face.
+
+    Attributes:
+        states: Those of its session.
+        state: What it was forked from first.
+        instance: Its id.
+        channel: To its guest, which is ready.
+        upper: The layer on disk that it writes to or, sealed, will write to next; empty for one in memory.
+        deltas: Sealed layers on disk that it lies on, besides its state's own, lowest first.
+        taken: The same of the point that was taken of it last, whose last one may be a copy of its own.
+    """
+
+    states: States
+    state: State
+    instance: InstanceId
+    channel: Channel
+    upper: str = ""
+    deltas: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
+
+
 class States:
     """The states of one session, by digest. Thread-safe: whoever comes second waits for the first one's build."""
 
     def __init__(self, session: Session, egress: Egress) -> None:
         self.session = session
-        self._egress = egress
+        self.egress = egress
         self._ready: dict[str, State] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
@@ -147,33 +173,46 @@ class States:
         reads_host_files = any(isinstance(source, str) for source in wanted.env.files.values())
         return State(cell, self.session, built, wanted, reads_host_files)
 
-    async def fork(self, waiting: Waiting, state: State, cell: str, name: str = "") -> Channel:
-        """Makes a live fork of a state, with a name if wanted, and returns the channel to its guest, which is ready."""
-        arguments: dict[str, Any] = {"id": cell, "source": state.cell}
+    async def fork(
+        self, waiting: Waiting, state: State, name: str = "", *, upper: str = "", over: Sequence[str] = ()
+    ) -> Spawned:
+        """Makes a live fork of a state. Its guest is ready.
+
+        Args:
+            waiting: How to wait.
+            state: What to fork.
+            name: What to call it; may be empty.
+            upper: The layer on disk that it is to write to; one in memory where empty.
+            over: Sealed layers on disk that it is to lie on, besides the state's own, lowest first.
+        """
+        cell = InstanceId.new()
+        arguments: dict[str, Any] = {"id": cell, "source": state.cell, "upper": upper, "over": list(over)}
         if name:
             arguments["name"] = name
         if state.plan.limits.wall_s:
             arguments["setup"] = {"wall_s": state.plan.limits.wall_s}
-        return await self._make(waiting, "fork", arguments, state.plan)
+        channel = await self.make(waiting, "fork", arguments, state.plan)
+        return Spawned(self, state, cell, channel, upper, tuple(over))
 
     def _start(self, cell: StateId, wanted: Plan, built: BuiltEnvironment, base: State | None) -> Channel:
-        lowers, usr_lowers = _lowers(built, self.session.home), _usr_lowers(built)
+        lowers, usr_lowers = self._lowers(wanted, built), _usr_lowers(built)
         arguments: dict[str, Any] = {"id": cell, "label": _label(wanted), "setup": self._setup(wanted, built)}
         arguments |= {"disk_bytes": wanted.limits.disk_bytes or DEFAULT_DISK_BYTES}
         if base is not None:
             arguments["source"] = base.cell
-            if built.layers != base.built.layers:
+            # A part that is the first to want a way out adds what makes its programs trust the gateway.
+            if built.layers != base.built.layers or bool(wanted.egress) != bool(base.plan.egress):
                 arguments |= {"lowers": lowers, "usr_lowers": usr_lowers}
-            return run(self._make(self._waiting, "fork", arguments, wanted))
+            return run(self.make(self._waiting, "fork", arguments, wanted))
         arguments |= {
             "lowers": lowers,
             "usr_lowers": usr_lowers,
             "writable_usr": wanted.env.user == "root" and built.host_view,
             "nested": wanted.env.nested_namespaces,
         }
-        return run(self._make(self._waiting, "new", arguments, wanted))
+        return run(self.make(self._waiting, "new", arguments, wanted))
 
-    async def _make(self, waiting: Waiting, order: str, arguments: dict[str, Any], wanted: Plan) -> Channel:
+    async def make(self, waiting: Waiting, order: str, arguments: dict[str, Any], wanted: Plan) -> Channel:
         channel = await self._make_cell(waiting, order, arguments, wanted)
         if wanted.env.services:
             try:
@@ -190,9 +229,9 @@ class States:
         cell = arguments["id"]
         if not wanted.egress:
             channel = self.session.begin(order, arguments)
-            await self.session.finish(waiting, channel, cell)
+            await self.session.finish(waiting, channel, cell, _launch_s(wanted))
             return channel
-        door = self._egress.door(cell, wanted.egress, wanted.secrets)
+        door = self.door(cell, wanted)
         try:
             channel = self.session.begin(order, arguments, door.theirs)
             try:
@@ -200,10 +239,21 @@ class States:
                 await door.open(waiting)
             except wire.Closed:
                 pass  # it could not be made; `finish` says why
-            await self.session.finish(waiting, channel, cell)
+            await self.session.finish(waiting, channel, cell, _launch_s(wanted))
         finally:
             door.close()
         return channel
+
+    def door(self, cell: str, wanted: Plan) -> Door:
+        """Makes a way out for a cell."""
+        return self.egress.door(cell, wanted.egress, wanted.secrets)
+
+    def _lowers(self, wanted: Plan, built: BuiltEnvironment) -> list[str]:
+        home = self.session.home
+        layers = [*built.layers, interpreter_layer(home)]
+        if wanted.egress:
+            layers.append(trust_layer(home, built.layers, self.egress.certificate()))
+        return [f"/kibo/layers/{layer.path.parent.name}/fs" for layer in layers]
 
     def _setup(self, wanted: Plan, built: BuiltEnvironment) -> dict[str, Any]:
         limits = wanted.limits
@@ -235,7 +285,14 @@ class States:
             return {}
         return {"memory_bytes": DEFAULT_MEMORY_BYTES, "pids": limits.pids or DEFAULT_PIDS} | asked
 
-    def _ask(self, channel: Channel, request: list[Any], timeout_s: float | None = None) -> Any:
+    def _ask(self, channel: Channel, request: list[Any], what: str, timeout_s: float) -> Any:
+        """Asks a guest that is becoming a state. What it is asked to do has its time, and is killed with it after.
+
+        Raises:
+            BuildFailed: It ended, or did not answer in time.
+            KiboError: What it answered.
+        """
+
         async def converse() -> Any:
             await channel.send(self._waiting, request)
             return await channel.receive(self._waiting, timeout_s)
@@ -253,17 +310,29 @@ class States:
             ) from None
         except wire.FrameError as error:
             raise violation(str(error)) from None
-        if not (isinstance(reply, list) and len(reply) == (2 if reply[:1] == ["interrupted"] else 3)):
+        except TimeoutError:
+            raise BuildFailed(
+                f"{what} did not end within {timeout_s:g} s",
+                hint="Raise Limits.launch_s if it needs longer; nothing of the state was kept.",
+                step=what,
+                details={"timeout_s": timeout_s},
+            ) from None
+        if not (isinstance(reply, list) and len(reply) == 3):
             raise violation("its answer has no form")
         if reply[0] == "error":
             raise refusal_error(reply[2])
-        if reply[0] == "interrupted":
-            raise BuildFailed("launch() took longer than its limit", hint="Raise Limits.action_s.")
         return reply[2]
+
+    def _interrupt(self, channel: Channel, cell: StateId) -> None:
+        """Has a launch that is late unwind, so that it closes what it opened; it is killed in any case."""
+        with contextlib.suppress(KiboError, TimeoutError, wire.Closed, wire.FrameError, ConnectionError):
+            run(self.session.ask(self._waiting, "interrupt", {"id": cell}, timeout_s=UNWIND_S))
+            run(channel.receive(self._waiting, UNWIND_S))
 
     def _load(self, channel: Channel, wanted: Plan) -> None:
         try:
-            self._ask(channel, ["load", 1, encode_parts(wanted)])
+            what = f"loading {_label(wanted)}"
+            self._ask(channel, ["load", 1, encode_parts(wanted)], what, _launch_s(wanted))
         except ActionRaised as error:
             missing = error.remote_type in ("ModuleNotFoundError", "ImportError")
             raise BuildFailed(
@@ -282,7 +351,12 @@ class States:
             progress(Launching(part.name, cell))
         try:
             if part.has_launch:
-                self._ask(channel, ["launch", 2, len(wanted.parts) - 1])
+                request = ["launch", 2, len(wanted.parts) - 1]
+                self._ask(channel, request, f"launch {part.name}", _launch_s(wanted))
+        except BuildFailed as error:
+            if "timeout_s" in error.details:
+                self._interrupt(channel, cell)
+            raise
         except ActionRaised as error:
             raise BuildFailed(
                 f"{part.name}.launch() raised {error.remote_type}: {error.message}",
@@ -294,7 +368,7 @@ class States:
             progress(Launched(part.name, time.monotonic() - begin, False))
 
     def _seal(self, channel: Channel, cell: StateId, wanted: Plan) -> None:
-        left = self._ask(channel, ["seal", 3])
+        left = self._ask(channel, ["seal", 3], f"suspending {_label(wanted)}", _launch_s(wanted))
         if not isinstance(left, dict):
             raise violation("its answer has no form")
         if "unforkable" in left:
@@ -320,13 +394,12 @@ class States:
             raise violation("its runner no longer does as the warden asks") from None
 
 
+def _launch_s(wanted: Plan) -> float:
+    return wanted.limits.launch_s or DEFAULT_LAUNCH_S
+
+
 def _label(wanted: Plan) -> str:
     return " + ".join(part.name for part in wanted.parts) or "Box()"
-
-
-def _lowers(built: BuiltEnvironment, home: Path) -> list[str]:
-    layers = [*built.layers, interpreter_layer(home)]
-    return [f"/kibo/layers/{layer.path.parent.name}/fs" for layer in layers]
 
 
 def _usr_lowers(built: BuiltEnvironment) -> list[str]:
@@ -352,4 +425,6 @@ def _variables(wanted: Plan, built: BuiltEnvironment) -> dict[str, str]:
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
             variables[name] = PROXY_URL
         variables["no_proxy"] = variables["NO_PROXY"] = "127.0.0.1,localhost"
+        # What the environment says itself stands: a program may have good reason to trust one bundle only.
+        variables = {**TRUST, **variables}
     return variables

@@ -10,17 +10,27 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import mmap
 import os
 import select
 import signal
 import socket
 import stat
 import termios
+import time
 from typing import Any, Final
 
 from kibo.runtime import wire
 from kibo.runtime.orphans import Adopted
 
+#: Before the notes: since when a command is being started whose number is not noted yet, in ticks since boot, or 0.
+STARTING_BYTES: Final = 8
+#: After that: how many commands have been started, or could not be.
+COUNT_BYTES: Final = 8
+HEAD_BYTES: Final = STARTING_BYTES + COUNT_BYTES
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+#: One note of a command that runs: the number of its process group, or 0.
+NOTE_BYTES: Final = 4
 #: Exit status of a program that could not be started.
 EXIT_NOT_STARTED: Final = 127
 
@@ -40,6 +50,13 @@ class Steward:
         self._poll.register(self._adopted.fd, select.POLLIN)
         self._by_pidfd: dict[int, tuple[int, socket.socket]] = {}
         self._by_reply: dict[int, int] = {}
+        _, (notes,), _ = wire.receive_command(orders)
+        self._notes = mmap.mmap(notes, os.fstat(notes).st_size)
+        os.close(notes)
+        self._places: dict[int, int] = {}
+        self._free: list[int] = []
+        self._unused = HEAD_BYTES
+        self._count = 0
 
     def serve(self) -> None:
         """Serves until the warden closes its end."""
@@ -64,13 +81,18 @@ class Steward:
     def _start(self, order: dict[str, Any], descriptors: list[int]) -> None:
         reply = socket.socket(fileno=descriptors[0])
         streams = descriptors[1:]
+        self._starting(int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS))
         try:
             pid = self._spawn(order, streams)
+            self._note(pid)
         except OSError as error:
             _tell(reply, {"kind": "not-started", "errno": error.errno or 0, "message": str(error)})
             reply.close()
             return
         finally:
+            self._starting(0)
+            self._count += 1
+            self._notes[STARTING_BYTES:HEAD_BYTES] = self._count.to_bytes(COUNT_BYTES, "little")
             for fd in streams:
                 os.close(fd)
         pidfd = os.pidfd_open(pid)
@@ -98,8 +120,31 @@ class Steward:
         finally:
             os.chdir("/")
 
+    def _starting(self, since: int) -> None:
+        self._notes[:STARTING_BYTES] = since.to_bytes(STARTING_BYTES, "little")
+
+    def _note(self, pid: int) -> None:
+        """Notes a command where the warden reads it if this process is killed. There is room for all that can run."""
+        if self._free:
+            place = self._free.pop()
+        elif self._unused < len(self._notes):
+            place = self._unused
+            self._unused += NOTE_BYTES
+        else:
+            return
+        self._places[pid] = place
+        self._notes[place : place + NOTE_BYTES] = pid.to_bytes(NOTE_BYTES, "little")
+
+    def _strike(self, pid: int) -> None:
+        place = self._places.pop(pid, None)
+        if place is not None:
+            self._notes[place : place + NOTE_BYTES] = bytes(NOTE_BYTES)
+            self._free.append(place)
+
     def _ended(self, pidfd: int) -> None:
         pid, reply = self._by_pidfd.pop(pidfd)
+        # Before it is reaped: after that its number may be another's.
+        self._strike(pid)
         _, status = os.waitpid(pid, 0)
         self._poll.unregister(pidfd)
         os.close(pidfd)
@@ -123,6 +168,48 @@ class Steward:
             signum = signal.SIGKILL
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signum)
+
+
+def read_notes(data: bytes) -> tuple[list[int], int]:
+    """Reads what a steward noted: the process groups that run, and since when it was starting one, or 0."""
+    numbers = (
+        int.from_bytes(data[i : i + NOTE_BYTES], "little", signed=True)
+        for i in range(HEAD_BYTES, len(data), NOTE_BYTES)
+    )
+    return [number for number in numbers if number > 1], int.from_bytes(data[:STARTING_BYTES], "little")
+
+
+def read_count(data: bytes) -> int:
+    """Reads how many commands a steward has started, or could not."""
+    return int.from_bytes(data[STARTING_BYTES:HEAD_BYTES], "little")
+
+
+def find_orphans(guest: int, since: int) -> list[int]:
+    """Finds what a steward had just started when it was killed: sessions that fell to the guest and are that young.
+
+    Args:
+        guest: The box's first process, by its number in the /proc that this process sees.
+        since: When the steward began, in ticks since boot.
+
+    Returns:
+        Their numbers in the box.
+    """
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+            if int(fields[1]) != guest or int(fields[19]) < since:
+                continue
+            with open(f"/proc/{entry}/status") as file:
+                lines = dict(line.split(":", 1) for line in file.read().splitlines() if line.startswith("NS"))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended while we looked
+        if lines["NSpid"].split()[-1] == lines["NSsid"].split()[-1]:
+            found.append(int(lines["NSpid"].split()[-1]))
+    return found
 
 
 def _find(name: str, path: str) -> str:

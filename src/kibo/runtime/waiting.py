@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import select
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
 
@@ -40,6 +40,12 @@ class Waiting(Protocol):
     def unbroken(self) -> AbstractContextManager[object]:
         """Returns a block in which cancellation waits: for tidying up, with deadlines of its own."""
 
+    async def aside(self, work: Callable[[], Result]) -> Result:
+        """Does what waits for a disk or a database. Cancelled, it is done all the same; the next wait is told."""
+
+    async def whole(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Does what must not be left half done. Cancelled, it goes on to its end; the next wait is told."""
+
 
 class Blocking:
     """Waits in the calling thread."""
@@ -65,6 +71,14 @@ class Blocking:
     def unbroken(self) -> AbstractContextManager[object]:
         """See `Waiting.unbroken`. A second Ctrl-C breaks it: who presses it wants out."""
         return nullcontext()
+
+    async def aside(self, work: Callable[[], Result]) -> Result:
+        """See `Waiting.aside`."""
+        return work()
+
+    async def whole(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """See `Waiting.whole`. Ctrl-C breaks it, as `unbroken`."""
+        return await work
 
 
 class _ThreadLock:

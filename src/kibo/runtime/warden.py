@@ -7,23 +7,28 @@ processes only, and believes nothing that a guest says.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
 import itertools
 import os
+import resource
 import select
 import signal
 import socket
+import time
 import traceback
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from kibo.runtime import guest, kernel, roots, seccomp_listener, wire
-from kibo.runtime.cells import Cell, CellState, Groups
+from kibo.runtime import guest, kernel, roots, seccomp_listener, wire, world
+from kibo.runtime.cells import Cell, CellState, Groups, is_ending
 from kibo.runtime.commands import Commands
+from kibo.runtime.held import Held, Step, stops
 from kibo.runtime.idmap import format_lines
 from kibo.runtime.loop import Loop
-from kibo.runtime.mapwriter import MapWriter
+from kibo.runtime.mapwriter import Nursery
+from kibo.runtime.points import Points
 from kibo.runtime.vetting import RightsKeptError, check_bare, vet
 
 #: Where a box's forwarder listens, inside the box.
@@ -33,6 +38,14 @@ _IP_FREEBIND: Final = 15  # ip(7); not in the socket module
 MAX_REASONS: Final = 4096
 #: Cells in one answer to ``list``: with names of 200 bytes still half of what a message may have.
 PAGE_CELLS: Final = 128
+
+#: How long what a sealed process has started may take to end.
+ALONE_S: Final = 1.0
+#: How long after a seal what it left is taken down, where nothing has asked for it before.
+IDLE_S: Final = 0.02
+
+#: Orders for which a parked instance wakes.
+_FOR_RUNNING: Final = frozenset({"exec", "services", "files", "interrupt", "process", "copy"})
 
 _CLONE_FIRST: Final = guest.FORK_FLAGS & ~kernel.CLONE_NEWUSER
 
@@ -61,13 +74,24 @@ class Warden:
         self.settings = settings
         self.groups = groups
         self.cells: dict[str, Cell] = {}
+        #: Cells that were instances when they were sealed, by the id that those go on under.
+        self.parked: dict[str, Cell] = {}
         self.reasons: dict[str, str] = {}
         self._by_pid: dict[int, Cell] = {}
+        self._seals = itertools.count()
+        self.nursery = Nursery()
         self.loop = Loop()
         self.own_mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self.own_net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        #: Where a guest's standard input leads. Detached, so that it has no path of ours.
+        self._null = kernel.open_tree(kernel.AT_FDCWD, f"{roots.SHARED_DEV}/null", kernel.OPEN_TREE_CLONE)
         self.commands = Commands(self)
+        self.points = Points(self)
+        # Read like everything else, and never in the middle of a call.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        self._stops = kernel.child_signals()
+        self.loop.watch(self._stops, self._see_stops)
         self.clients: dict[int, socket.socket] = {}
 
     # Clients
@@ -99,10 +123,15 @@ class Warden:
             del self.clients[client.fileno()]
             client.close()
             return
+        self._carry_out(order, descriptors)
+
+    def _carry_out(self, order: Any, descriptors: list[int]) -> None:
         taken: list[int] = []
         name = "an order"
         try:
             name, arguments = order
+            if name in _FOR_RUNNING and self._put_off(order, descriptors, taken):
+                return
             getattr(self, f"order_{name}", self._order_unknown)(arguments, descriptors, taken)
         except Refused as refusal:
             _tell(descriptors, refusal.data)
@@ -124,12 +153,27 @@ class Warden:
 
     def cell(self, arguments: dict[str, Any]) -> Cell:
         """Finds the cell that an order names."""
-        cell = self.cells.get(arguments["id"])
+        cell = self.cells.get(arguments["id"]) or self.parked.get(arguments["id"])
         if cell is None or cell.state is CellState.ENDED:
             raise Refused(
                 "instance.ended", f"there is no running instance {arguments['id']}", id=arguments["id"]
             )
         return cell
+
+    def _put_off(self, order: Any, descriptors: list[int], taken: list[int]) -> bool:
+        """Wakes the instance that an order is for, and keeps the order until it runs. False where it does run.
+
+        One whose files are being copied does not: whatever started in it now could write to them.
+        """
+        instance = order[1]["id"]
+        if (sealed := self.parked.get(instance)) is not None:
+            self._wake(sealed)
+        cell = self.cells.get(instance)
+        if cell is None or not (cell.waking or cell.copy):
+            return False
+        taken.extend(descriptors)
+        cell.deferred.append((order, descriptors))
+        return True
 
     # Making cells
 
@@ -142,17 +186,21 @@ class Warden:
             writable_usr=arguments["writable_usr"],
         )
         cell = self._add_cell(arguments, root, None, descriptors, taken)
-        cell.setup = arguments["setup"] | {"seccomp": self.settings.filters[arguments["nested"]]}
+        nested = arguments["nested"]
+        cell.setup = arguments["setup"] | {"nested": nested, "seccomp": self.settings.filters[nested]}
         control = self._control(cell)
         if kernel.clone(_CLONE_FIRST) == 0:
             self._become_guest(control)
         control.close()
 
-    def _become_guest(self, control: socket.socket) -> None:
+    def _become_guest(self, control: wire.AnySocket) -> None:
         """Turns the fresh child into a guest that holds nothing of the warden's. Never returns."""
         try:
             os.dup2(control.detach(), guest.CONTROL, False)
             kernel.close_range(guest.CONTROL + 1)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+            # Out of our process group, to which anyone in it may send signals.
+            os.setsid()
             kernel.set_name("kibo-guest")
             guest.run()
         except BaseException:  # noqa: BLE001 - a fork of the warden must never run on as a second warden
@@ -165,20 +213,50 @@ class Warden:
         source = self.cells.get(arguments["source"])
         if source is None or source.state is not CellState.SEALED:
             raise Refused("instance.ended", "the state to fork from is gone", id=arguments["source"])
+        deltas = self.stack(arguments["files"]) if "files" in arguments else source.root.deltas
         root = source.root.child(
             arguments.get("disk_bytes") or source.root.disk_bytes,
             tuple(arguments.get("lowers", ())),
             tuple(arguments.get("usr_lowers", ())),
+            (
+                *deltas,
+                *(roots.Sealed(_delta_path(name), mounted=False) for name in arguments.get("over", ())),
+            ),
+            _delta_path(arguments["upper"]) if arguments.get("upper") else "",
         )
         cell = self._add_cell(arguments, root, source, descriptors, taken)
+        # What its state left is not its own, nor is what an origin changed before it was forked.
+        cell.own_from = len(root.deltas)
         cell.setup = source.setup | arguments.get("setup", {})
-        control = self._control(cell)
-        assert source.control is not None
-        try:
-            wire.send_command(source.control, "fork", [control.fileno()])
-        finally:
-            control.close()
+        self._order_fork(source, cell)
+
+    def _order_fork(self, source: Cell, cell: Cell) -> None:
+        cell.entry = self._control(cell)
         source.awaited.append(cell)
+        source.forks += 1
+        cell.counted = True
+        self._fork_next(source)
+
+    def _fork_next(self, source: Cell) -> None:
+        """Lets a sealed cell make the next fork that was ordered of it, if it is ready to, or go on itself."""
+        held = source.held
+        while held is not None and held.waits and source.awaited:
+            child = source.awaited.pop(0)
+            if child.state is CellState.ENDED:
+                continue
+            assert child.entry is not None
+            if not held.fork(child.entry.fileno(), guest.CONTROL):
+                source.awaited.insert(0, child)
+                return
+            source.forking = child
+            try:
+                # While the source forks on another processor, its child's root is made here.
+                self._prepare(child)
+            except OSError as error:
+                self._fail(child, error)
+        if held is not None and held.waits and source.state is CellState.LIVE:
+            assert source.entry is not None
+            held.let_go(source.entry.fileno(), guest.CONTROL)
 
     def _add_cell(
         self,
@@ -207,14 +285,21 @@ class Warden:
         self.cells[cell.id] = cell
         return cell
 
-    def _control(self, cell: Cell) -> socket.socket:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def _control(self, cell: Cell) -> wire.AnySocket:
+        ours, theirs = _socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         # A guest that reads no more must not keep the warden waiting.
         ours.setblocking(False)
         cell.control = ours
+        cell.control_number = os.fstat(theirs.fileno()).st_ino
         self.loop.watch(ours.fileno(), lambda: self._from_guest(cell))
         return theirs
+
+    def _close_control(self, cell: Cell) -> None:
+        if cell.control is not None:
+            self.loop.unwatch(cell.control.fileno())
+            cell.control.close()
+            cell.control = None
 
     # What guests say
 
@@ -231,10 +316,6 @@ class Warden:
         try:
             if cell.state is CellState.STARTING and message is None and pid:
                 self._admit(cell, pid)
-            elif cell.state is CellState.STARTING and isinstance(message, int):
-                refused = f"the kernel refused another fork: {os.strerror(message)}"
-                cell.tell(_refusal(OSError(message, refused), refused) | {"code": "host.exhausted"})
-                self.end(cell, refused)
             elif (
                 message == "listener" and cell.source is None and cell.listener < 0 and len(descriptors) == 1
             ):
@@ -246,8 +327,6 @@ class Warden:
                 self._admit_fork(cell)
             elif message == "in" and cell.state is CellState.ENTERED and cell.source is None:
                 self._check(cell)
-            elif message == "out" and cell.state is CellState.SEALING:
-                self._finish_seal(cell)
             else:
                 self.end(cell, "its guest broke the protocol")
         except RightsKeptError as error:
@@ -271,6 +350,9 @@ class Warden:
         self._by_pid[pid] = cell
         cell.pidfd = kernel.pidfd_open(pid)
         self.loop.watch(cell.pidfd, lambda: self.end(cell, "its first process ended"))
+        if cell.given_up:
+            self.end(cell, "destroyed")
+            return
         if cell.source is not None:
             self._map(cell, cell.source)
         self._prepare(cell)
@@ -286,25 +368,54 @@ class Warden:
     def _let_in(self, cell: Cell, setup: dict[str, Any]) -> None:
         os.close(cell.proc)
         cell.proc = -1
+        self._send_in(cell, setup, cell.group.attach_fds if cell.group else ())
+
+    def _send_in(self, cell: Cell, order: object, groups: tuple[int, ...] = ()) -> None:
+        """Gives a guest an order, and with it its standard streams, its channel and its control groups' files."""
         log = cell.open_log()
+        # Of its own: whoever shares an open file sees what the other does with its flags, locks and owner.
+        null = os.open(f"/proc/self/fd/{self._null}", os.O_RDWR | os.O_CLOEXEC)
         assert cell.control is not None
         try:
-            groups = cell.group.attach_fds if cell.group else ()
-            wire.send_command(cell.control, setup, [cell.channel, log, *groups])
+            wire.send_command(cell.control, order, [null, log, log, cell.channel, *groups])
         finally:
             os.close(log)
+            os.close(null)
 
     def _admit_fork(self, cell: Cell) -> None:
         """Lets a fork in that says that it has given up its rights, once that is seen to be true."""
-        vet(cell.pid, cell.proc)
+        vet(cell.pid, cell.proc, cell.control_number, cell.root.identity)
+        if cell.map_awaited:
+            # It was asked for before all that was done since, so that nobody has waited for it.
+            assert cell.source is not None
+            assert cell.source.map_writer is not None
+            cell.source.map_writer.confirm(cell.map_awaited)
+            cell.map_awaited = 0
+        # Only this count of its own: the hard limit stays, which what is forked from it has for all below it.
+        self._limit_processes(cell, cell.setup["pids"])
         self._let_in(cell, cell.forked_setup())
         cell.release_channel()
-        cell.state = CellState.LIVE
+        self._is_live(cell)
         if wall_s := cell.setup.get("wall_s"):
             self.loop.after(wall_s, lambda: self._time_up(cell))
 
+    def _is_live(self, cell: Cell) -> None:
+        cell.state = CellState.LIVE
+        cell.waking = False
+        self.catch_up(cell)
+
+    def catch_up(self, cell: Cell) -> None:
+        """Carries out what was put off until a cell runs."""
+        deferred, cell.deferred = cell.deferred, []
+        for order, descriptors in deferred:
+            self._carry_out(order, descriptors)
+
+    def _limit_processes(self, cell: Cell, soft: int) -> None:
+        hard = kernel.limit_of(cell.pid, resource.RLIMIT_NPROC)[1]
+        kernel.set_limit(cell.pid, resource.RLIMIT_NPROC, min(soft, hard), hard)
+
     def _time_up(self, cell: Cell) -> None:
-        if self.cells.get(cell.id) is cell:
+        if self.cells.get(cell.id) is cell and cell.state is not CellState.SEALED:
             self.end(cell, "its time was up")
 
     def _prepare(self, cell: Cell) -> None:
@@ -317,7 +428,7 @@ class Warden:
     def _move_in(self, cell: Cell) -> int:
         """Gives a process its root, and returns a descriptor of its /proc, the caller's to close."""
         namespace = cell.open_pid_namespace()
-        process = roots.proc(namespace)
+        process = roots.proc(namespace, self.own_pids)
         os.close(namespace)
         try:
             roots.move_in(cell.pidfd, self.own_mounts, cell.root, process)
@@ -347,8 +458,8 @@ class Warden:
                     os.close(fd)
             return
         if source.map_writer is None:
-            source.map_writer = MapWriter.start(source.pidfd)
-        source.map_writer.write(cell.pid, format_lines(lines))
+            source.map_writer = self.nursery.start(source.pidfd)
+        cell.map_awaited = source.map_writer.write(cell.pid, format_lines(lines))
 
     def _listen(self, cell: Cell) -> None:
         """Opens the box's only door out: a socket inside its network that the forwarder accepts from."""
@@ -373,8 +484,6 @@ class Warden:
         check_bare(cell.pid)
         cell.release_channel()
         cell.state = CellState.LIVE
-        if cell.seal_reply >= 0:
-            self._begin_seal(cell)
 
     def _clone_asked(self, cell: Cell) -> None:
         """Answers a clone into new namespaces: yes to the one that a fork was ordered for, else no."""
@@ -390,42 +499,264 @@ class Warden:
             return
         asking = self._by_pid.get(call.pid)
         flags = call.arguments[0] & ~(0xFF | 0x01000000 | 0x00200000)
-        if asking is not None and asking.awaited and flags == guest.FORK_FLAGS:
+        if asking is not None and asking.held is not None and flags == guest.FORK_FLAGS:
+            asking.held.asks(cell.listener, call)
+            self._fork_next(asking)
+        elif cell.setup["nested"]:
             seccomp_listener.proceed(cell.listener, call)
-            child = asking.awaited.pop(0)
-            try:
-                # While the source forks on another processor, its child's root is made here.
-                self._prepare(child)
-            except OSError as error:
-                self._fail(child, error)
         else:
             seccomp_listener.refuse(cell.listener, call, errno.EPERM)
+
+    def _see_stops(self) -> None:
+        """Has those go on that have stopped on their way from one fork to the next."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._stops, 4096)
+        for pid, status in stops():
+            cell = self._by_pid.get(pid)
+            if cell is not None and cell.held is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    self._take_step(cell, cell.held, status)
+
+    def _take_step(self, cell: Cell, held: Held, status: int) -> None:
+        match held.step(status):
+            case Step.STOPPED:
+                self._hold(cell, held, time.monotonic() + ALONE_S)
+            case Step.STRAYED:
+                self.end(cell, "its guest did something when it was to do nothing but fork")
+            case Step.LET_GO:
+                assert cell.entry is not None
+                cell.entry.close()
+                cell.held = cell.entry = None
+            case Step.FORKED | Step.REFUSED | Step.BROKEN_OFF as step if cell.forking is not None:
+                child, cell.forking = cell.forking, None
+                if child.state is CellState.ENDED:
+                    return
+                if step is Step.BROKEN_OFF:
+                    cell.awaited.insert(0, child)
+                    return
+                assert child.entry is not None
+                child.entry.close()
+                child.entry = None
+                if step is Step.REFUSED:
+                    self._not_forked(child, held.error)
+
+    def _not_forked(self, cell: Cell, number: int) -> None:
+        refused = f"the kernel refused another fork: {os.strerror(number)}"
+        code = "fork.too_deep" if number == errno.ENOSPC else "host.exhausted"
+        cell.tell(_refusal(OSError(number, refused), refused) | {"code": code})
+        self.end(cell, refused)
+
+    def _hold(self, cell: Cell, held: Held, until: float) -> None:
+        """Looks at a sealed process that stands still for the first time, and keeps it so once it is alone.
+
+        Services that were stopped may not have ended altogether yet: what is left of them has until then.
+        """
+        if cell.held is not held:
+            return
+        try:
+            with open(f"/proc/{cell.pid}/status") as file:
+                single = "\nThreads:\t1\n" in file.read()
+            with open(f"/proc/{cell.pid}/task/{cell.pid}/children") as file:
+                # What has fallen to it from others is its own too: it is the first process of its namespace.
+                children = [int(pid) for pid in file.read().split()]
+        except (FileNotFoundError, ProcessLookupError):
+            return  # it was killed meanwhile
+        late = time.monotonic() > until
+        if not single or (late and any(not is_ending(pid) for pid in children)):
+            self.end(cell, "its guest started a program while it was to do nothing but fork")
+        elif children and not late:
+            self.loop.after(0.001, lambda: self._hold(cell, held, until))
+        else:
+            if cell.state is CellState.SEALED:
+                self._close_control(cell)  # which gives way to that of its first fork
+            held.go_on()
 
     # Sealing
 
     def order_seal(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
-        """Makes a cell's writable layer immutable, for forks to share. The guest has said that it is ready."""
+        """Makes a cell's writable layer immutable, for forks to lie on. Its guest has stepped aside.
+
+        An instance is parked: its cell goes on under the id ``state``, and wakes when it is used under its own; then
+        it writes to the layer ``upper`` where its own is on disk. Descriptors: reply, and an instance's next channel.
+        """
         cell = self.cell(arguments)
-        if cell.state not in (CellState.ENTERED, CellState.LIVE) or cell.seal_reply >= 0:
+        while cell.state is CellState.ENTERED and cell.control is not None and _readable(cell.control):
+            self._from_guest(cell)  # it told its caller that it is in, and us before that
+        if cell.state is not CellState.LIVE or cell.copy:
             raise Refused("kibo.bug", f"{cell.id} is {cell.state.value} and cannot be sealed")
-        cell.seal_reply = descriptors[0]
-        taken.append(descriptors[0])
-        if cell.state is CellState.LIVE:
-            self._begin_seal(cell)
-        # Else its guest has told its caller before us that it is in; once it has told us, we go on.
-
-    def _begin_seal(self, cell: Cell) -> None:
-        cell.state = CellState.SEALING
-        assert cell.control is not None
-        wire.send_command(cell.control, "step-out")
-
-    def _finish_seal(self, cell: Cell) -> None:
-        cell.root.seal(f"/kibo/states/{cell.id}")
-        os.close(self._move_in(cell))
+        instance = "state" in arguments
+        if cell.own_userns and cell.map_writer is None:
+            # Before it is needed: it starts on another processor meanwhile.
+            cell.map_writer = self.nursery.start(cell.pidfd)
+        if instance:
+            others = self._others(cell)
+            if others:
+                raise _busy(others)
+            self.commands.end_all(cell)
+        try:
+            roots.stop_writes(cell.pidfd, self.own_mounts, cell.root, several=cell.setup["nested"])
+            self.loop.after(IDLE_S, roots.take_down)
+        except roots.StillWrittenError:
+            raise Refused("fork.written", "it keeps a file open that cannot be closed for it") from None
+        try:
+            cell.held = Held(cell.pid, kernel.CLONE)
+        except PermissionError:
+            self.end(cell, "its guest does not let itself be held")
+            raise Refused("guest.protocol", cell.reason) from None
+        cell.root.seal(f"/kibo/states/{cell.id}-{next(self._seals)}")
+        self._step_down(cell)
         cell.state = CellState.SEALED
-        with socket.socket(fileno=cell.seal_reply) as reply:
-            wire.send_command(reply, {"kind": "ok"})
-        cell.seal_reply = -1
+        self._limit_processes(cell, kernel.INFINITE)
+        if instance:
+            taken.append(descriptors[1])
+            self._park(cell, arguments["state"], descriptors[1])
+            cell.next_upper = arguments.get("upper", "")
+        # Until it is dropped: nothing may wake it in place between its sealing and its forks.
+        cell.kept = True
+        assert cell.control is not None
+        wire.send_command(cell.control, "hold")
+        _tell(descriptors, {"kind": "ok", "layers": [delta.path for delta in cell.root.deltas]})
+
+    def order_keep(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Makes a parked instance a point to fork from once more. Answers with no state where it has gone on."""
+        sealed = self.parked.get(arguments["id"])
+        if sealed is None:
+            self.cell(arguments)
+            _tell(descriptors, {"kind": "ok", "state": "", "layers": []})
+            return
+        sealed.kept = True
+        layers = [delta.path for delta in sealed.root.deltas]
+        _tell(descriptors, {"kind": "ok", "state": sealed.id, "layers": layers})
+
+    def _step_down(self, cell: Cell) -> None:
+        """Gives a sealed cell's process a root that holds nothing: it runs no more, and each fork copies its mounts."""
+        try:
+            roots.move_in(cell.pidfd, self.own_mounts, cell.root)
+        finally:
+            cell.root.attached()
+
+    def _park(self, cell: Cell, state: str, channel: int) -> None:
+        cell.parked, cell.channel, cell.instance = cell.id, channel, True
+        self.parked[cell.parked] = cell
+        del self.cells[cell.id]
+        cell.id = state
+        self.cells[state] = cell
+
+    def _others(self, cell: Cell, *, served: bool = False) -> list[str]:
+        """Names the processes of a cell besides its guest and what the warden has started to serve it.
+
+        Args:
+            cell: The cell.
+            served: Whether services and what they started count as such.
+        """
+        # First: what has started by now is found below.
+        starting = ["a command that is being started"] if self.commands.starting(cell) else []
+        own = {1, *(_innermost_pid(helper.pid) for helper in cell.helpers.values())}
+        namespace = cell.open_pid_namespace()
+        process = roots.proc(namespace, self.own_pids)
+        os.close(namespace)
+        try:
+            found = {
+                int(pid): told
+                for pid in os.listdir(f"/proc/self/fd/{process}")
+                if pid.isdigit() and int(pid) not in own and (told := _living(process, pid))
+            }
+        finally:
+            os.close(process)
+        if served and cell.supervisor is not None:
+            below = {_innermost_pid(cell.supervisor.pid)}
+            while more := {pid for pid, (_, parent) in found.items() if parent in below}:
+                below |= more
+                found = {pid: told for pid, told in found.items() if pid not in more}
+        return starting + [name for name, _ in found.values()]
+
+    def order_alone(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Says whether nothing runs in a cell but its guest and its services."""
+        others = self._others(self.cell(arguments), served=True)
+        if others:
+            raise _busy(others)
+        _tell(descriptors, {"kind": "ok"})
+
+    def order_wake(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Has a parked instance go on, if it has not yet. Descriptors: where its next listening socket goes, if any."""
+        sealed = self.parked.get(arguments["id"])
+        if sealed is None:
+            self.cell(arguments)
+            return
+        taken.extend(descriptors)
+        self._wake(sealed, *descriptors)
+
+    def _wake(self, sealed: Cell, egress: int = -1) -> None:
+        """Has an instance go on: in its own process where nothing descends from that, else in a fork of it.
+
+        One whose descendants run does not: they would be its children, in sight and reach of its programs.
+        """
+        instance, channel = sealed.parked, sealed.channel
+        del self.parked[instance]
+        sealed.parked, sealed.channel = "", -1
+        if sealed.forks or sealed.kept:
+            root = sealed.root.child(sealed.root.disk_bytes, upper_path=_next_upper(sealed))
+            arguments = {"id": instance, "label": sealed.label, "name": sealed.name}
+            cell = self._add_cell(arguments, root, sealed, [channel] if egress < 0 else [channel, egress], [])
+            cell.own_from, cell.log_fd, cell.waking = sealed.own_from, os.dup(sealed.log_fd), True
+            cell.setup = sealed.setup
+            self._order_fork(sealed, cell)
+            return
+        if egress >= 0:
+            os.close(egress)  # the socket that it has listens still
+        del self.cells[sealed.id]
+        sealed.id = instance
+        self.cells[instance] = sealed
+        sealed.root.unseal(_next_upper(sealed))
+        os.close(self._move_in(sealed))
+        self._limit_processes(sealed, sealed.setup["pids"])
+        self._close_control(sealed)
+        sealed.entry = self._control(sealed)
+        sealed.channel = channel
+        self._send_in(sealed, "wake")
+        sealed.release_channel()
+        self._is_live(sealed)
+        self._fork_next(sealed)
+
+    def order_copy(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Copies a running cell's writable layer for forks to lie on, under the name ``point``, to the layer
+        ``upper`` where its own is on disk. Descriptors: reply.
+
+        What runs in it is stopped meanwhile, and orders for it wait.
+        """
+        cell = self.cell(arguments)
+        if cell.state is not CellState.LIVE:
+            raise Refused("kibo.bug", f"{cell.id} is {cell.state.value} and cannot be copied")
+        taken.append(descriptors[0])
+        path = (
+            _delta_path(arguments["upper"])
+            if cell.root.upper_path
+            else f"/kibo/states/copy-{next(self._seals)}"
+        )
+        try:
+            self.points.take(cell, arguments["point"], path, descriptors[0])
+        except BaseException:
+            taken.remove(descriptors[0])
+            raise
+
+    def order_drop(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Lets go of a point that nobody forks from any more. What was forked from it keeps what it needs."""
+        if self.points.drop(arguments["files"]):
+            return
+        cell = self.cells.get(arguments["files"])
+        if cell is not None and cell.instance:
+            cell.kept = False
+            self._let_go(cell)
+
+    def stack(self, name: str) -> tuple[roots.Sealed, ...]:
+        """Returns the layers of a sealed cell, or of a point that was copied."""
+        layers = self.points.layers(name)
+        if layers is not None:
+            return layers
+        cell = self.cells.get(name)
+        if cell is None or cell.state is not CellState.SEALED:
+            raise Refused("instance.ended", "the files to fork with are gone", id=name)
+        return cell.root.deltas
 
     # Looking, talking, ending
 
@@ -433,8 +764,8 @@ class Warden:
         """Tells of one cell, or of a page of them, oldest first: those made after the time ``after``."""
         if "id" in arguments:
             # One that is about to be gone is gone to whoever asks why a command in it was killed.
-            found = self.cells.get(arguments["id"])
-            wanted = [found] if found is not None and not (found.pid and _is_ending(found.pid)) else []
+            found = self.cells.get(arguments["id"]) or self.parked.get(arguments["id"])
+            wanted = [found] if found is not None and not (found.pid and is_ending(found.pid)) else []
         else:
             later = (cell for cell in self.cells.values() if cell.made > arguments.get("after", 0.0))
             wanted = list(itertools.islice(later, PAGE_CELLS))
@@ -491,6 +822,11 @@ class Warden:
     def order_destroy(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
         """Ends a cell; answers once its last process is gone. Descriptors: reply, or none to ask for no answer."""
         cell = self.cells.get(arguments["id"])
+        if cell is None and (sealed := self.parked.pop(arguments["id"], None)) is not None:
+            # Its process stays for those that descend from it.
+            sealed.parked = ""
+            sealed.release_channel()
+            self._let_go(sealed)
         if cell is None or cell.state is CellState.ENDED:
             _tell(descriptors, {"kind": "ok", "reason": self.reasons.get(arguments["id"], "destroyed")})
             return
@@ -501,6 +837,9 @@ class Warden:
             # One that has just ended by itself is answered as soon as its end is seen.
             with contextlib.suppress(ProcessLookupError):
                 kernel.pidfd_send_signal(cell.pidfd, signal.SIGKILL)
+        elif cell.state is CellState.STARTING and cell.source is not None and cell not in cell.source.awaited:
+            # The kernel is making its process: it is ended when it says so, and counts as a fork until then.
+            cell.given_up = True
         else:
             self.end(cell, "destroyed")
 
@@ -516,15 +855,26 @@ class Warden:
             return
         if cell.pidfd >= 0:
             self.loop.unwatch(cell.pidfd)
+        if cell.pidfd >= 0 and (cell.source is None or cell.held is not None):
+            # Ours to reap; all others are their sources'.
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, cell.pidfd, os.WEXITED | os.WNOHANG)
-        if cell.control is not None:
-            self.loop.unwatch(cell.control.fileno())
-        if cell.source is not None and cell in cell.source.awaited:
-            cell.source.awaited.remove(cell)
+        self._close_control(cell)
+        if cell.source is not None and cell.counted:
+            cell.source.forks -= 1
+            self._let_go(cell.source)
+        if cell.forking is not None and cell.forking.entry is not None:
+            # Its own end, if it was born, is another.
+            cell.forking.entry.close()
+            cell.forking.entry = None
+        for child in [child for child in cell.awaited if child.state is not CellState.ENDED]:
+            self.end(child, "what it was to be forked from ended")
+        if cell.parked:
+            del self.parked[cell.parked]
         if cell.listener >= 0:
             self.loop.unwatch(cell.listener)
         self.commands.end_all(cell)
+        self.points.forget(cell)
         if cell.group is not None:
             cell.reason = self.groups.give_back(cell.group) or cell.reason
         while len(self.reasons) >= MAX_REASONS:
@@ -532,8 +882,57 @@ class Warden:
         self.reasons[cell.id] = cell.reason
         if self._by_pid.get(cell.pid) is cell:
             del self._by_pid[cell.pid]
+        for order, descriptors in cell.deferred:
+            refusal = {"kind": "refused", "code": "instance.ended", "message": cell.reason, "details": {}}
+            _tell(descriptors, refusal | {"details": {"order": order[0]}})
         cell.close()
         del self.cells[cell.id]
+
+    def _let_go(self, cell: Cell) -> None:
+        """Ends a sealed cell that nobody can reach any more: nothing descends from it, and it is no cached state."""
+        if cell.state is CellState.SEALED and not (cell.forks or cell.kept or cell.parked):
+            self.end(cell, "nothing descends from it any more")
+
+
+def _delta_path(name: str) -> str:
+    if not name.startswith("delta_") or "/" in name:
+        raise Refused("kibo.bug", f"{name!r} names no layer")
+    return f"{world.DELTAS}/{name}"
+
+
+def _next_upper(cell: Cell) -> str:
+    """Where the writable layer goes that follows a sealed one: beside it, where that is on disk."""
+    return _delta_path(cell.next_upper) if cell.root.upper_path else ""
+
+
+def _busy(others: list[str]) -> Refused:
+    return Refused("fork.busy", f"programs run in it: {', '.join(others)}", programs=others)
+
+
+def _innermost_pid(pid: int) -> int:
+    """Returns a process's number in its own PID namespace, proc_pid_status(5); 0 for one that ended."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            return int(next(line for line in file if line.startswith("NSpid:")).split()[-1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def _living(process: int, pid: str) -> tuple[str, int] | None:
+    """Names a process of a /proc and its parent; None for one that has ended."""
+    try:
+        with open(f"/proc/self/fd/{process}/{pid}/stat") as file:
+            head, _, tail = file.read().rpartition(")")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, parent = tail.split()[:2]
+    return None if state in "ZX" else (head.partition("(")[2], int(parent))
+
+
+def _readable(sock: wire.AnySocket) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _tell(descriptors: list[int], data: dict[str, Any]) -> None:
@@ -563,15 +962,6 @@ def _os_code(error: OSError) -> str:
         errno.EINVAL: "host.unsupported",
         errno.ENODEV: "host.unsupported",
     }.get(error.errno or 0, "kibo.bug")
-
-
-def _is_ending(pid: int) -> bool:
-    """Whether a process is on its way out, or gone (PF_EXITING in ``/proc/PID/stat``, proc(5))."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return bool(int(file.read().rpartition(")")[2].split()[6]) & 0x4)
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def _has_ended(pidfd: int) -> bool:

@@ -146,6 +146,14 @@ def send_command(sock: AnySocket, message: object, descriptors: list[int] | tupl
         sock.send(body)
 
 
+def answer(fd: int, message: object) -> None:
+    """Sends one message without descriptors on a command socket of which only the number is known.
+
+    A socket object would ask the kernel three questions about it first.
+    """
+    os.write(fd, _encode(message))
+
+
 def receive_command(sock: AnySocket) -> tuple[Any, list[int], int]:
     """Receives one message from a command socket.
 

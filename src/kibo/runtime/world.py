@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+from typing import Final
 
 from kibo.runtime import kernel, roots
 
+#: Where the warden finds the writable layers that lie on disk.
+DELTAS: Final = "/kibo/deltas"
 
-def build_world(layers_fd: int, layers_path: str, usr_fd: int) -> None:
+
+def build_world(layers_fd: int, layers_path: str, usr_fd: int, deltas_fd: int, deltas_path: str) -> None:
     """Leaves the host's file system for one that holds only what boxes are made of. Runs once, before any box.
 
     Args:
         layers_fd: A detached mount of the layers, or -1 where this process may reach them by path.
         layers_path: That path.
         usr_fd: A detached mount of the host's /usr with mapped ids, or -1.
+        deltas_fd: A detached mount of where boxes' writable layers lie on disk, or -1.
+        deltas_path: That path.
     """
     # Nothing that happens here may travel to the host.
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
@@ -22,10 +28,24 @@ def build_world(layers_fd: int, layers_path: str, usr_fd: int) -> None:
     kernel.fsconfig_create(world)
     root = kernel.fsmount(world, 0)
     os.close(world)
-    for path in ("kibo", "kibo/layers", "kibo/usr", "kibo/dev", "kibo/sys", "kibo/states", "proc"):
+    for path in (
+        "kibo",
+        "kibo/layers",
+        "kibo/usr",
+        "kibo/dev",
+        "kibo/sys",
+        "kibo/states",
+        "kibo/deltas",
+        "kibo/scratch",
+        "kibo/uppers",
+        "proc",
+    ):
         os.mkdir(path, 0o755, dir_fd=root)
     if layers_fd < 0:
         layers_fd = kernel.open_tree(kernel.AT_FDCWD, layers_path, kernel.OPEN_TREE_CLONE)
+    if deltas_fd < 0:
+        deltas_fd = kernel.open_tree(kernel.AT_FDCWD, deltas_path, kernel.OPEN_TREE_CLONE)
+    kernel.mount_setattr(deltas_fd, set_=kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV)
     if usr_fd < 0:
         usr_fd = kernel.open_tree(kernel.AT_FDCWD, "/usr", kernel.OPEN_TREE_CLONE | kernel.AT_RECURSIVE)
     kernel.mount_setattr(
@@ -49,10 +69,12 @@ def build_world(layers_fd: int, layers_path: str, usr_fd: int) -> None:
         kernel.move_mount(sys_fd, "kibo/sys", root)
     kernel.move_mount(layers_fd, "kibo/layers", root)
     kernel.move_mount(usr_fd, "kibo/usr", root)
+    kernel.move_mount(deltas_fd, "kibo/deltas", root)
     kernel.umount2(".", kernel.MNT_DETACH)
     os.chdir("/")
     roots.make_devices(devices)
-    for fd in (root, layers_fd, usr_fd, proc, sys_fd, *devices.values()):
+    roots.make_bare()
+    for fd in (root, layers_fd, usr_fd, deltas_fd, proc, sys_fd, *devices.values()):
         if fd >= 0:
             os.close(fd)
 

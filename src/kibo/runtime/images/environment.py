@@ -9,9 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from kibo.box.env import Env
+from kibo.box.env import Env, Limits
 from kibo.model.errors import Bug, LockMismatch
 from kibo.runtime.images import interpreter, recipes
+from kibo.runtime.images.bounds import StepBounds
 from kibo.runtime.images.building import BuildEvent, Progress, do_job, follow_job, read_event
 from kibo.runtime.images.lock import Lock, LockedStep
 from kibo.runtime.images.plan import LOCKED_KINDS, plan_steps
@@ -75,7 +76,7 @@ def interpreter_layer(home: Path) -> Layer:
     steps = _interpreter_steps()
     built = _find_all(home, steps)
     if built is None:
-        do_job(_job(home, steps, {}), _teller(None))
+        do_job(_job(home, steps, {}, Limits()), _teller(None))
         built = _find_all(home, steps)
     layer = _present(built)[steps[-1].key].layers[0]
     pin(home, (layer,))
@@ -119,7 +120,7 @@ async def build_environment(
     for _ in range(_TRIES):
         if (known := find_environment(env, home=home, locked=locked)) is not None:
             return known
-        await follow_job(_job(home, *_plan(env, locked)), _teller(progress))
+        await follow_job(_job(home, *_plan(env, locked), env.limits), _teller(progress))
     raise _vanished(home)
 
 
@@ -130,7 +131,7 @@ def build_environment_blocking(
     for _ in range(_TRIES):
         if (known := find_environment(env, home=home, locked=locked)) is not None:
             return known
-        do_job(_job(home, *_plan(env, locked)), _teller(progress))
+        do_job(_job(home, *_plan(env, locked), env.limits), _teller(progress))
     raise _vanished(home)
 
 
@@ -183,8 +184,14 @@ def _vanished(home: Path) -> Bug:
     )
 
 
-def _job(home: Path, steps: tuple[Step, ...], records: dict[str, Any]) -> dict[str, Any]:
-    return {"job": "build", "home": str(home), "steps": [step.to_dict() for step in steps], "locked": records}
+def _job(home: Path, steps: tuple[Step, ...], records: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    return {
+        "job": "build",
+        "home": str(home),
+        "steps": [step.to_dict() for step in steps],
+        "locked": records,
+        "bounds": StepBounds.of(limits).to_dict(),
+    }
 
 
 def _find_all(home: Path, steps: tuple[Step, ...]) -> dict[str, Built] | None:

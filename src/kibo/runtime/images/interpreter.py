@@ -28,7 +28,7 @@ SITE: Final = "/opt/kibo/site"
 PYTHON: Final = f"{PYTHON_HOME}/bin/python3"
 
 #: Raised when the layout below changes, so that an older Kibo's layer is not taken for this one's.
-_LAYOUT: Final = 3
+_LAYOUT: Final = 4
 #: What no box imports: test suites, the editor and its toolkit, the build's own static library, other packages.
 _LEFT_OUT: Final = frozenset(
     {"test", "tests", "idlelib", "idle_test", "tkinter", "turtledemo", "turtle.py", "lib2to3", "ensurepip",
@@ -92,7 +92,8 @@ def write_base(target: Path) -> None:
     site.mkdir(parents=True)
     for name in _guest_packages():
         _copy_distribution(_distribution(name), site)
-    modules = [*(library / "lib-dynload").glob("*.so"), *site.rglob("*.so")]
+    program = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
+    modules = [program, *(library / "lib-dynload").glob("*.so"), *site.rglob("*.so")]
     libraries.copy_needed(modules, target / libraries.NEEDED.lstrip("/"))
 
 

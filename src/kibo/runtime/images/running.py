@@ -135,7 +135,8 @@ class StepRun:
             "PYTHONDONTWRITEBYTECODE": "1",
             **self.settings.variables,
         }
-        return Sandbox(self.entry, self.worker.idmap, overlays, self.settings.binds, variables)
+        bounds = self.worker.bounds
+        return Sandbox(self.entry, self.worker.idmap, overlays, self.settings.binds, variables, bounds)
 
     def _recipe(self) -> recipes.Recipe:
         """Chooses what the step runs, and gives it the settings that it needs."""
@@ -297,6 +298,10 @@ class StepRun:
         if "No space left on device" in tail or "Errno 28" in refusal.message:
             return disk_full(self.worker.home)
         hint = "read the log above; a build with the same inputs starts again at this step"
+        if refusal.code == "timeout":
+            hint = "does it wait for an answer, or a network that is not there? Raise Limits.step_s if it needs longer"
+        if refusal.code == "memory":
+            hint = "raise Limits.memory_bytes, or have the step use less, such as fewer jobs at once"
         if refusal.code == "missing":
             hint = f"add the package that has {refusal.details['program']!r} to Env.apt, or choose a base that has it"
         return BuildFailed(

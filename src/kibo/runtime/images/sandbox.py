@@ -13,6 +13,7 @@ import array
 import errno
 import json
 import os
+import select
 import signal
 import socket
 import stat
@@ -23,10 +24,14 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from kibo.model.errors import HostUnsupported
-from kibo.runtime import kernel
+from kibo.runtime import kernel, oldermounts
+from kibo.runtime.cgroups import CgroupHandle
 from kibo.runtime.idmap import ROOT_BASE, IdMap, write_maps
+from kibo.runtime.images.bounds import Deadline, StepBounds
 from kibo.runtime.images.inside import Inside, Refusal
+from kibo.runtime.layers.home import kernel_features_to_do_without
 from kibo.runtime.layers.temporary import TemporaryEntry
+from kibo.runtime.overlaytrial import make_parts, try_upper
 
 _NAMESPACES: Final = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
@@ -70,6 +75,7 @@ class Sandbox:
         overlays: What the root is made of; the first is ``/``.
         binds: What else the step sees.
         variables: The environment of its programs.
+        bounds: What they may use.
     """
 
     entry: TemporaryEntry
@@ -77,6 +83,7 @@ class Sandbox:
     overlays: Sequence[Overlay]
     binds: Sequence[Bind] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
+    bounds: StepBounds = StepBounds()  # noqa: RUF009 - frozen
 
     def run(
         self, action: Callable[[Inside], dict[str, Any]], on_output: Callable[[bytes], None]
@@ -91,12 +98,23 @@ class Sandbox:
             What the action returned.
 
         Raises:
-            Refusal: The action raised it, or a program failed; ``code`` says which.
+            Refusal: The action raised it, a program failed, or a bound was reached; ``code`` says which.
             HostUnsupported: The kernel refused a mount that the sandbox cannot do without.
         """
         for index, overlay in enumerate(self.overlays):
             if overlay.writable:
                 self._make_upper(index, overlay)
+        self._make_trial()
+        with self.bounds.group(self.entry) as group:
+            return self._run(action, on_output, group)
+
+    def _run(
+        self,
+        action: Callable[[Inside], dict[str, Any]],
+        on_output: Callable[[bytes], None],
+        group: CgroupHandle | None,
+    ) -> dict[str, Any]:
+        deadline = Deadline(self.bounds)
         parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         output_read, output_write = os.pipe()
         flags = _NAMESPACES | (kernel.CLONE_NEWUSER if self.idmap.kind == "root" else 0)
@@ -104,15 +122,15 @@ class Sandbox:
         if pid == 0:
             parent.close()
             os.close(output_read)
-            self._child(action, child, output_write)
+            self._child(action, child, output_write, group)
         child.close()
         os.close(output_write)
         try:
             self._admit(pid, parent)
-            while chunk := os.read(output_read, 65_536):
+            while chunk := _read(output_read, deadline):
                 on_output(chunk)
             answer = b""
-            while (chunk := parent.recv(65_536)) and len(answer) <= _MAX_ANSWER_BYTES:
+            while (chunk := _read(parent.fileno(), deadline)) and len(answer) <= _MAX_ANSWER_BYTES:
                 answer += chunk
         finally:
             parent.close()
@@ -126,6 +144,9 @@ class Sandbox:
             else {"refused": "exited", "message": "the step's first process was killed"}
         )
         if "refused" in reply:
+            if group is not None and group.oom_events():
+                mib = self.bounds.memory_bytes >> 20
+                raise Refusal("memory", f"it used more than the {mib} MiB of memory that a step may use")
             raise Refusal(reply["refused"], reply["message"], reply.get("details"))
         return dict(reply["result"])
 
@@ -150,6 +171,17 @@ class Sandbox:
         self.own(upper)
         self.own(upper.parent / "work")
 
+    def _make_trial(self) -> None:
+        """Makes, beside the writable layers, what shows whether their file system can hold any."""
+        trial = self.entry.path / "trial"
+        trial.mkdir(exist_ok=True)
+        if not any(trial.iterdir()):
+            fd = os.open(trial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            make_parts(fd)
+            os.close(fd)
+            for path in (trial, *trial.rglob("*")):
+                self.own(path)
+
     def _admit(self, pid: int, channel: socket.socket) -> None:
         """Gives the waiting child its ids, then the mounts that only the host's root can make."""
         if self.idmap.kind == "root":
@@ -167,12 +199,19 @@ class Sandbox:
                 os.close(fd)
 
     def _child(
-        self, action: Callable[[Inside], dict[str, Any]], channel: socket.socket, output: int
+        self,
+        action: Callable[[Inside], dict[str, Any]],
+        channel: socket.socket,
+        output: int,
+        group: CgroupHandle | None,
     ) -> NoReturn:
         """Process 1 of the sandbox. Never returns into the builder's code."""
         status = 1
         try:
             kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+            for fd in group.attach_fds if group is not None else ():
+                os.write(fd, b"0")
+                os.close(fd)
             message, ancillary, _flags, _address = channel.recvmsg(16, socket.CMSG_SPACE(4 * 8))
             if not message:
                 os._exit(1)  # the builder ended before it could let this process in
@@ -218,13 +257,14 @@ class Sandbox:
         for index, overlay in enumerate(self.overlays):
             if overlay.writable:
                 paths += [self.upper(index), self.upper(index).parent / "work"]
-        return paths + [bind.source for bind in self.binds]
+        return [*paths, self.entry.path / "trial", *(bind.source for bind in self.binds)]
 
     def _enter(self, places: Mapping[Path, int], trees: list[int], inside: Inside) -> None:
         """Builds the root and changes into it. Each mount is made before the old root goes."""
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
         # Id-mapped trees need a place in this namespace before an overlay may use them (kernels before 6.15).
         kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755")
+        _try_upper(places[self.entry.path / "trial"])
         mounts: list[tuple[int, str]] = []
         for index, overlay in enumerate(self.overlays):
             lowers = [f"/proc/self/fd/{places[path]}" for path in overlay.lowers]
@@ -263,6 +303,17 @@ class Sandbox:
         # What steps run may have this process's id and rights. Its memory and environment are copies of the user's,
         # and /proc/1/exe is the user's own interpreter: none of that is theirs to reach. Programs begin afresh.
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+
+
+def _read(fd: int, deadline: Deadline) -> bytes:
+    """Reads what a step says, for as long as it may run.
+
+    Raises:
+        Refusal: Its time is up.
+    """
+    if not select.select([fd], [], [], deadline.left_s())[0]:
+        raise Refusal("timeout", f"it did not end within {deadline.limit_s:g} s")
+    return os.read(fd, 65_536)
 
 
 def _furnish(inside: Inside, devices: list[tuple[int, str]]) -> None:
@@ -315,9 +366,15 @@ def _new(fstype: str, options: str = "") -> int:
 
 
 def _mount_overlay(lowers: list[str], upper: int, work: int) -> int:
+    if not oldermounts.try_features(kernel_features_to_do_without()).layers_one_by_one:
+        os.makedirs("/tmp/scratch", exist_ok=True)
+        sides = f",upperdir=/proc/self/fd/{upper},workdir=/proc/self/fd/{work}" if upper >= 0 else ""
+        return oldermounts.overlay_by_path(lowers, sides, kernel.MOUNT_ATTR_NOSUID, "/tmp/scratch")
     context = kernel.fsopen("overlay")
     try:
-        kernel.fsconfig_string(context, "lowerdir", ":".join(reversed(lowers)))
+        # One call a layer: one string of all may have 255 bytes at most, some fifteen layers.
+        for lower in reversed(lowers):
+            kernel.fsconfig_string(context, "lowerdir+", lower)
         if upper >= 0:
             kernel.fsconfig_string(context, "upperdir", f"/proc/self/fd/{upper}")
             kernel.fsconfig_string(context, "workdir", f"/proc/self/fd/{work}")
@@ -330,6 +387,16 @@ def _mount_overlay(lowers: list[str], upper: int, work: int) -> int:
         raise
     finally:
         os.close(context)
+
+
+def _try_upper(place: int) -> None:
+    """Refuses a file system on which a step could write, but remove nothing."""
+    try:
+        try_upper(f"/proc/self/fd/{place}")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Refusal("unsupported", f"an overlay cannot remove what is below it: {error}") from error
 
 
 def _bind(place: int, *, writable: bool) -> tuple[int, bool]:

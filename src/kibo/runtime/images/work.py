@@ -10,6 +10,7 @@ from typing import Any
 from kibo.model.errors import LockMismatch
 from kibo.runtime.idmap import ROOT_BASE, IdMap
 from kibo.runtime.images import host_tree, interpreter
+from kibo.runtime.images.bounds import StepBounds
 from kibo.runtime.images.ownership import move_ids
 from kibo.runtime.images.running import StepRun
 from kibo.runtime.images.steps import Step
@@ -28,14 +29,23 @@ class Worker:
         idmap: Which ids of the host the ids inside boxes are.
         emit: Sends an event to the user's process.
         locked: What ``kibo.lock`` records a step, by its key, or None where nothing is locked.
+        bounds: What each step may use.
     """
 
-    def __init__(self, home: Path, idmap: IdMap, emit: Emit, locked: dict[str, Any] | None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        idmap: IdMap,
+        emit: Emit,
+        locked: dict[str, Any] | None,
+        bounds: StepBounds = StepBounds(),  # noqa: B008 - frozen
+    ) -> None:
         self.home = home
         self.store = LayerStore(home)
         self.idmap = idmap
         self.emit = emit
         self.locked = locked or {}
+        self.bounds = bounds
         self.steps: dict[str, Step] = {}
         self.built: dict[str, Built] = {}
 

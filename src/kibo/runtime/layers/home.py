@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from kibo.runtime.idmap import ROOT_BASE, choose_map
+
 
 def state_home() -> Path:
     """Returns the state directory that the environment names: ``KIBO_HOME``, else below ``XDG_DATA_HOME``.
@@ -17,15 +19,28 @@ def state_home() -> Path:
     return Path(data).absolute() / "kibo"
 
 
+def kernel_features_to_do_without() -> list[str]:
+    """Reads ``KIBO_KERNEL_WITHOUT``, by which tests run as on an older kernel: names of `oldermounts.Features`."""
+    return os.environ.get("KIBO_KERNEL_WITHOUT", "").split()
+
+
 def prepare_home(home: Path) -> None:
     """Makes the state directory and its parts, readable by their owner alone. Costs one stat when they exist.
 
     Raises:
         OSError: The directory cannot be made or entered.
     """
-    if (home / "logs").is_dir():
+    if (home / "deltas").is_dir():
         return
-    for path in (home, *(home / part for part in ("layers", "keys", "locks", "tmp", "run", "logs"))):
+    for path in (
+        home,
+        *(home / part for part in ("layers", "keys", "locks", "tmp", "run", "logs", "deltas")),
+    ):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Boxes' ids, which are nobody's on the host, pass through to the layers; the directory above keeps others out.
     (home / "layers").chmod(0o711)
+    (home / "deltas").chmod(0o711)
+    chosen = choose_map()
+    if chosen.kind == "root":
+        # The warden makes what lies in there, and is no root of the host's.
+        os.chown(home / "deltas", ROOT_BASE, ROOT_BASE)

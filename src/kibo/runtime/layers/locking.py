@@ -24,6 +24,16 @@ def _same_file(fd: int, path: Path) -> bool:
     return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
 
 
+def _try_flock(fd: int, *, shared: bool) -> bool:
+    """Locks an open file without waiting; closes it where another holds the lock."""
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return False
+    return True
+
+
 def try_lock(path: Path, *, shared: bool = False) -> int | None:
     """Takes a lock without waiting.
 
@@ -36,14 +46,41 @@ def try_lock(path: Path, *, shared: bool = False) -> int | None:
     """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
+        if not _try_flock(fd, shared=shared):
             return None
         if _same_file(fd, path):
             return fd
         os.close(fd)
+
+
+def try_lock_directory(path: Path, *, shared: bool = False) -> int | None:
+    """As `try_lock`, with a directory for the lock's file: it is there, and stays locked where it is renamed to.
+
+    Returns:
+        A descriptor to close in order to release, or None when another holds the lock, or there is no directory.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    if not _try_flock(fd, shared=shared):
+        return None
+    if _same_file(fd, path):
+        return fd
+    os.close(fd)
+    return None
+
+
+@contextmanager
+def holding_if_free(path: Path) -> Iterator[bool]:
+    """Holds a lock for the time of a block, as `holding`, where nobody else does. Yields whether it does."""
+    fd = try_lock(path)
+    try:
+        yield fd is not None
+    finally:
+        if fd is not None:
+            path.unlink(missing_ok=True)
+            os.close(fd)
 
 
 @contextmanager

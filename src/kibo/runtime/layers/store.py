@@ -7,23 +7,21 @@ entirely or not at all; a key appears after its layers.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from kibo.model.errors import HostDiskFull
 from kibo.model.ids import LayerDigest
+from kibo.runtime import kernel
 from kibo.runtime.layers.digest import TreeSummary, digest_tree
 from kibo.runtime.layers.locking import try_lock
 from kibo.runtime.layers.normalise import Cleaning, normalise
 from kibo.runtime.layers.temporary import TemporaryEntry
-
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +163,7 @@ def flush_file_system(path: Path) -> None:
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if _libc.syncfs(fd) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"syncfs: {os.strerror(number)}", os.fspath(path))
+        kernel.syncfs(fd)
     finally:
         os.close(fd)
 
@@ -183,8 +179,16 @@ class exhausting_disk:
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         """Translates ENOSPC and EDQUOT; lets everything else through."""
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and _says_full(error):
             raise disk_full(self._home) from error
+
+
+def _says_full(error: OSError) -> bool:
+    # A copied tree's error is a list of texts.
+    texts = [f"[Errno {number}]" for number in (errno.ENOSPC, errno.EDQUOT)]
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or (
+        error.errno is None and any(text in str(error) for text in texts)
+    )
 
 
 def disk_full(home: Path) -> HostDiskFull:

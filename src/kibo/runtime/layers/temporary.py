@@ -7,13 +7,21 @@ unlinked after it is gone, so that at no moment a live entry looks abandoned, or
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
-import stat
+import select
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from kibo.runtime.cgroups import PLACES_FILE, remove_places
 from kibo.runtime.layers.locking import try_lock
+from kibo.runtime.trees.removing import remove
+
+#: The kernel counts a killed process out of its group within milliseconds; one that writes to a slow disk takes longer.
+PATIENCE_S: Final = 5.0
 
 
 def remove_tree(path: Path) -> None:
@@ -25,21 +33,13 @@ def remove_tree(path: Path) -> None:
         OSError: Something in it belongs to an id that this process has no power over.
     """
     try:
-        info = os.lstat(path)
+        fd = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
-    if not stat.S_ISDIR(info.st_mode):
-        os.unlink(path)
-        return
-    if info.st_mode & 0o700 != 0o700:
-        os.chmod(path, 0o700)
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                remove_tree(Path(entry.path))
-            else:
-                os.unlink(entry.path)
-    os.rmdir(path)
+    try:
+        remove(fd, os.fsencode(path.name))
+    finally:
+        os.close(fd)
 
 
 @dataclass(slots=True)
@@ -75,6 +75,25 @@ class TemporaryEntry:
         self.lock_fd = -1
 
 
+def remove_groups(directory: Path) -> bool:
+    """Removes the control groups that are written down in a directory, which may take `PATIENCE_S`.
+
+    Returns whether none is left.
+    """
+    record = directory / PLACES_FILE
+    try:
+        places = json.loads(record.read_text())
+    except (FileNotFoundError, ValueError):
+        return True  # none were made, or the machine stopped while they were written down, before any was
+    deadline = time.monotonic() + PATIENCE_S
+    while not remove_places(places):
+        if time.monotonic() > deadline:
+            return False
+        select.select([], [], [], 0.01)
+    record.unlink()
+    return True
+
+
 def _lock_path(entry: Path) -> Path:
     return entry.with_name(entry.name + ".lock")
 
@@ -91,6 +110,9 @@ def sweep(home: Path) -> list[str]:
         if lock_fd is None:
             continue
         entry = TemporaryEntry(lock_path.with_suffix(""), lock_fd)
+        if not remove_groups(entry.path):
+            os.close(lock_fd)
+            continue  # something in it has not ended yet: the next sweep looks again
         entry.remove()
         removed.append(entry.path.name)
     for lock_path in (home / "locks").glob("*.build"):

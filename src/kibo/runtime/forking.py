@@ -1,0 +1,299 @@
+"""Forks of a running instance: its files and its live state, at one point in time.
+
+An instance that is forked becomes a sealed point that nobody runs in any more, and every side goes on from there, the
+origin included: in its own process once nothing descends from it, else in a fork of its own (decision 0013). Where
+something in it cannot be forked, that is named and nothing has changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from kibo.model.errors import InvalidInput, KiboError, NotLive
+from kibo.model.ids import DeltaId, InstanceId, StateId
+from kibo.model.limits import DEFAULT_LAUNCH_S, MAX_FORKS
+from kibo.runtime import wire
+from kibo.runtime.channel import Channel
+from kibo.runtime.conversation import Conversation
+from kibo.runtime.orders import FORK_S
+from kibo.runtime.refusals import violation
+from kibo.runtime.servicing import start_services, stop_services
+from kibo.runtime.states import Spawned
+from kibo.runtime.waiting import Waiting
+from kibo.runtime.world import DELTAS
+
+#: How a fork is to be made: live where that can be, live or not at all, or with fresh guests.
+Live = Literal["prefer", "require", "never"]
+
+#: Why a fork is not live whose caller did not want it to be.
+ASKED: Final = "a fresh guest was asked for"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """An instance at one point in time, to fork from.
+
+    Attributes:
+        cell: The sealed cell, or empty where the point has files only.
+        files: What names its files to the warden.
+        layers: Paths of its sealed layers in the warden's namespace, lowest first.
+        reasons: Why it is not live; empty where it is.
+    """
+
+    cell: str
+    files: str
+    layers: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+async def take(waiting: Waiting, spawned: Spawned, talk: Conversation, live: Live = "prefer") -> Point:
+    """Seals a running instance, or copies its files where it cannot be sealed. It goes on by itself when it is used.
+
+    Waits for a call that is under way. Services are stopped first, in good order, and start again in every side;
+    where files are copied, nothing in the instance is ended, and nothing of it notices.
+
+    Raises:
+        NotLive: Something stands in the way, and ``live`` is ``"require"``; the instance goes on undisturbed.
+        InstanceEnded: It has ended.
+        HostDiskFull: There is no room for a copy. It goes on, and nothing is left.
+        Unavailable: A program in it could not be stopped for a copy.
+    """
+    talk.check()
+    async with talk.turn:
+        return await take_held(waiting, spawned, talk, live)
+
+
+async def take_held(waiting: Waiting, spawned: Spawned, talk: Conversation, live: Live = "prefer") -> Point:
+    """As `take`, for a caller that has the turn."""
+    # Whole: a guest that has closed its files, and was not told whether it was sealed, could go on in neither way.
+    sealed = await waiting.whole(_sealed(waiting, spawned, talk))
+    if isinstance(sealed, Point):
+        spawned.deltas = spawned.taken = on_disk(sealed.layers)
+        return sealed if live != "never" else replace(sealed, cell="", reasons=(ASKED,))
+    if live != "require":
+        return await _copy(waiting, spawned, talk, (ASKED,) if live == "never" else sealed)
+    raise NotLive(
+        f"the instance cannot be forked: {'; '.join(sealed)}",
+        hint="End or close what is named, in the box or in its suspend(), which is called for that; "
+        "resume() opens it again. With live='prefer', forks have its files and a fresh guest.",
+        details={"reasons": list(sealed)},
+    )
+
+
+async def _sealed(waiting: Waiting, spawned: Spawned, talk: Conversation) -> Point | tuple[str, ...]:
+    return await _again(waiting, talk) or await _seal(waiting, spawned, talk)
+
+
+def on_disk(layers: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of those layers that are on disk, of paths in the warden's namespace."""
+    return tuple(path.rpartition("/")[2] for path in layers if path.startswith(f"{DELTAS}/"))
+
+
+async def _again(waiting: Waiting, talk: Conversation) -> Point | None:
+    """Takes the point at which an instance still is since it was sealed last; None where it has gone on."""
+    if not talk.parked:
+        return None
+    answer, _ = await talk.session.ask(waiting, "keep", {"id": talk.instance})
+    if answer["state"]:
+        return Point(answer["state"], answer["state"], tuple(answer["layers"]), ())
+    await talk.awake()  # a command that was started in it has woken it
+    return None
+
+
+async def _copy(waiting: Waiting, spawned: Spawned, talk: Conversation, reasons: tuple[str, ...]) -> Point:
+    """Copies an instance's files, while what runs in it is stopped."""
+    name = StateId.new()
+    order = {"id": talk.instance, "point": name, "upper": _beside(spawned)}
+    try:
+        answer, _ = await talk.session.ask(waiting, "copy", order)
+    except BaseException:
+        with contextlib.suppress(KiboError):
+            talk.session.order("drop", {"files": name})
+        raise
+    spawned.taken = on_disk(answer["layers"])
+    return Point("", name, tuple(answer["layers"]), reasons)
+
+
+def _beside(spawned: Spawned) -> str:
+    """Names another layer on disk of an instance's owner; empty for an instance that writes to memory."""
+    return DeltaId(spawned.upper).beside() if spawned.upper else ""
+
+
+async def _seal(waiting: Waiting, spawned: Spawned, talk: Conversation) -> Point | tuple[str, ...]:
+    """Seals an instance, or returns what stands in the way. Not broken off: half sealed, it would be lost."""
+    services = spawned.state.plan.env.services
+    with waiting.unbroken():
+        reasons = _obstacles(await talk.ask("hold"))
+        if reasons:
+            return reasons
+        stopped = False
+        state, upper = StateId.new(), _beside(spawned)
+        order = {"id": talk.instance, "state": state, "upper": upper}
+        channel, theirs = Channel.pair()
+        try:
+            if services:
+                # Looked for first: services are not ended for a fork that comes to nothing.
+                await talk.session.ask(waiting, "alone", {"id": talk.instance}, timeout_s=FORK_S)
+                await stop_services(waiting, talk.session, talk.instance)
+                stopped = True
+            answer, _ = await talk.session.ask(waiting, "seal", order, [theirs.fileno()], FORK_S)
+        except BaseException as error:
+            channel.close()
+            await talk.ask("release")
+            if stopped:
+                await start_services(waiting, talk.session, talk.instance, services)
+            if not isinstance(error, NotLive):
+                raise
+            return (error.message,)
+        finally:
+            theirs.close()
+        talk.park(channel)
+        spawned.upper = upper
+        return Point(state, state, tuple(answer["layers"]), ())
+
+
+def _obstacles(answer: Any) -> tuple[str, ...]:
+    if not isinstance(answer, dict):
+        raise violation("its answer has no form")
+    if "threads" in answer:
+        names = ", ".join(map(str, answer["threads"])) or f"{answer.get('thread_count')} of native code"
+        return (f"threads run in it: {names}",)
+    return tuple(f"it has {kept}" for kept in answer.get("unforkable", ()))
+
+
+async def fork(
+    waiting: Waiting,
+    spawned: Spawned,
+    point: Point,
+    n: int,
+    *,
+    durable: bool = False,
+    over: Sequence[str] | None = None,
+) -> list[Spawned]:
+    """Makes forks from a point, all or none.
+
+    Args:
+        waiting: How to wait.
+        spawned: The instance that the point was taken of.
+        point: Where they begin.
+        n: How many.
+        durable: Whether they write to layers on disk, as it does, and not in memory.
+        over: Of a point that is not live: layers on disk that show its files, besides the state's own, lowest first.
+
+    Raises:
+        NotLive: The kernel nests no deeper. The point has its files still.
+        KiboError: They could not be made; nothing is left of them.
+    """
+    arguments: dict[str, Any] = {"source": point.cell or spawned.state.cell}
+    if not point.cell:
+        arguments |= {"files": point.files} if over is None else {"over": list(over)}
+    made: list[Spawned] = []
+    plan, deltas = spawned.state.plan, on_disk(point.layers) if over is None else tuple(over)
+    orders: list[dict[str, Any]] = [
+        {"id": InstanceId.new(), "upper": _beside(spawned) if durable else "", **arguments} for _ in range(n)
+    ]
+    simple = not plan.egress and not plan.env.services
+    session = spawned.states.session
+    launch_s = plan.limits.launch_s or DEFAULT_LAUNCH_S
+    try:
+        if simple:
+            # All are ordered before the first is waited for: both processors have something to do.
+            for order in orders:
+                channel = session.begin("fork", order)
+                made.append(
+                    Spawned(spawned.states, spawned.state, order["id"], channel, order["upper"], deltas)
+                )
+            for child in made:
+                await session.finish(waiting, child.channel, child.instance, launch_s)
+        else:
+            for order in orders:
+                channel = await spawned.states.make(waiting, "fork", order, plan)
+                made.append(
+                    Spawned(spawned.states, spawned.state, order["id"], channel, order["upper"], deltas)
+                )
+    except BaseException:
+        for child in made:
+            discard(child)
+        raise
+    return made
+
+
+async def go_on(waiting: Waiting, spawned: Spawned, talk: Conversation) -> None:
+    """Has a parked instance go on at once, where its first use would not do: one with services, or with a way out."""
+    plan = spawned.state.plan
+    if not talk.parked or not (plan.egress or plan.env.services):
+        return
+    door = spawned.states.door(talk.instance, plan) if plan.egress else None
+    try:
+        talk.session.order("wake", {"id": talk.instance}, [door.theirs] if door else [])
+        if door is not None:
+            try:
+                await door.open(waiting)
+            except wire.Closed:
+                pass  # it goes on in its own process, whose door is open still; or it could not, which is told next
+        await talk.awake()
+        if plan.env.services:
+            await start_services(waiting, talk.session, talk.instance, plan.env.services)
+    finally:
+        if door is not None:
+            door.close()
+
+
+async def fork_once(
+    waiting: Waiting, spawned: Spawned, talk: Conversation, n: int, live: Live
+) -> tuple[list[Spawned], Point]:
+    """Forks a running instance: takes the point, makes the forks, and lets go of what is needed no more.
+
+    Raises:
+        NotLive: As `take`.
+        InvalidInput: ``n`` is not between 1 and `MAX_FORKS`.
+    """
+    if not 1 <= n <= MAX_FORKS:
+        raise InvalidInput(f"a fork makes 1 to {MAX_FORKS} others, not {n}")
+    point = await take(waiting, spawned, talk, live)
+    try:
+        return await spread(waiting, spawned, point, n, live)
+    finally:
+        drop(spawned, point)
+        await waiting.whole(go_on(waiting, spawned, talk))
+
+
+async def spread(
+    waiting: Waiting,
+    spawned: Spawned,
+    point: Point,
+    n: int,
+    live: Live = "prefer",
+) -> tuple[list[Spawned], Point]:
+    """Makes forks from a point, with fresh guests where the kernel nests no deeper and that will do.
+
+    Returns:
+        The forks, and the point as they are of it: live, or why not.
+
+    Raises:
+        KiboError: As `fork`.
+    """
+    try:
+        return await fork(waiting, spawned, point, n), point
+    except NotLive as error:
+        if live == "require":
+            raise
+        deep = Point("", point.files, point.layers, (error.message,))
+        return await fork(waiting, spawned, deep, n), deep
+
+
+def discard(spawned: Spawned) -> None:
+    """Ends an instance that nobody has been given."""
+    spawned.channel.close()
+    spawned.states.session.forget(spawned.instance)
+
+
+def drop(spawned: Spawned, point: Point) -> None:
+    """Lets go of a point that nobody forks from any more. What was forked from it keeps what it needs."""
+    try:
+        spawned.states.session.order("drop", {"files": point.files})
+    except KiboError:
+        pass  # the runtime is gone, and they with it

@@ -1,0 +1,310 @@
+"""The store: one database, opened by any number of processes and threads.
+
+Work runs in transactions, as functions that are given one::
+
+    store = Store.open("sqlite:///history.db")
+    store.write(lambda tx: tx.run(INSERT, name="x"))
+    rows = store.read(lambda tx: tx.rows(SELECT))
+
+A function may run again where the database rolled it back (two writers met): it must do nothing besides its statements.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Self, TypeVar
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import NullPool
+
+from kibo.model.errors import Bug, HostDiskFull, InvalidInput, KiboError, StoreUnavailable
+from kibo.store import forks, migrating
+from kibo.store.dialects import dialect_for
+from kibo.store.dialects.port import DatabaseDialect
+from kibo.store.prepared import Prepared, Row
+
+T = TypeVar("T")
+
+#: How often one transaction is tried where others keep getting in its way. Each waits a little longer than the last:
+#: ten are a second, after which the store is not busy but broken.
+MAX_ATTEMPTS: Final = 10
+
+#: How long to wait for another process's transaction. Kibo's own take milliseconds.
+TIMEOUT_S: Final = 30.0
+
+
+class Transaction:
+    """Statements that happen entirely or not at all. Made by `Store.write` and `Store.read`, gone after them."""
+
+    __slots__ = ("_connection", "_cursor", "_dialect", "reads_json")
+
+    def __init__(self, connection: Any, engine: Engine) -> None:
+        self._connection = connection
+        self._cursor = connection.cursor()
+        self._dialect = engine.dialect
+        self.reads_json: Final = engine.dialect.name == "sqlite"  # whether a list may be given as one value
+
+    def run(self, statement: Prepared, **values: Any) -> int:
+        """Executes a statement. Returns how many rows it matched."""
+        compiled = statement.on(self._dialect)
+        self._cursor.execute(compiled.text, compiled.arguments(values))
+        return int(self._cursor.rowcount)
+
+    def run_all(self, statement: Prepared, values: Iterable[Mapping[str, Any]]) -> None:
+        """Executes a statement once for each set of values."""
+        compiled = statement.on(self._dialect)
+        self._cursor.executemany(compiled.text, [compiled.arguments(each) for each in values])
+
+    def rows(self, statement: Prepared, **values: Any) -> list[Row]:
+        """Executes a query and returns all rows."""
+        compiled = statement.on(self._dialect)
+        self._cursor.execute(compiled.text, compiled.arguments(values))
+        return list(self._cursor.fetchall())
+
+    def row(self, statement: Prepared, **values: Any) -> Row | None:
+        """Executes a query and returns its first row, or None."""
+        compiled = statement.on(self._dialect)
+        self._cursor.execute(compiled.text, compiled.arguments(values))
+        found: Row | None = self._cursor.fetchone()
+        return found
+
+    def close(self) -> None:
+        """Lets the cursor go; its results end with it."""
+        self._cursor.close()
+
+
+class Store:
+    """One database. Threads share it, each with a connection of its own; a forked child gets new ones by itself.
+
+    Args:
+        engine: From SQLAlchemy.
+        dialect: What this kind of database needs.
+        timeout_s: How long to wait for others.
+    """
+
+    def __init__(self, engine: Engine, dialect: DatabaseDialect, timeout_s: float) -> None:
+        self._engine: Final = engine
+        self._dialect: Final = dialect
+        self._timeout_s: Final = timeout_s
+        self._guard = threading.Lock()
+        self._writing = threading.Lock()
+        self._local = threading.local()
+        self._connections: dict[int, tuple[threading.Thread, Any]] = {}
+        _opened.add(self)
+
+    @classmethod
+    def open(cls, url: str, *, timeout_s: float = TIMEOUT_S) -> Self:
+        """Opens a store, makes it where there is none, and brings an older one up to date.
+
+        Any number of processes may do so at once: one makes it, the others wait. About 5 ms for a store that is
+        there, 300 for a new one.
+
+        Args:
+            url: ``sqlite:///relative/or//absolute/path``, ``postgresql+psycopg://user:password@host/database`` or
+                ``mysql+pymysql://user:password@host/database``.
+            timeout_s: How long to wait for other processes, here and in every transaction.
+
+        Raises:
+            InvalidInput: The URL is none, or its driver is not installed. Never retry.
+            StoreUnavailable: The database does not answer, or was written by a newer Kibo. The hint says what to do.
+            HostDiskFull: There is no room for it. Retry after making room.
+        """
+        try:
+            parsed = make_url(url)
+        except ArgumentError as error:
+            raise InvalidInput(
+                f"not the URL of a store: {url!r}", hint="Such as sqlite:///history.db."
+            ) from error
+        dialect = dialect_for(parsed)
+        engine = create_engine(parsed, poolclass=NullPool, connect_args=dialect.connect_arguments(timeout_s))
+        event.listen(engine, "connect", lambda connection, _record: dialect.prepare(connection))
+        store = cls(engine, dialect, timeout_s)
+        try:
+            migrating.migrate(engine, dialect, timeout_s)
+        except DBAPIError as error:
+            raise store._translated(error.orig or error) from error
+        except OSError as error:
+            raise StoreUnavailable(
+                f"{store.name} cannot be opened: {error.strerror}",
+                hint="See that the directory exists and that this user may write in it.",
+            ) from error
+        return store
+
+    @property
+    def name(self) -> str:
+        """The database as an error may show it: without its password."""
+        return self._engine.url.render_as_string(hide_password=True)
+
+    def write(self, work: Callable[[Transaction], T]) -> T:
+        """Runs `work` in a transaction and commits it. When this returns, what was written is on the disk.
+
+        Args:
+            work: Given the transaction. An exception from it rolls everything back and is passed on.
+
+        Raises:
+            StoreUnavailable: The database does not answer. What was asked has happened entirely or not at all.
+            HostDiskFull: No room; nothing was written.
+        """
+        self._check_outermost()
+        if not self._dialect.one_writer:
+            return self._perform(work, write=True)
+        # In this process writers queue here, in order and without polling. Elsewhere the database decides.
+        if not self._writing.acquire(timeout=self._timeout_s):
+            raise StoreUnavailable(f"{self.name} is held by another thread", hint="Try again.")
+        try:
+            return self._perform(work, write=True)
+        finally:
+            self._writing.release()
+
+    def read(self, work: Callable[[Transaction], T]) -> T:
+        """Runs `work` in a transaction that only reads.
+
+        Raises:
+            StoreUnavailable: The database does not answer.
+        """
+        return self._perform(work, write=False)
+
+    def close(self) -> None:
+        """Closes every connection of every thread. A second call does nothing; a later use opens new ones."""
+        with self._guard:
+            connections, self._connections = self._connections, {}
+        for _, connection in connections.values():
+            connection.close()
+        self._local = threading.local()
+
+    def __enter__(self) -> Self:
+        """The store itself: a block closes it at its end."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Closes it."""
+        self.close()
+
+    def _perform(self, work: Callable[[Transaction], T], write: bool) -> T:
+        self._check_outermost()
+        forks.enter()
+        self._local.busy = True
+        try:
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                committing = False
+                connection = self._connection()
+                tx = None
+                try:
+                    self._dialect.begin(connection, write)
+                    tx = Transaction(connection, self._engine)
+                    result = work(tx)
+                    committing = True
+                    connection.commit()
+                except self._driver_error as error:
+                    failure = self._dialect.classify(error)
+                    self._undo(connection, lost=failure == "lost")
+                    # A connection that died before COMMIT was sent has done nothing: a restarted server is no error.
+                    repeatable = failure == "again" or (failure == "lost" and not committing)
+                    if not repeatable or attempt == MAX_ATTEMPTS or self._timed_out(error, failure):
+                        raise self._translated(error) from error
+                    time.sleep(random.uniform(0, 0.02) * attempt)
+                except BaseException:
+                    self._undo(connection, lost=False)
+                    raise
+                else:
+                    return result
+                finally:
+                    if tx is not None:
+                        tx.close()
+            raise Bug("a transaction was neither done nor refused")
+        finally:
+            self._local.busy = False
+            forks.leave()
+
+    def _check_outermost(self) -> None:
+        if getattr(self._local, "busy", False):
+            raise Bug("a transaction was begun inside another on the same thread")
+
+    def _timed_out(self, error: Exception, failure: str) -> bool:
+        """SQLite has waited for the whole timeout before it says that it is busy; the others say so at once."""
+        return failure == "again" and self._dialect.one_writer
+
+    def _undo(self, connection: Any, lost: bool) -> None:
+        """Rolls back; a connection on which even that fails is dropped, and the server rolls back by itself."""
+        if not lost:
+            try:
+                connection.rollback()
+                return
+            except self._driver_error:
+                pass
+        with self._guard:
+            self._connections.pop(threading.get_ident(), None)
+        del self._local.connection
+        try:
+            connection.close()
+        except self._driver_error:
+            pass  # it was lost already
+
+    def _connection(self) -> Any:
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            try:
+                connection = self._connect()
+            except DBAPIError as error:
+                raise self._translated(error.orig or error) from error
+            self._local.connection = connection
+        return connection
+
+    def _connect(self) -> Any:
+        fairy = self._engine.raw_connection()
+        connection: Any = fairy.driver_connection
+        fairy.detach()  # ours now: no pool, no finaliser
+        with self._guard:
+            ended = [who for who, (thread, _) in self._connections.items() if not thread.is_alive()]
+            left = [self._connections.pop(who)[1] for who in ended]
+            self._connections[threading.get_ident()] = (threading.current_thread(), connection)
+        for each in left:
+            each.close()
+        return connection
+
+    def _translated(self, error: Exception) -> KiboError:
+        if self._dialect.classify(error) == "full":
+            return HostDiskFull(
+                f"the disk that holds {self.name} is full",
+                hint="run `kibo gc`, or make room on that disk",
+                details={"store": self.name},
+            )
+        hint = self._dialect.remedy(error)
+        api = self._engine.dialect.loaded_dbapi
+        if not hint and isinstance(error, api.IntegrityError | api.ProgrammingError | api.DataError):
+            return Bug(f"the database refused a statement: {error}", details={"store": self.name})
+        hint = hint or "The message is the database's own."
+        return StoreUnavailable(f"{self.name}: {error}", hint=hint, details={"store": self.name})
+
+    def _forget(self) -> None:
+        """Starts anew in a forked child: connections are the parent's, and locks may be held by threads of it."""
+        # Never closed here: closing would tell the server, or SQLite's files, that the parent is done.
+        _abandoned.append(self._connections)
+        self._guard = threading.Lock()
+        self._writing = threading.Lock()
+        self._local = threading.local()
+        self._connections = {}
+
+    @property
+    def _driver_error(self) -> type[Exception]:
+        found: type[Exception] = self._engine.dialect.loaded_dbapi.Error
+        return found
+
+
+_opened: Final[weakref.WeakSet[Store]] = weakref.WeakSet()
+_abandoned: Final[list[Any]] = []
+
+
+def _after_fork() -> None:
+    for store in list(_opened):
+        store._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,1 @@
+"""The migrations, as alembic reads them: each goes from one revision to the next, and is never changed."""

@@ -1,0 +1,149 @@
+"""The tables, as SQLAlchemy Core describes them. Migrations make them; this module is what the code reads.
+
+Every column is of a type that all drivers give and take as it is (text, bytes, int, float): statements run on the
+driver's own cursor, without conversion. Ids are text with their visible prefix; the log names a segment by a
+number that is made of the id of the snapshot that seals it, see `kibo.store.lineage`.
+
+No foreign key ties a branch to its snapshots: they would need an index on every column that names one, which each
+fork would pay for. The collector takes row locks instead, see `kibo.branch.retention`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects import mysql
+
+#: The migration that this code reads and writes. A store that names one unknown here was written by a newer Kibo.
+REVISION: Final = "0002"
+
+metadata: Final = MetaData()
+
+
+def _text(length: int) -> Any:
+    """Short text that compares by bytes everywhere: MariaDB would ignore case and trailing blanks."""
+    return String(length).with_variant(
+        mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+    )
+
+
+def _key() -> Any:
+    """An id or a word of ours, compared by bytes. What a caller gives as one may be any text."""
+    kind = String(40).with_variant(
+        mysql.VARCHAR(40, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+    )
+    return kind.with_variant(String(40, collation="C"), "postgresql")
+
+
+def _long(kind: Any, variant: Any) -> Any:
+    return kind.with_variant(variant, "mysql", "mariadb")
+
+
+def _position() -> Any:
+    """SQLite numbers rows by itself only where the key is a plain INTEGER."""
+    return BigInteger().with_variant(Integer(), "sqlite")
+
+
+#: One line of execution. `next` is the id of the snapshot that will seal the open segment.
+branches: Final = Table(
+    "branches",
+    metadata,
+    Column("id", _key(), primary_key=True),
+    Column("tree", _key(), nullable=False),
+    Column("parent", _key()),
+    Column("name", _text(200), nullable=False),
+    Column("goal", _long(Text(), mysql.LONGTEXT(charset="utf8mb4")), nullable=False),
+    Column("status", _key(), nullable=False),  # open, committed, aborted; stale is derived
+    Column("epoch", BigInteger, nullable=False),  # the writer that holds it; an older one is refused
+    Column("head", _key(), nullable=False),
+    Column("sealed", BigInteger, nullable=False),  # the head's last sequence number
+    Column("next", _key(), nullable=False),
+    Column("tail", BigInteger, nullable=False),  # the last sequence number; above `sealed`: unsealed entries
+    Column("base", _key()),  # the parent's head at the fork
+    Column("base_seq", BigInteger, nullable=False),
+    Column("result", _key()),  # what committing it made the parent's head
+    Column("created", Double, nullable=False),
+    Column("closed", Double),
+    Index("ix_branches_tree", "tree"),
+    Index("ix_branches_parent", "parent"),
+)
+
+#: One sealed point. `near` packs the nearest non-empty segments of its lineage, see `kibo.store.lineage`.
+snapshots: Final = Table(
+    "snapshots",
+    metadata,
+    Column("id", _key(), primary_key=True),
+    Column("tree", _key(), nullable=False),
+    Column("branch", _key(), nullable=False),
+    Column("kind", _key(), nullable=False),
+    Column("parent", _key()),
+    Column("other", _key()),  # of a merge: theirs; of an overwrite: what was overwritten
+    Column("world", _long(Text(), mysql.LONGTEXT(charset="utf8mb4"))),  # null: thinned
+    Column("entries", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("near", _long(LargeBinary(), mysql.BLOB()), nullable=False),
+    Column(
+        "state", _key(), nullable=False
+    ),  # whole; thinned or lost: only its log is left; doomed: being collected
+    Column("created", Double, nullable=False),
+    Index("ix_snapshots_tree", "tree"),
+)
+
+#: The log. `position` grows over the whole store, `seq` along a lineage.
+entries: Final = Table(
+    "entries",
+    metadata,
+    Column("position", _position(), primary_key=True, autoincrement=True),
+    Column("segment", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("kind", _text(64), nullable=False),
+    Column("body", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("origin", _key()),  # the branch it was written in, where a merge brought it here
+    UniqueConstraint("segment", "seq", name="uq_entries_segment_seq"),
+    sqlite_autoincrement=True,  # a collected position is never given again
+)
+
+#: Names of snapshots, one of each a tree; they move.
+labels: Final = Table(
+    "labels",
+    metadata,
+    Column("tree", _key(), primary_key=True),
+    Column("label", _text(200), primary_key=True),
+    Column("snapshot", _key(), ForeignKey("snapshots.id"), nullable=False, index=True),
+)
+
+#: What keeps a snapshot from being collected, besides branches and labels.
+pins: Final = Table(
+    "pins",
+    metadata,
+    Column("snapshot", _key(), ForeignKey("snapshots.id"), primary_key=True),
+    Column("holder", _text(200), primary_key=True),
+    Column("expires", Double),
+)
+
+#: Snapshots whose files are not on the disk yet, with the host and its boot at which they were made.
+unflushed: Final = Table(
+    "unflushed",
+    metadata,
+    Column("snapshot", _key(), primary_key=True),
+    Column("host", _text(200), nullable=False),
+    Column("boot", _key(), nullable=False),
+)
+
+#: What no world names any more and nobody has removed yet.
+garbage: Final = Table("garbage", metadata, Column("resource", _text(200), primary_key=True))
