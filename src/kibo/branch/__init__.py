@@ -1,0 +1,25 @@
+"""Branches: alternative lines of execution, forked, compared, committed or aborted.
+
+``kibo.branch`` is this package and, called, begins a tree of branches: Python knows one thing by one name.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kibo.branch.branch import Branch
+
+
+class _Branches(ModuleType):
+    def __call__(self, goal: str = "", *, name: str = "main") -> Branch:
+        """Begins a tree of branches; see `kibo.wiring.branches.branch`."""
+        import kibo
+
+        branch: Branch = kibo._branch(goal, name=name)
+        return branch
+
+
+sys.modules[__name__].__class__ = _Branches

@@ -1,0 +1,105 @@
+"""Three-way merges of whole worlds: what each instance is made of afterwards, and fresh guests over it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from kibo.branch.deltas import Deltas
+from kibo.branch.family import Family
+from kibo.branch.members import Member
+from kibo.branch.worlds import InstanceWorld, World
+from kibo.model.errors import ReadsChanged
+from kibo.runtime import forking
+from kibo.runtime.states import Spawned
+from kibo.runtime.trees.conflict import Conflict, Resolver
+from kibo.runtime.trees.globs import matching
+from kibo.runtime.trees.merge import merge_conflict
+
+#: Paths that an error names.
+_SHOWN = 5
+
+
+def join(
+    deltas: Deltas, sides: tuple[World, World, World], resolver: Resolver | None, reads: Sequence[str] | None
+) -> dict[str, InstanceWorld]:
+    """Merges theirs into ours.
+
+    Args:
+        deltas: The files.
+        sides: Base, ours and theirs.
+        resolver: Asked for each conflict.
+        reads: Patterns of paths that must be in ours what they were in the base; None where that does not matter.
+
+    Raises:
+        ReadsChanged: They are not. Nothing was written.
+        MergeConflict: Something cannot be joined; it carries every conflict.
+    """
+    base, ours, theirs = sides
+    if reads is not None:
+        _check_reads(deltas, base, ours, reads)
+    merged: dict[str, InstanceWorld] = {}
+    conflicts: list[Conflict] = []
+    for name in sorted(ours.keys() | theirs.keys()):
+        was, one, two = base.get(name), ours.get(name), theirs.get(name)
+        if one is None or two is None:
+            # One side has removed it, or spawned it.
+            kept = one or two
+            if was is None and kept is not None:
+                merged[name] = kept
+            continue
+        if two == was or one == two:
+            merged[name] = one
+        elif one == was:
+            merged[name] = two
+        else:
+            start = was or replace(one, deltas=())
+            chain, failed = deltas.merge(start, one, two, resolver)
+            conflicts += failed
+            if not conflicts:
+                both = replace(one, deltas=chain, turns=max(one.turns, two.turns) + 1)
+                merged[name] = deltas.shortened(both)
+    if conflicts:
+        raise merge_conflict(
+            conflicts, "merge(resolver) asks your resolver; commit(overwrite=True) takes the branch's side."
+        )
+    return merged
+
+
+def _check_reads(deltas: Deltas, base: World, ours: World, reads: Sequence[str]) -> None:
+    changed: list[str] = []
+    for name, one in ours.items():
+        paths = [change.path.strip("/").encode() for change in deltas.changes(name, base.get(name), one)]
+        changed += [f"/{os.fsdecode(path)}" for path in matching(paths, reads)]
+    if changed:
+        more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        raise ReadsChanged(
+            f"what the branch may have read has changed in its parent: {', '.join(changed[:_SHOWN])}{more}",
+            hint="Name what it did read with reads=[...], merge(), or fork again from the parent.",
+            details={"paths": changed},
+        )
+
+
+async def revive(
+    family: Family,
+    merged: World,
+    ours: World,
+    kept: set[str],
+    members: Mapping[str, Member],
+    theirs: Mapping[str, Member],
+) -> dict[str, Spawned]:
+    """Spawns fresh guests over the files of those instances of a merged world that neither side has running."""
+    made: dict[str, Spawned] = {}
+    try:
+        for name, world in merged.items():
+            if name in kept or ours.get(name) == world:
+                continue
+            like = (members.get(name) or theirs[name]).spawned
+            upper = family.owner.new()
+            made[name] = await like.states.fork(family.waiting, like.state, upper=upper, over=world.deltas)
+    except BaseException:
+        for spawned in made.values():
+            forking.discard(spawned)
+        raise
+    return made

@@ -1,0 +1,188 @@
+"""Whose the layers on disk are: those that nobody sealed go with the process that had them written, however it ends.
+
+An owner is a process and a state directory. All its layers begin with the same digits; a lock of that name says that it
+lives. Layers that a snapshot names belong to the history, and go when that lets them go; those that a frozen workspace
+names go with that, see `unnamed`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from kibo.branch.history import History
+from kibo.branch.reach import Retention
+from kibo.branch.retention import Collected
+from kibo.branch.unnamed import Unnamed
+from kibo.branch.worlds import names
+from kibo.model.ids import DeltaId
+from kibo.runtime.layers.locking import try_lock
+from kibo.runtime.layers.temporary import remove_tree
+from kibo.runtime.trees.flatten import PARTS
+from kibo.store.crash import point
+
+_SUFFIX: Final = ".deltas"
+
+
+class Owner:
+    """This process as the owner of layers.
+
+    Args:
+        home: The state directory.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        while True:
+            self._first = DeltaId.new()
+            self._lock = home / "run" / f"{_digits(self._first)}{_SUFFIX}"
+            fd = try_lock(self._lock)
+            if fd is not None:
+                self._fd = fd
+                os.write(fd, b"%d\n" % os.getpid())
+                return
+
+    def new(self) -> DeltaId:
+        """Names a layer that this process will have written."""
+        return self._first.beside()
+
+    def begin(self, branch: str) -> None:
+        """Notes, for other processes, that this one runs a branch and what is forked from it here."""
+        os.write(self._fd, b"+%b\n" % branch.encode())
+
+    def end(self, branch: str) -> None:
+        """Notes that it runs it no more. Idempotent."""
+        os.write(self._fd, b"-%b\n" % branch.encode())
+
+    def close(self, history: History) -> None:
+        """Removes what nobody sealed. Nothing writes to it any more."""
+        if _of(self._home, self._lock):
+            _remove(self._home, self._lock, history)
+        else:
+            self._lock.unlink(missing_ok=True)
+        os.close(self._fd)
+
+
+def running(home: Path) -> dict[str, int]:
+    """Returns the branches that living processes have begun or checked out, with the process's number of each.
+
+    What is forked from such a branch runs in the same process; it is not listed.
+    """
+    found: dict[str, int] = {}
+    for lock in (home / "run").glob(f"*{_SUFFIX}"):
+        pid, *notes = _living_notes(lock)
+        for note in notes:
+            if note[0] == "+":
+                found[note[1:]] = int(pid)
+            else:
+                found.pop(note[1:], None)
+    return found
+
+
+def _living_notes(lock: Path) -> list[str]:
+    """Reads what an owner has noted; only the end of all notes where it has ended."""
+    if not _lives(lock) or not lock.exists():
+        return ["0"]
+    # A note that is being written has no end of line yet.
+    return lock.read_text().rpartition("\n")[0].split("\n")
+
+
+def _lives(lock: Path) -> bool:
+    """Tells whether anybody holds an owner's lock."""
+    try:
+        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
+
+
+def sweep(home: Path, history: History) -> None:
+    """Removes the layers that nobody sealed of owners that have ended. Where there are none it costs one look.
+
+    Where the world of a snapshot cannot be read, so that nobody can tell what it names, everything stays.
+    """
+    for lock in sorted((home / "run").glob(f"*{_SUFFIX}")):
+        fd = try_lock(lock)
+        if fd is not None:
+            _remove(home, lock, history)
+            os.close(fd)
+
+
+def collect(home: Path, history: History, keep: Retention, *, unused_s: float) -> Collected:
+    """Removes what retention no longer keeps: branches, snapshots, and all on disk that is left without a name.
+
+    Args:
+        home: The state directory.
+        history: What says which branches and snapshots there are.
+        keep: What to leave of them.
+        unused_s: How long ago, in seconds, a host directory must have been frozen last for its newest freeze, from
+            which the next would begin, to go as well. 0 takes all.
+
+    Returns:
+        What was removed; its resources are layers and frozen workspaces.
+    """
+    layers, living = os.listdir(home / "deltas"), _living(home)
+    done = history.collect(keep, names=names)
+    found = Unnamed(home, history, _ownerless(layers, living, done.resources))
+    removed = found.remove(unused_s)
+    point("sweep.before_forgetting")
+    history.released([name for name in done.resources if not found.place(name).exists()])
+    return replace(done, resources=removed)
+
+
+def foreseen(home: Path, history: History, keep: Retention, *, unused_s: float) -> Collected:
+    """Returns what `collect` would remove now, entries not counted. Removes nothing."""
+    layers, living = os.listdir(home / "deltas"), _living(home)
+    done = history.foreseen(keep, names=names)
+    found = Unnamed(home, history, _ownerless(layers, living, done.resources))
+    return replace(done, resources=found.foreseen(done.resources, unused_s))
+
+
+def _ownerless(layers: Iterable[str], living: Collection[str], told: Collection[str]) -> set[str]:
+    """Returns the layers that no living owner may be about to seal: what was sealed and let go of is its no more."""
+    return {name for name in layers if _digits(name) not in living or name in told}
+
+
+def _remove(home: Path, lock: Path, history: History) -> None:
+    """Removes what nobody sealed of an owner whose lock is held here, and what freezes left; then its lock."""
+    layers = _of(home, lock)
+    found = Unnamed(home, history, layers)
+    gone = found.remove()
+    if found.unreadable:
+        return  # the next sweep looks again
+    for name in set(layers).difference(gone):
+        for _, work in PARTS:
+            # Nobody writes to it any more; with mode 0 as overlayfs makes it, it would withstand `rm -r`.
+            remove_tree(found.place(name) / work)
+    point("sweep.before_unlocking")
+    lock.unlink(missing_ok=True)
+
+
+def _of(home: Path, lock: Path) -> list[str]:
+    """Lists the layers of the owner that has a lock."""
+    mine = lock.name.removesuffix(_SUFFIX)
+    return [name for name in os.listdir(home / "deltas") if _digits(name) == mine]
+
+
+def _living(home: Path) -> set[str]:
+    """Returns the digits with which the layers of living owners begin."""
+    found = set()
+    for lock in (home / "run").glob(f"*{_SUFFIX}"):
+        if _lives(lock):
+            found.add(lock.name.removesuffix(_SUFFIX))
+    return found
+
+
+def _digits(name: str) -> str:
+    return name.removeprefix(DeltaId.prefix)[: DeltaId.owner_digits]

@@ -1,0 +1,249 @@
+"""Snapshots as files: one holds the history's lines and every delta of a world, and is refused as a whole if damaged.
+
+A file may come from anybody. Nothing of it is believed before its digests hold, and what it says then is checked like
+any other input: a world that names anything outside of the file is none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+from kibo.branch.deltas import Deltas
+from kibo.branch.destinations import free_place
+from kibo.branch.history import History
+from kibo.branch.owning import Owner
+from kibo.branch.records import BranchRecord, SnapshotRecord
+from kibo.branch.worlds import InstanceWorld, to_json
+from kibo.model.errors import ArchiveInvalid, BranchUnknown, FileMissing, InvalidInput
+from kibo.model.ids import RandomId
+from kibo.runtime.layers.store import exhausting_disk
+from kibo.runtime.layers.temporary import remove_tree
+from kibo.runtime.trees.archive import MAX_HISTORY_BYTES, Exported, export_deltas, import_deltas
+from kibo.runtime.trees.building import flush_directory
+
+_VERSION: Final = 1
+#: Seconds for which a snapshot that is being exported stays, whatever happens to the exporter.
+_PIN_S: Final = 3600.0
+_LAYER: Final = re.compile(r"[0-9a-f]{8,128}")
+_BOX: Final = re.compile(r"[A-Za-z0-9:_-]{1,200}")
+#: What a name or a label may be at most, in characters.
+_MAX_NAME: Final = 1000
+
+
+class ExportId(RandomId):
+    """One export while it lasts: it keeps the snapshot."""
+
+    __slots__ = ()
+    prefix = "export_"
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Whose numbers files on this machine have.
+
+    Attributes:
+        first: The number that stands for a box's 0, where a range does; None where all files are the user's own.
+        count: Numbers in the range.
+        common: The one of them that programs in boxes have.
+    """
+
+    first: int | None
+    count: int
+    common: int
+
+    def reader(self) -> Callable[[int, int], tuple[int, int]] | None:
+        """Returns what gives a file from elsewhere its numbers here. A range begins at the same one everywhere."""
+        first = self.first
+        if first is None:
+            return None
+
+        def here(number: int) -> int:
+            return number if first <= number < first + self.count else first + self.common
+
+        return lambda user, group: (here(user), here(group))
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What an import made.
+
+    Attributes:
+        branch: A root, in a tree of its own.
+        labels: Labels of the boxes that going on from it needs.
+        digest: Of the file.
+    """
+
+    branch: BranchRecord
+    labels: tuple[str, ...]
+    digest: str
+
+
+def send(
+    history: History, deltas: Deltas, snapshot: SnapshotRecord, world: dict[str, InstanceWorld], to: Path
+) -> Exported:
+    """Writes a snapshot into a file, which appears whole or not at all.
+
+    Args:
+        history: Where it is recorded.
+        deltas: Its files.
+        snapshot: The snapshot.
+        world: Its world.
+        to: The file; nothing may be there.
+
+    Raises:
+        InvalidInput: Something is there already, or the log is longer than a file holds.
+        FileMissing: There is no such directory.
+        HostDiskFull: There is no room.
+        SnapshotUnknown: It was collected just now.
+    """
+    to = free_place(to, "file")
+    holder = ExportId.new()
+    history.pin(snapshot.id, holder, ttl_s=_PIN_S)
+    part = to.with_name(f".{holder}.part")
+    try:
+        lines = _history(history, snapshot)
+        names = sorted({name for each in world.values() for name in each.deltas})
+        with exhausting_disk(to.parent):
+            with open(part, "xb") as out:
+                done = export_deltas([(name, deltas.path(name)) for name in names], out, history=lines)
+                out.flush()
+                os.fsync(out.fileno())
+            # By a link, which refuses what has appeared meanwhile.
+            os.link(part, to)
+            part.unlink()
+            flush_directory(to.parent)
+    finally:
+        part.unlink(missing_ok=True)
+        history.unpin(snapshot.id, holder)
+    return done
+
+
+def _history(history: History, snapshot: SnapshotRecord) -> bytes:
+    branch = _maker(history, snapshot)
+    note = {"kibo_parcel": _VERSION, "goal": branch.goal if branch else ""}
+    pieces = [json.dumps(note).encode() + b"\n"]
+    size = len(pieces[0])
+    for line in history.export(snapshot.id):
+        pieces.append(line.encode() + b"\n")
+        size += len(pieces[-1])
+        if size > MAX_HISTORY_BYTES:
+            raise InvalidInput(
+                f"the log of snapshot {snapshot.id} is longer than an exported file holds",
+                hint="Keep large values in files, and name them in the log.",
+                details={"limit_bytes": MAX_HISTORY_BYTES},
+            )
+    return b"".join(pieces)
+
+
+def _maker(history: History, snapshot: SnapshotRecord) -> BranchRecord | None:
+    try:
+        return history.tree(snapshot.branch)[0]
+    except BranchUnknown:
+        return None  # collected
+
+
+def receive(
+    history: History,
+    deltas: Deltas,
+    owner: Owner,
+    ids: Ids,
+    file: Path,
+    *,
+    name: str = "imported",
+    goal: str = "",
+) -> Received:
+    """Makes a tree of what `send` wrote, here or elsewhere.
+
+    Workspaces come as files of their instances: there is no directory of this host that they could be applied to.
+
+    Args:
+        history: Where to record it.
+        deltas: Where its files go, under new names.
+        owner: Whose they are until the history names them.
+        ids: Whose numbers files have here.
+        file: The file.
+        name: What to call its root.
+        goal: What the tree is for; by default what the exported one was for.
+
+    Raises:
+        ArchiveInvalid: It is damaged, cut short, or none. Nothing was imported.
+        FileMissing: There is no such file.
+        HostDiskFull: There is no room. Nothing was imported.
+    """
+    made: dict[str, Path] = {}
+
+    def place(exported: str) -> Path:
+        made[exported] = deltas.path(owner.new())
+        return made[exported]
+
+    try:
+        with _opened(file) as source:
+            found = import_deltas(source, deltas.home, place, owners=ids.reader())
+        note, lines = _note(found.history)
+        world = _world(lines, {exported: path.name for exported, path in made.items()})
+        branch = history.import_snapshot(lines, world=to_json(world), goal=goal or note, name=name)
+    except BaseException as error:
+        for path in made.values():
+            remove_tree(path)
+        if isinstance(error, ArchiveInvalid):
+            error.details.pop("deltas", None)  # those are removed
+        raise
+    return Received(branch, tuple(sorted({each.label for each in world.values()})), found.digest)
+
+
+def _opened(file: Path) -> IO[bytes]:
+    try:
+        return file.open("rb")
+    except FileNotFoundError:
+        raise FileMissing(
+            f"there is no file {file}", hint="Is its name right?", details={"path": str(file)}
+        ) from None
+    except IsADirectoryError:
+        raise InvalidInput(
+            f"{file} is a directory", hint="Name a file.", details={"path": str(file)}
+        ) from None
+
+
+def _note(section: bytes) -> tuple[str, list[str]]:
+    """Returns the goal, and the history's lines."""
+    try:
+        first, *lines = section.decode().removesuffix("\n").split("\n")
+        note = json.loads(first)
+        if note["kibo_parcel"] != _VERSION or not isinstance(note["goal"], str):
+            raise ValueError(first)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArchiveInvalid(
+            "it holds no snapshot of this version", hint="Give a file that `kibo snapshot export` wrote."
+        ) from error
+    return note["goal"], lines
+
+
+def _world(lines: list[str], deltas: dict[str, str]) -> dict[str, InstanceWorld]:
+    """Reads the world of the first line, with the names that its deltas have here."""
+    try:
+        instances: Any = (json.loads(lines[0])["world"] or {}).get("instances") or {}
+        return {_name(name): _instance(each, deltas) for name, each in instances.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ArchiveInvalid(f"its world is malformed: {error}") from error
+
+
+def _instance(each: Any, deltas: dict[str, str]) -> InstanceWorld:
+    turns, layers = each["turns"], each["layers"]
+    if type(turns) is not int or turns < 0 or not _BOX.fullmatch(each["box"]):
+        raise ValueError("an instance without a box")
+    if not all(_LAYER.fullmatch(layer) for layer in layers):
+        raise ValueError("a layer that cannot be")
+    chain = tuple(deltas[name] for name in each["deltas"])
+    return InstanceWorld(each["box"], _name(each["label"]), tuple(layers), chain, turns)
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= _MAX_NAME:
+        raise ValueError(f"a name that is none: {value!r}")
+    return value

@@ -1,0 +1,620 @@
+"""A branch that runs in this process: its instances, and what becomes of all of them at once.
+
+Structure is decided in the history, by one transaction; what runs follows it. Whoever forks or commits first waits
+until nothing is called in the instances that it seals, then takes the tree's lock, never the other way round.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from kibo.box.define import Box
+from kibo.branch import joining
+from kibo.branch.deltas import BranchChange
+from kibo.branch.family import Family
+from kibo.branch.hostdir.apply import Applied
+from kibo.branch.hostdir.freeze import freeze
+from kibo.branch.hostdir.frozen import Frozen
+from kibo.branch.hostdir.staging import HOST_BITS
+from kibo.branch.marks import numbered
+from kibo.branch.members import Member, described, turns
+from kibo.branch.points import Points, refuse_running
+from kibo.branch.records import BranchRecord, Committed, SnapshotRecord, Status
+from kibo.branch.worlds import InstanceWorld, World, to_json, world_of
+from kibo.model.errors import (
+    BranchClosed,
+    BranchStale,
+    InstanceUnknown,
+    InvalidInput,
+    KiboError,
+    UnmetNeed,
+    WrongState,
+)
+from kibo.model.ids import BranchId
+from kibo.model.limits import MAX_FORKS
+from kibo.runtime import forking
+from kibo.runtime.forking import Live, Point
+from kibo.runtime.instance import adopt, conversation_of, give_up, spawned_of, was_destroyed
+from kibo.runtime.states import Progress, Spawned
+from kibo.runtime.trees.conflict import Resolver
+from kibo.store.crash import point as crash_point
+
+#: Why nothing runs in a branch any more.
+Ended = Literal["committed", "aborted", "stale", "closed"]
+
+
+class RunningBranch:
+    """One branch and the instances in it.
+
+    Attributes:
+        id: Its name for ever.
+        name: What people call it.
+        goal: What it is for; of a root.
+        parent: The branch that it commits into, or None for a root.
+        live: Whether its instances have the live state of those that they were forked from.
+        reasons: What stood in the way of that.
+    """
+
+    def __init__(
+        self, family: Family, record: BranchRecord, parent: RunningBranch | None, base: World
+    ) -> None:
+        self.family = family
+        self.id: BranchId = record.id
+        self.name = record.name
+        self.goal = record.goal
+        self.parent = parent
+        self.live = True
+        self.reasons: tuple[str, ...] = ()
+        self.members: dict[str, Member] = {}
+        self.face: Any = family.branch_face(self)
+        self._children: list[RunningBranch] = []
+        #: Where it commits into what this process does not run; None for a root.
+        self._elsewhere = record.parent if parent is None else None
+        self._is_root = record.parent is None
+        #: What it writes with: refused once another process has taken the branch over.
+        self._epoch = record.epoch
+        self._sealed_names: set[str] = set(base)
+        self._forks = 0
+        #: Why nothing runs in it any more; empty while it does.
+        self._ended: Ended | Literal[""] = ""
+        family.running[self.id] = self
+        if parent is None:
+            family.owner.begin(self.id)
+
+    # -- instances
+
+    async def spawn(
+        self, box: Box, workspace: str | os.PathLike[str] | None, name: str, progress: Progress | None
+    ) -> Any:
+        """Makes an instance in the branch; see `Branch.spawn`."""
+        self._check()
+        family = self.family
+        states, state = await family.ensure(box, progress)
+        frozen: Frozen | None = None
+        if workspace is not None:
+            keeper, home = family.keeper(state.plan.env.user == "root"), family.deltas.home
+            place = Path(workspace)
+            frozen = await family.waiting.aside(lambda: freeze(place, home, owner=keeper, flush=False))
+            family.flusher.add(frozen.id)
+            crash_point("spawn.frozen")
+        over: tuple[str, ...] = frozen.deltas if frozen is not None else ()
+        spawned = await states.fork(family.waiting, state, name, upper=family.owner.new(), over=over)
+        crash_point("spawn.made")
+        try:
+            async with family.lock:
+                self._check()
+                called = self._free_name(name or "+".join(part.name for part in state.plan.parts) or "Box")
+                member = self._member(called, spawned, box.digest, frozen.id if frozen is not None else "")
+                member.hold = frozen.hold if frozen is not None else None
+                return member.face
+        except BaseException:
+            forking.discard(spawned)
+            raise
+
+    def __getitem__(self, instance: Any) -> Any:
+        """Returns the same instance in this branch; see `Branch.__getitem__`."""
+        name = instance if isinstance(instance, str) else getattr(instance, "_member", None)
+        member = self.members.get(name) if isinstance(name, str) else None
+        if member is None:
+            known = ", ".join(sorted(self.members)) or "none"
+            raise InstanceUnknown(
+                f"branch {self.name or self.id} has no instance {name or instance!r}",
+                hint=f"It has: {known}. Instances that were spawned elsewhere, or after it was forked, are not in it.",
+                details={"branch": self.id},
+            )
+        return member.face
+
+    async def restore(self, boxes: Sequence[Box]) -> None:
+        """Spawns the instances of the branch's head, with fresh guests over their files. Aborts it if it cannot.
+
+        Raises:
+            UnmetNeed: The definition of one is not among the boxes.
+        """
+        try:
+            await self._restore(boxes)
+        except BaseException:
+            await self.abort()
+            raise
+
+    async def _restore(self, boxes: Sequence[Box]) -> None:
+        family = self.family
+        head = await family.waiting.aside(lambda: family.history.find_snapshot(self.id))
+        known = {box.digest: box for box in boxes}
+        world = world_of(head)
+        missing = sorted({each.label for each in world.values() if each.box not in known})
+        if missing:
+            raise UnmetNeed(
+                f"the snapshot has instances of {', '.join(missing)}, whose definitions were not given",
+                hint="Give each box as it was: kibo.checkout(ref, Coder()).",
+                details={"labels": missing},
+            )
+        for name, each in world.items():
+            states, state = await family.ensure(known[each.box], None)
+            short = await family.waiting.aside(partial(family.deltas.shortened, each))
+            crash_point("restore.shortened")
+            spawned = await states.fork(family.waiting, state, upper=family.owner.new(), over=short.deltas)
+            self._member(name, spawned, each.box, each.frozen, short)
+
+    def _member(
+        self, name: str, spawned: Spawned, box: str, frozen: str, sealed: InstanceWorld | None = None
+    ) -> Member:
+        start = described(spawned, box, spawned.deltas, 0, frozen)
+        face = self.family.instance_face(spawned)
+        member = Member(name, face, box, frozen, sealed or start, sealed or start)
+        face.branch, face._member = self.face, name
+        self.members[name] = member
+        self.family.watch.add(member)
+        plan, talk = spawned.state.plan, conversation_of(face)
+        if plan.egress or plan.env.services:
+            talk.goes_on = lambda waiting: forking.go_on(waiting, spawned_of(face), talk)
+        if sealed is not None:
+            talk.acts = sealed.turns
+        return member
+
+    def _free_name(self, wanted: str) -> str:
+        name, number = wanted, 1
+        while name in self.members:
+            number += 1
+            name = f"{wanted}-{number}"
+        return name
+
+    # -- forks
+
+    async def fork(self, n: int, names: Sequence[str], live: Live) -> list[RunningBranch]:
+        """Makes branches that begin where this one is; see `Branch.fork`."""
+        if not 1 <= n <= MAX_FORKS:
+            raise InvalidInput(f"a fork makes 1 to {MAX_FORKS:,} branches, not {n}")
+        if len(names) > n:
+            raise InvalidInput(f"{len(names)} names for {n} branches")
+        self._check()
+        members = list(self.members.values())
+        made: dict[str, list[Spawned]] = {}
+        async with turns(members), self._points(members, live) as points:
+            self._check()
+            reasons: list[str] = []
+            try:
+                for member, point in zip(members, points, strict=True):
+                    with self._saying_why():
+                        made[member.name], how = await member.fork(
+                            self.family.waiting, self.family.deltas, point, n, live
+                        )
+                    reasons += [f"{member.name}: {reason}" for reason in how.reasons]
+                crash_point("fork.made")
+                called = [*names, *(numbered(self.name, self._forks + each) for each in range(len(names), n))]
+                world = self._sealed_world()
+                async with self.family.lock:
+                    self._check()
+                    records = await self.family.waiting.aside(
+                        lambda: self.family.history.fork(
+                            self.id, n, world=to_json(world), names=called, epoch=self._epoch, flushed=False
+                        )
+                    )
+                    crash_point("fork.recorded")
+                    self._note_sealed(world, str(records[0].base))
+                    self._forks += n
+                    # Whoever ends this branch next ends these with it.
+                    return self._born(records, world, members, made, reasons)
+            except BaseException:
+                for spawned in (each for forks in made.values() for each in forks):
+                    forking.discard(spawned)
+                raise
+
+    def _born(
+        self,
+        records: Sequence[BranchRecord],
+        world: World,
+        members: Iterable[Member],
+        made: Mapping[str, Sequence[Spawned]],
+        reasons: Sequence[str],
+    ) -> list[RunningBranch]:
+        children = [RunningBranch(self.family, record, self, world) for record in records]
+        for index, child in enumerate(children):
+            child.live, child.reasons = not reasons, tuple(reasons)
+            for member in members:
+                spawned = made[member.name][index]
+                child._member(member.name, spawned, member.box, member.frozen, world[member.name])
+        self._children += children
+        return children
+
+    def adopt(self, record: BranchRecord) -> RunningBranch:
+        """Makes a branch that history has as this one's child a child of it here too; it has no instances yet."""
+        child = RunningBranch(self.family, record, self, {})
+        self._children.append(child)
+        return child
+
+    @asynccontextmanager
+    async def _points(self, members: Iterable[Member], live: Live) -> AsyncIterator[list[Point]]:
+        """Seals instances, whose turns the caller has, for as long as they are forked from."""
+        taken: list[tuple[Member, Point]] = []
+        try:
+            with self._saying_why():
+                for member in members:
+                    taken.append((member, await member.take(self.family.waiting, live)))
+            yield [point for _, point in taken]
+        finally:
+            for member, point in taken:
+                forking.drop(member.spawned, point)
+
+    def _sealed_world(self) -> dict[str, InstanceWorld]:
+        return {name: member.world(self.family.deltas) for name, member in self.members.items()}
+
+    def _world_now(self) -> dict[str, InstanceWorld]:
+        return {name: member.world_now(self.family.deltas) for name, member in self.members.items()}
+
+    def _let_go(self) -> None:
+        for member in self.members.values():
+            member.let_go()
+
+    def _note_sealed(self, world: World, snapshot: str) -> None:
+        self._sealed_names = set(world)
+        for name, member in self.members.items():
+            member.sealed = world[name]
+        self._let_go()
+        self.family.flusher.add(snapshot)
+
+    # -- snapshots
+
+    async def snapshot(self, label: str) -> SnapshotRecord:
+        """Seals what the branch is; see `Branch.snapshot`."""
+        self._check()
+        members = list(self.members.values())
+        async with turns(members):
+            return await self._snapshot_held(label)
+
+    async def _snapshot_held(self, label: str = "") -> SnapshotRecord:
+        async with self._points(list(self.members.values()), "prefer"), self.family.lock:
+            self._check()
+            world = self._sealed_world()
+            crash_point("seal.taken")
+            made = await self.family.waiting.aside(
+                lambda: self.family.history.snapshot(
+                    self.id, to_json(world), label, epoch=self._epoch, flushed=False
+                )
+            )
+            crash_point("seal.recorded")
+            self._note_sealed(world, made.id)
+            return made
+
+    # -- ends
+
+    async def commit(self, onto: str, reads: Sequence[str], *, overwrite: bool) -> Committed:
+        """Makes the parent what this branch is; see `Branch.commit`."""
+        if onto == "validated":
+            return await self.merge(None, reads)
+        if onto != "unmoved":
+            raise InvalidInput(f'onto={onto!r}: it is "unmoved" or "validated"')
+        if overwrite and self._ended == "stale":
+            return await self._join(lambda base, ours, theirs: dict(theirs), overwrite=True)
+        self._check()
+        parent = self.parent
+        if self._elsewhere is not None:
+            await self.family.waiting.aside(partial(self._refuse_running, self._elsewhere))
+        members, theirs = list(self.members.values()), list(parent.members.values()) if parent else []
+        async with turns(members, theirs):
+            self._check()
+            if parent is not None and parent._moved():
+                await parent._snapshot_held()
+            async with self._points(members, "prefer"), self.family.lock:
+                self._check()
+                world = self._sealed_world()
+                done = await self.family.waiting.aside(
+                    lambda: self._record_commit(world, overwrite=overwrite)
+                )
+                crash_point("commit.recorded")
+                self._note_sealed(world, done.head)
+                if parent is not None:
+                    parent._take_over(self, world)
+                else:
+                    self._stop("committed")
+                return done
+
+    async def merge(self, resolver: Resolver | None, reads: Sequence[str] | None) -> Committed:
+        """Joins what this branch and its parent have become; see `Branch.merge` and `Branch.commit`.
+
+        Args:
+            resolver: Asked for each conflict.
+            reads: Where the parent must not have changed; None for anywhere goes.
+        """
+        deltas = self.family.deltas
+        return await self._join(lambda *sides: joining.join(deltas, sides, resolver, reads), overwrite=False)
+
+    async def _join(self, decide: Callable[[World, World, World], World], *, overwrite: bool) -> Committed:
+        """Gives the parent a world that is made of three: of the base, of its own and of this branch's."""
+        if self._ended != "stale":
+            self._check()
+        family, parent = self.family, self.parent
+        if parent is None:
+            raise WrongState(
+                f"branch {self.id} has no parent that runs in this process",
+                hint="Check the parent out here, and fork from it.",
+                details={"branch": self.id},
+            )
+        parent._check()
+        async with turns(self.members.values(), parent.members.values()):
+            ours = await parent._snapshot_held()
+            # A stale one runs no more; its files are what it left.
+            theirs = await (self._snapshot_left() if self._ended else self._snapshot_held())
+            base = await family.waiting.aside(self._base_snapshot)
+            sides = (world_of(base), world_of(ours), world_of(theirs))
+            merged = await family.waiting.aside(lambda: decide(*sides))
+            crash_point("merge.decided")
+            lively = {} if self._ended else self.members
+            kept = {name for name in merged if name in lively and merged[name] == sides[2].get(name)}
+            fresh = await joining.revive(family, merged, sides[1], kept, parent.members, self.members)
+            crash_point("merge.revived")
+            try:
+                async with family.lock:
+                    done = await family.waiting.aside(
+                        lambda: (
+                            self._record_commit(merged, overwrite=True)
+                            if overwrite
+                            else self._record_merge(merged, (ours.id, theirs.id))
+                        )
+                    )
+                    crash_point("merge.recorded")
+                    parent._become_merged(self, kept, fresh, merged)
+            except BaseException:
+                for spawned in fresh.values():
+                    forking.discard(spawned)
+                raise
+            family.flusher.add(done.head)
+            return done
+
+    def _record_merge(self, world: World, heads: tuple[str, str]) -> Committed:
+        return self.family.history.record_merge(
+            self.id,
+            to_json(world),
+            heads,
+            epoch=self._epoch,
+            parent_epoch=self._parent_epoch,
+            flushed=False,
+        )
+
+    def _record_commit(self, world: World, *, overwrite: bool) -> Committed:
+        return self.family.history.commit(
+            self.id,
+            to_json(world),
+            overwrite=overwrite,
+            epoch=self._epoch,
+            parent_epoch=self._parent_epoch,
+            flushed=False,
+        )
+
+    def _refuse_running(self, parent: str) -> None:
+        above = self.family.history.get(parent)
+        refuse_running(above, Points(self.family.history, self.family.deltas).process_of(above))
+
+    @property
+    def _parent_epoch(self) -> int | None:
+        return None if self.parent is None else self.parent._epoch
+
+    async def _snapshot_left(self) -> SnapshotRecord:
+        world = self._world_now()
+        made = await self.family.waiting.aside(
+            lambda: self.family.history.snapshot(self.id, to_json(world), epoch=self._epoch, flushed=False)
+        )
+        self.family.flusher.add(made.id)
+        return made
+
+    def _base_snapshot(self) -> SnapshotRecord:
+        record = self.family.history.get(self.id)
+        return self.family.history.get_snapshot(str(record.base))
+
+    async def abort(self) -> None:
+        """Ends the branch and all below it; see `Branch.abort`."""
+        await self.family.waiting.whole(self._abort())
+
+    async def _abort(self) -> None:
+        if self._ended in ("committed", "aborted", "closed"):
+            return
+        async with self.family.lock:
+            self._stop("aborted")
+            world = self._world_now()
+            await self.family.waiting.aside(lambda: self._record_abort(world))
+        self._let_go()
+
+    def _record_abort(self, world: World) -> None:
+        history = self.family.history
+        if history.get(self.id).status in ("open", "stale"):
+            # What it was can be read until it is collected.
+            made = history.snapshot(self.id, to_json(world), epoch=self._epoch, flushed=False)
+            self.family.flusher.add(made.id)
+            crash_point("abort.sealed")
+            history.abort(self.id, epoch=self._epoch)
+
+    async def close(self, *, keep: bool) -> None:
+        """Ends what runs in a root branch and in all below it, calls that are under way included.
+
+        Args:
+            keep: Whether to record what it is, so that it can be looked at, applied and gone on from.
+        """
+        if self._ended:
+            return
+        for child in list(self._children):
+            await child.abort()
+        waiting = self.family.waiting
+        self._check()
+        if keep:
+            for member in self.members.values():
+                await member.stop_services(waiting)
+        await waiting.whole(self._close(keep=keep))
+
+    async def _close(self, *, keep: bool) -> None:
+        waiting = self.family.waiting
+        self._stop("closed")
+        for member in self.members.values():
+            await member.talk.destroy()
+        try:
+            if keep:
+                await self._snapshot_left()
+                crash_point("close.sealed")
+                if self._is_root:
+                    await waiting.aside(lambda: self.family.history.finish(self.id, epoch=self._epoch))
+            self._let_go()
+            await waiting.aside(self.family.flusher.flush)
+        finally:
+            if self.parent is None:
+                self.family.owner.end(self.id)
+
+    # -- looking
+
+    async def status(self) -> Status:
+        """Tells where it is in its life, as the history says. What was stopped is stale, also where its own parent,
+        which was stopped with it, has not moved.
+        """
+        known = (await self.family.waiting.aside(lambda: self.family.history.get(self.id))).status
+        return "stale" if known == "open" and self._ended == "stale" else known
+
+    async def diff(self) -> list[BranchChange]:
+        """Lists what has changed in it since it was forked, or began; see `Branch.diff`."""
+        deltas = self.family.deltas
+        pairs = [
+            (name, member.start, member.world_now(deltas)) for name, member in sorted(self.members.items())
+        ]
+        return await self.family.waiting.aside(
+            lambda: [
+                change for name, start, now in pairs for change in deltas.changes(name, start, now, HOST_BITS)
+            ]
+        )
+
+    async def apply(self) -> dict[str, Applied]:
+        """Brings the files of workspaces to the host; see `Branch.apply`."""
+        if self.parent is not None:
+            raise WrongState(
+                f"branch {self.name or self.id} has a parent: only a root's files are applied",
+                hint="commit() it, then apply() the root.",
+                details={"branch": self.id},
+            )
+        self._check()
+        async with turns(self.members.values()):
+            made = await self._snapshot_held()
+            wanted = {name: each for name, each in world_of(made).items() if each.frozen}
+            return await self.family.waiting.aside(
+                lambda: {name: self.family.deltas.apply(each) for name, each in wanted.items()}
+            )
+
+    # -- how it goes on
+
+    def _moved(self) -> bool:
+        """Whether it is something else than when it was sealed last. Asks nobody but the disk."""
+        self._check()
+        names, deltas = self.members.keys(), self.family.deltas
+        return names != self._sealed_names or any(each.changed(deltas) for each in self.members.values())
+
+    def _take_over(self, winner: RunningBranch, world: World) -> None:
+        """Makes this branch what a committed fork of it is, and ends the others."""
+        for name, member in winner.members.items():
+            self._take_member(name, member, world[name])
+        for name in self.members.keys() - winner.members.keys():
+            give_up(self.members.pop(name).face, "the branch that was committed does not have it")
+        self._sealed_names = set(world)
+        self._end_children(winner)
+
+    def _take_member(self, name: str, member: Member, sealed: InstanceWorld) -> None:
+        mine = self.members.get(name)
+        if mine is None:
+            member.face.branch = self.face
+            self.members[name] = replace(member, sealed=sealed)
+            member.left = sealed
+            return
+        member.left = sealed
+        mine.talk.session.forget(mine.talk.instance)
+        adopt(mine.face, member.face)
+        mine.frozen, mine.sealed = member.frozen, sealed
+        member.talk.ended = "its branch was committed: its parent has it now"
+
+    def _become_merged(
+        self, merged: RunningBranch, kept: set[str], fresh: Mapping[str, Spawned], world: World
+    ) -> None:
+        for name in kept:
+            self._take_member(name, merged.members[name], world[name])
+        for name, spawned in fresh.items():
+            like = self.members.get(name) or merged.members[name]
+            face = self.family.instance_face(spawned)
+            conversation_of(face).acts = world[name].turns
+            self._take_member(
+                name, Member(name, face, like.box, like.frozen, like.start, world[name]), world[name]
+            )
+        for name in self.members.keys() - world.keys():
+            give_up(self.members.pop(name).face, "the branch that was committed does not have it")
+        for name, member in self.members.items():
+            member.sealed = world[name]
+        self._sealed_names = set(world)
+        self._end_children(merged)
+
+    def _end_children(self, winner: RunningBranch) -> None:
+        winner._stop("committed")
+        for child in self._children:
+            child._stop("stale")
+        # Those of the winner, which have nothing to commit into any more, end with this branch.
+        self._children = [child for child in (*self._children, *winner._children) if child is not winner]
+
+    def _stop(self, why: Ended) -> None:
+        """Ends what runs in it and below it, at once."""
+        pending: list[tuple[RunningBranch, Ended]] = [(self, why)]  # trees are deeper than Python's stack
+        while pending:
+            branch, how = pending.pop()
+            branch._stop_alone(how)
+            pending += [(child, "stale" if how == "committed" else how) for child in branch._children]
+        if self.parent is None and why != "closed":
+            self.family.owner.end(self.id)
+
+    def _stop_alone(self, why: Ended) -> None:
+        if not self._ended or (self._ended == "stale" and why in ("aborted", "committed")):
+            self._ended = why
+        for member in self.members.values():
+            if member.face.branch is self.face:  # else it is its parent's now
+                give_up(member.face, f"its branch {self.name or self.id} is {self._ended}")
+
+    @contextmanager
+    def _saying_why(self) -> Iterator[None]:
+        """Where an instance has ended under somebody's hands because its branch did, says that."""
+        try:
+            yield
+        except KiboError:
+            self._check()
+            raise
+
+    def _check(self) -> None:
+        """Refuses what only an open branch can do; an instance that its user destroyed is in it no more."""
+        if not self._ended:
+            for name in [name for name, each in self.members.items() if was_destroyed(each.face)]:
+                del self.members[name]
+            return
+        if self._ended == "stale":
+            raise BranchStale(
+                f"branch {self.name or self.id} is stale: another fork of its parent was committed",
+                hint="What it wrote is there: merge() joins it, commit(overwrite=True) takes its side.",
+                details={"branch": self.id},
+            )
+        raise BranchClosed(
+            f"branch {self.name or self.id} is {self._ended}",
+            hint="It can be read. Fork again from its parent, or check one of its snapshots out.",
+            details={"branch": self.id, "status": self._ended},
+        )

@@ -1,0 +1,329 @@
+"""Branches as they stand in the history: found, compared, ended, applied and copied without the process that made them.
+
+What is seen here is what was sealed. A branch may go on in a process of its own meanwhile; what that process would lose
+is refused, and what it has not sealed is not seen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from kibo.branch.deltas import BranchChange, Deltas
+from kibo.branch.family import Flusher
+from kibo.branch.history import History
+from kibo.branch.hostdir.apply import Applied, apply
+from kibo.branch.hostdir.drift import drifted
+from kibo.branch.hostdir.plan import ApplyPlan
+from kibo.branch.hostdir.staging import HOST_BITS
+from kibo.branch.owning import Owner, collect, foreseen
+from kibo.branch.parcels import Ids, Received, receive, send
+from kibo.branch.patches import patch
+from kibo.branch.points import Points, refuse_running
+from kibo.branch.reach import Retention
+from kibo.branch.records import BranchRecord, Committed, SnapshotRecord
+from kibo.branch.retention import Collected
+from kibo.branch.workspaces import write_workspaces
+from kibo.branch.worlds import InstanceWorld, World, layers, world_of
+from kibo.model.errors import BranchClosed, InvalidInput, NotFound, WrongState
+from kibo.model.ids import BranchId
+from kibo.runtime.trees.archive import Exported
+
+#: As many snapshots as one line may have.
+_ALL: Final = 1 << 40
+#: Branches that an error names.
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedHere:
+    """What a commit did.
+
+    Attributes:
+        committed: As the history tells it.
+        sealed_s: How long ago what was committed had been sealed, in seconds.
+        stale: Branches that became stale by it, oldest first.
+    """
+
+    committed: Committed
+    sealed_s: float
+    stale: tuple[BranchId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AbortedHere:
+    """What an abort did.
+
+    Attributes:
+        branches: What was ended, the branch first; empty where it was aborted before.
+        process: The process that still runs it, and will be told when it next forks, commits or seals; None for none.
+    """
+
+    branches: tuple[BranchId, ...]
+    process: int | None
+
+
+class Standing:
+    """The branches of one state directory.
+
+    Args:
+        history: Where they are recorded.
+        deltas: Their files.
+        flusher: Brings those to the disk.
+        owner: Names new ones.
+        ids: Says whose numbers files that come from elsewhere get.
+    """
+
+    def __init__(
+        self, history: History, deltas: Deltas, flusher: Flusher, owner: Owner, ids: Callable[[], Ids]
+    ) -> None:
+        self.history: Final = history
+        self.deltas: Final = deltas
+        self._flusher: Final = flusher
+        self._owner: Final = owner
+        self._ids: Final = ids
+        self._points: Final = Points(history, deltas)
+
+    def point(self, ref: str) -> SnapshotRecord:
+        """Finds the snapshot that a reference names; see `Points.point`."""
+        return self._points.point(ref)
+
+    def process_of(self, branch: BranchRecord) -> int | None:
+        """Returns the living process that runs a branch; see `Points.process_of`."""
+        return self._points.process_of(branch)
+
+    # -- comparing
+
+    def sides(self, a: str, b: str | None) -> tuple[dict[str, InstanceWorld], dict[str, InstanceWorld]]:
+        """Finds the two worlds that a comparison is of.
+
+        Args:
+            a: Where to begin or, alone, what to compare with the start of its tree.
+            b: What it became.
+
+        Raises:
+            SnapshotUnknown, WrongState: As `point` and `world`.
+        """
+        first = self.point(a)
+        if b is not None:
+            one, two = self._points.world(first), self._points.world(self.point(b))
+            # What is in one of them alone is compared with what it was when it came into its branch.
+            one |= {name: self._start(each) for name, each in two.items() if name not in one}
+            two |= {name: self._start(each) for name, each in one.items() if name not in two}
+            return one, two
+        now = self._points.world(first)
+        begun = world_of(self.history.snapshots(first.id, _ALL)[-1])
+        return {name: begun.get(name) or self._start(each) for name, each in now.items()}, now
+
+    def diff(self, a: str, b: str | None = None) -> Iterator[BranchChange]:
+        """Lists the files that differ between two snapshots, or between one and the start of its tree.
+
+        Args:
+            a: See `sides`.
+            b: See `sides`.
+
+        Returns:
+            Changes by instance, in order of path.
+
+        Raises:
+            SnapshotUnknown, WrongState: As `point` and `world`.
+        """
+        one, two = self.sides(a, b)
+        for name in sorted(two):
+            yield from self.deltas.changes(name, one[name], two[name], HOST_BITS)
+
+    def patch(self, a: str, b: str | None = None) -> Iterator[bytes]:
+        """As `diff`, as text in git's form. Paths begin at the box's root: ``git apply -p2`` takes a workspace's."""
+        one, two = self.sides(a, b)
+        for name in sorted(two):
+            title = b"# %b\n" % name.encode() if len(two) > 1 else b""
+            for place, change in self.deltas.compared(one[name], two[name], HOST_BITS):
+                for piece in patch(place.encode(), change):
+                    yield title + piece
+                    title = b""
+
+    def _start(self, world: InstanceWorld) -> InstanceWorld:
+        return replace(world, deltas=world.deltas[: self.deltas.shown(world)])
+
+    # -- ends
+
+    def commit(self, ref: str, *, overwrite: bool = False) -> CommittedHere:
+        """Makes a branch's parent what the branch was when it was sealed last.
+
+        Args:
+            ref: The branch.
+            overwrite: Commit even where the parent has moved.
+
+        Raises:
+            WrongState: It is a root, or it or its parent runs in a living process, whose work would be lost.
+            BranchStale: The parent has moved.
+            BranchUnknown, BranchClosed: Nothing was changed.
+        """
+        branch = self.history.get(ref)
+        refuse_running(branch, self.process_of(branch))
+        sealed = self.history.get_snapshot(branch.head)
+        before = self._fresh_siblings(branch)
+        self._flusher.add(branch.head)
+        self._flusher.flush()
+        done = self.history.commit(branch.id, overwrite=overwrite)
+        still = {each.id for each in self.history.children(done.parent) if each.status == "open"}
+        stale = tuple(each for each in before if each not in still)
+        return CommittedHere(done, time.time() - sealed.created_s, stale)
+
+    def _fresh_siblings(self, branch: BranchRecord) -> list[BranchId]:
+        if branch.parent is None:
+            return []
+        siblings = self.history.children(branch.parent)
+        return [each.id for each in siblings if each.id != branch.id and each.status == "open"]
+
+    def abort(self, ref: str) -> AbortedHere:
+        """Ends a branch and all below it. What they are can be read until it is collected.
+
+        Raises:
+            BranchUnknown, BranchClosed: Nothing was changed.
+        """
+        branch = self.history.get(ref)
+        process = self.process_of(branch)
+        return AbortedHere(tuple(self.history.abort(branch.id)), process)
+
+    # -- the host
+
+    def plan(self, ref: str | None = None) -> tuple[BranchRecord, dict[str, ApplyPlan]]:
+        """Plans how the workspaces of a root come to the host's directories.
+
+        Args:
+            ref: The root, open or finished; without it, the only one that has something to apply.
+
+        Returns:
+            The root, and the plan for each instance with a workspace.
+
+        Raises:
+            BranchUnknown, BranchClosed: There is none such, or it was aborted.
+            WrongState: It is no root, or its files are gone.
+            InvalidInput: None was named, and not exactly one has something to apply.
+        """
+        if ref is not None:
+            root = self.history.get(ref)
+            if root.parent is not None:
+                raise WrongState(
+                    f"branch {root.id} has a parent: only a root's files are applied",
+                    hint=f"`kibo commit {root.id}`, then apply its root.",
+                    details={"branch": root.id, "parent": root.parent},
+                )
+            if root.status == "aborted":
+                raise BranchClosed(
+                    f"branch {root.id} was aborted: what it became is not wanted",
+                    hint=f"If it is after all: `kibo checkout {root.id}`, and apply the branch that this makes.",
+                    details={"branch": root.id, "status": root.status},
+                )
+            return root, self._plans(root)
+        found = []
+        for root in self.history.roots():
+            try:
+                plans = {} if root.status == "aborted" else self._plans(root)
+            except (WrongState, NotFound):
+                continue  # its files are gone: there is nothing left to apply
+            if any(plan.operations for plan in plans.values()):
+                found.append((root, plans))
+        if len(found) != 1:
+            names = ", ".join(f"{root.name} ({root.id})" for root, _ in found[-_SHOWN:])
+            raise InvalidInput(
+                f"{len(found)} trees have something to apply" if found else "no tree has anything to apply",
+                hint=f"Name one of {names}."
+                if found
+                else "`kibo tree --all` lists the trees that there are.",
+                details={"candidates": [root.id for root, _ in found]},
+            )
+        return found[0]
+
+    def _plans(self, root: BranchRecord) -> dict[str, ApplyPlan]:
+        world: World = self._points.world(self.history.get_snapshot(root.head))
+        return {name: self.deltas.plan(each) for name, each in world.items() if each.frozen}
+
+    def apply(self, ref: str | None = None) -> tuple[BranchRecord, dict[str, Applied]]:
+        """Brings the files of a root's workspaces to the host, each workspace entirely or not at all.
+
+        Args:
+            ref: See `plan`.
+
+        Returns:
+            The root, and what was done, by instance.
+
+        Raises:
+            HostDrift: The host's files are not what they were. Nothing was written.
+            HostDiskFull, Denied: What `kibo.branch.hostdir.apply` says; workspaces before are applied.
+            BranchUnknown, BranchClosed, WrongState, InvalidInput: As `plan`.
+        """
+        root, plans = self.plan(ref)
+        for plan in plans.values():
+            if drift := plan.drift():
+                raise drifted(plan.frozen, drift)
+        return root, {name: apply(plan) for name, plan in plans.items()}
+
+    # -- going on
+
+    def checkout(self, ref: str, name: str = "") -> tuple[BranchRecord, tuple[str, ...]]:
+        """Makes a branch at a snapshot.
+
+        Args:
+            ref: See `point`.
+            name: What to call it.
+
+        Returns:
+            The branch, and the labels of the boxes that going on from it needs.
+
+        Raises:
+            SnapshotUnknown, WrongState: As `point` and `world`.
+        """
+        snapshot = self.point(ref)
+        labels = sorted({each.label for each in self._points.world(snapshot).values()})
+        return self.history.at(snapshot.id, name, ref=ref), tuple(labels)
+
+    def write(self, ref: str, to: Path) -> tuple[dict[str, Path], tuple[bytes, ...]]:
+        """Writes the workspaces of a snapshot into a new directory; see `write_workspaces`.
+
+        Raises:
+            SnapshotUnknown, WrongState: As `point` and `world`.
+            InvalidInput, FileMissing, HostDiskFull: Nothing was written.
+        """
+        return write_workspaces(self.deltas, self._points.world(self.point(ref)), to)
+
+    # -- elsewhere
+
+    def send(self, ref: str, to: Path) -> tuple[SnapshotRecord, Exported]:
+        """Writes a snapshot into a file: its log, and all layers that are not of its environments.
+
+        Raises:
+            SnapshotUnknown, WrongState: As `point` and `world`.
+            InvalidInput, FileMissing, HostDiskFull: Nothing was written.
+        """
+        snapshot = self.point(ref)
+        return snapshot, send(self.history, self.deltas, snapshot, self._points.world(snapshot), to)
+
+    def receive(self, file: Path, name: str = "imported", goal: str = "") -> Received:
+        """Makes a tree of what `send` wrote; see `kibo.branch.parcels.receive`."""
+        return receive(self.history, self.deltas, self._owner, self._ids(), file, name=name, goal=goal)
+
+    # -- the disk
+
+    def collect(self, closed_s: float, unused_s: float, *, dry: bool = False) -> Collected:
+        """Removes branches that ended some time ago, and all that nothing names any more.
+
+        Args:
+            closed_s: How long ago, in seconds.
+            unused_s: How long ago a host directory must have been frozen last for what the next freeze of it would
+                begin from to go.
+            dry: Only find out what would go.
+        """
+        step = foreseen if dry else collect
+        return step(self.deltas.home, self.history, Retention(closed_s=closed_s), unused_s=unused_s)
+
+    def layers(self) -> set[str]:
+        """Returns the layers of environments that branches lie over; all there are where one cannot be read."""
+        try:
+            return {layer for _, world in self.history.reachable() for layer in layers(world)}
+        except ValueError:
+            return {path.name for path in (self.deltas.home / "layers").iterdir()}

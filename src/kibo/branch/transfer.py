@@ -1,0 +1,160 @@
+"""A snapshot's world and log as lines of JSON, and back: verified as a whole before anything of it is written.
+
+The first line says what follows, each further one is an entry, the last has the digest of all before it. A torn or
+changed file is refused entirely.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from typing import IO, Any, Final
+
+from kibo.branch.records import World, written
+from kibo.branch.rows import SnapshotRow, insert_branches, insert_snapshot, read_snapshot
+from kibo.model.errors import InvalidInput
+from kibo.model.ids import BranchId, SnapshotId
+from kibo.model.limits import MIB
+from kibo.store import crash
+from kibo.store.database import Store, Transaction
+from kibo.store.fencing import OPEN, BranchRow
+from kibo.store.lineage import extend, segment_of
+from kibo.store.log import Entry, following_in, insert_copies, position_of, taken
+
+FORMAT: Final = 1
+
+#: Entries read or written at a time.
+_PAGE: Final = 500
+
+
+def export(store: Store, snapshot: str) -> Iterator[str]:
+    """Yields a snapshot as lines without their ends; see `History.export`."""
+    digest = hashlib.blake2b(digest_size=32)
+
+    def line(value: dict[str, Any]) -> str:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+        digest.update(text.encode() + b"\n")
+        return text
+
+    row = store.read(lambda tx: read_snapshot(tx, snapshot))
+    world = None if row.world is None else json.loads(row.world)
+    yield line(
+        {"kibo_snapshot": FORMAT, "id": row.id, "world": world, "seq": row.seq, "created": row.created}
+    )
+    after = 0
+    while after < row.seq:
+        page = store.read(lambda tx, after=after: following_in(tx, snapshot, after, _PAGE))  # type: ignore[misc]
+        for entry in page:
+            yield line(_described(entry))
+        after = page[-1].seq
+    yield json.dumps({"entries": row.seq, "digest": digest.hexdigest()}, sort_keys=True)
+
+
+def receive(store: Store, lines: Iterable[str], world: World | None, goal: str, name: str) -> BranchId:
+    """Makes a new root branch of what `export` gave; see `History.import_snapshot`."""
+    with tempfile.SpooledTemporaryFile(max_size=16 * MIB) as copy:
+        header = _verified(lines, copy)
+        text = written(header["world"] if world is None else world)
+
+        def write(tx: Transaction) -> BranchId:
+            copy.seek(0)
+            return _write(tx, copy, header, text, goal, name)
+
+        return store.write(write)
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    body = base64.b64encode(entry.body).decode()
+    return {"seq": entry.seq, "kind": entry.kind, "at": entry.at_s, "origin": entry.origin, "body": body}
+
+
+def _verified(lines: Iterable[str], copy: IO[bytes]) -> dict[str, Any]:
+    """Copies the lines of entries, and returns the first line once the last has vouched for all of them."""
+    digest = hashlib.blake2b(digest_size=32)
+    header: dict[str, Any] = {}
+    count = 0
+    for text in lines:
+        try:
+            value = json.loads(text)
+            if not isinstance(value, dict):
+                raise ValueError("not an object")
+        except ValueError as error:
+            raise _refused(f"line {count + 1} is no JSON object", count) from error
+        if not header:
+            if value.get("kibo_snapshot") != FORMAT or not isinstance(value.get("seq"), int):
+                raise _refused("it does not begin as a snapshot of this version does", count)
+            header = value
+        elif "digest" in value:
+            if (
+                value["digest"] != digest.hexdigest()
+                or value.get("entries") != count
+                or header["seq"] != count
+            ):
+                raise _refused("its digest differs", count)
+            return header
+        else:
+            count += 1
+            if value.get("seq") != count:
+                raise _refused(f"entry {count} is missing", count)
+            copy.write(text.rstrip("\n").encode() + b"\n")
+        digest.update(text.rstrip("\n").encode() + b"\n")
+    raise _refused("it ends before its digest", count)
+
+
+def _write(
+    tx: Transaction, copy: IO[bytes], header: dict[str, Any], world: str, goal: str, name: str
+) -> BranchId:
+    branch, snapshot, now, count = BranchId.new(), SnapshotId.new(), time.time(), header["seq"]
+    while taken(tx, snapshot):
+        snapshot = SnapshotId.new()
+    page: list[tuple[int, str, bytes, float, str | None]] = []
+    for text in copy:
+        value = json.loads(text)
+        body = base64.b64decode(value["body"], validate=True)
+        page.append((value["seq"], value["kind"], body, value["at"], value["origin"]))
+        if len(page) == _PAGE:
+            insert_copies(tx, segment_of(snapshot), page)
+            page = []
+    insert_copies(tx, segment_of(snapshot), page)
+    crash.point("import.before_snapshot")
+    near = extend(b"", snapshot, count, position_of(tx, snapshot, count, count))
+    row = SnapshotRow(snapshot, branch, branch, "import", None, None, world, count, count, near, "whole", now)
+    insert_snapshot(tx, row, None)
+    crash.point("import.before_branch")
+    insert_branches(tx, [first_row(branch, snapshot, count, name, goal, now)])
+    crash.point("import.before_commit")
+    return branch
+
+
+def first_row(branch: BranchId, head: str, seq: int, name: str, goal: str, now: float) -> BranchRow:
+    """Returns the row of a root branch."""
+    return BranchRow(
+        id=branch,
+        tree=branch,
+        parent=None,
+        name=name,
+        goal=goal,
+        status=OPEN,
+        epoch=0,
+        head=head,
+        sealed=seq,
+        next=SnapshotId.new(),
+        tail=seq,
+        base=None,
+        base_seq=0,
+        result=None,
+        created=now,
+        closed=None,
+    )
+
+
+def _refused(why: str, count: int) -> InvalidInput:
+    return InvalidInput(
+        f"this is not a whole exported snapshot: {why}",
+        hint="Nothing was imported. Export it again, or copy the file again.",
+        details={"entries_read": count},
+    )

@@ -1,0 +1,98 @@
+"""What a snapshot says of a branch's instances: which boxes they are, and which layers their files lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kibo.branch.records import SnapshotRecord, unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceWorld:
+    """One instance at one point in time.
+
+    Attributes:
+        box: The digest of its definition.
+        label: The names of its parts, for people.
+        layers: Names of the environment's layers that its files lie over, lowest first.
+        deltas: Its sealed layers on disk, lowest first; the lowest may be those of a frozen workspace.
+        turns: Actions that have run in it since it was spawned and may have changed its live state.
+        frozen: The frozen workspace, or empty.
+    """
+
+    box: str
+    label: str
+    layers: tuple[str, ...]
+    deltas: tuple[str, ...]
+    turns: int = 0
+    frozen: str = ""
+
+
+#: A branch's instances by their names in it.
+World = Mapping[str, InstanceWorld]
+
+
+def to_json(world: World) -> dict[str, Any]:
+    """Writes a world as history keeps it."""
+    return {"instances": {name: asdict(each) for name, each in world.items()}} if world else {}
+
+
+def from_json(data: Mapping[str, Any] | None) -> dict[str, InstanceWorld]:
+    """Reads what `to_json` wrote; an empty world where there is none.
+
+    Raises:
+        ValueError: It is no world: damaged, or written by another version.
+    """
+    try:
+        return {name: _instance(each) for name, each in ((data or {}).get("instances") or {}).items()}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"a world that is none: {error}") from error
+
+
+def _instance(each: Mapping[str, Any]) -> InstanceWorld:
+    for key in ("layers", "deltas"):
+        if not isinstance(each[key], list) or not all(isinstance(name, str) for name in each[key]):
+            raise TypeError(f"{key} is no list of names")
+    return InstanceWorld(**{**each, "layers": tuple(each["layers"]), "deltas": tuple(each["deltas"])})
+
+
+def world_of(snapshot: SnapshotRecord) -> dict[str, InstanceWorld]:
+    """Reads the world of a snapshot.
+
+    Raises:
+        WrongState: It cannot be read.
+    """
+    try:
+        return from_json(snapshot.world)
+    except ValueError as error:
+        raise unreadable(snapshot.id, error) from error
+
+
+def names(data: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yields what a world needs on disk: its deltas and frozen workspaces.
+
+    Raises:
+        ValueError: As `from_json`, or there is None, for a world that could not even be parsed.
+    """
+    for each in from_json(_parsed(data)).values():
+        yield from each.deltas
+        if each.frozen:
+            yield each.frozen
+
+
+def layers(data: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yields the layers of environments that a world's files lie over.
+
+    Raises:
+        ValueError: As `names`.
+    """
+    for each in from_json(_parsed(data)).values():
+        yield from each.layers
+
+
+def _parsed(data: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if data is None:
+        raise ValueError("its text is no object of JSON")
+    return data

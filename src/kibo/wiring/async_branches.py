@@ -1,0 +1,98 @@
+"""Puts the parts of branches together, for coroutines; loaded by the first that has a branch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator
+from types import TracebackType
+from typing import Any
+
+from kibo.aio import Instance, _ensure, _states
+from kibo.box.define import Box
+from kibo.branch.async_branch import AsyncBranch
+from kibo.branch.family import Family
+from kibo.branch.running import RunningBranch
+from kibo.runtime.anyio_waiting import AnyioWaiting
+from kibo.runtime.states import Progress, State, States
+from kibo.wiring import Runtime, runtime
+
+
+class Branch(AsyncBranch[Instance]):
+    """A line of execution, whose calls are coroutines; see `kibo.branch.async_branch.AsyncBranch`."""
+
+
+def branch(goal: str = "", *, name: str = "main") -> Branching:
+    """Begins a tree of branches; see `kibo.branch`.
+
+    Args:
+        goal: What it is for.
+        name: What to call its root.
+
+    Returns:
+        What to await for the root, or to enter with ``async with``, which ends what runs in the tree at the end.
+    """
+
+    async def begin() -> Branch:
+        home = runtime()
+        family, waiting = await _family(home)
+        record = await waiting.aside(lambda: home.records().history.create(goal, name))
+        root: Branch = RunningBranch(family, record, None, {}).face
+        return root
+
+    return Branching(begin)
+
+
+def checkout(ref: str, *boxes: Box, name: str = "") -> Branching:
+    """Begins a branch at a snapshot, with fresh guests over its files; see `kibo.checkout`.
+
+    Args:
+        ref: A snapshot's id or label, the beginning of its id, or a branch's id for its newest.
+        boxes: The definitions of its instances, in any order.
+        name: What to call the branch.
+
+    Returns:
+        What to await for the branch, or to enter with ``async with``. Cancelled, it leaves no instance, and the branch
+        is recorded as aborted.
+    """
+
+    async def begin() -> Branch:
+        home = runtime()
+        family, waiting = await _family(home)
+        history = home.records().history
+        record = await waiting.aside(lambda: history.at(history.find_snapshot(ref).id, name, ref=ref))
+        running = RunningBranch(family, record, None, {})
+        await running.restore(boxes)
+        found: Branch = running.face
+        return found
+
+    return Branching(begin)
+
+
+async def _family(home: Runtime) -> tuple[Family, AnyioWaiting]:
+    waiting = AnyioWaiting()
+
+    async def ensure(box: Box, progress: Progress | None) -> tuple[States, State]:
+        states = await _states(home)
+        return states, await _ensure(states, box, progress)
+
+    return await waiting.aside(lambda: home.records().family(waiting, ensure, Instance, Branch)), waiting
+
+
+class Branching:
+    """A branch to be: awaitable, and an async context manager."""
+
+    def __init__(self, begin: Callable[[], Coroutine[Any, Any, Branch]]) -> None:
+        self._begin = begin
+        self._branch: Branch | None = None
+
+    def __await__(self) -> Generator[Any, None, Branch]:
+        return self._begin().__await__()
+
+    async def __aenter__(self) -> Branch:
+        self._branch = await self._begin()
+        return self._branch
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._branch is not None:
+            await self._branch.__aexit__(kind, error, trace)

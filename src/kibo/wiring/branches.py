@@ -1,0 +1,176 @@
+"""Puts the parts of branches together, for plain programs; loaded by the first that has a branch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from kibo.box.define import Box
+from kibo.branch.branch import Branch
+from kibo.branch.deltas import Deltas
+from kibo.branch.family import Family, Flusher
+from kibo.branch.history import History
+from kibo.branch.hostdir.recover import recover
+from kibo.branch.owning import Owner, sweep
+from kibo.branch.parcels import Ids
+from kibo.branch.running import RunningBranch
+from kibo.branch.standing import Standing
+from kibo.branch.watching import DiskWatch
+from kibo.model.errors import HostUnsupported
+from kibo.runtime.idmap import BOX_ID, RANGE, ROOT_BASE, choose_map
+from kibo.runtime.instance import Instance
+from kibo.runtime.layers.home import prepare_home
+from kibo.runtime.layers.store import exhausting_disk
+from kibo.runtime.states import Progress, Spawned, State, States
+from kibo.runtime.waiting import Blocking, Waiting, run
+from kibo.store.database import Store
+from kibo.wiring import Runtime, runtime
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Records:
+    """The history of one state directory, and what brings its files to the disk."""
+
+    def __init__(self, home: Path) -> None:
+        with exhausting_disk(home):
+            prepare_home(home)
+        self.store = Store.open(f"sqlite:///{home}/history.db")
+        self.history = History(self.store)
+        self.history.recover()
+        _end_applies(home)
+        sweep(home, self.history)
+        self.owner = Owner(home)
+        self.flusher = Flusher(self.history, home)
+        self.deltas = Deltas(home, self.owner.new)
+        self.watch = DiskWatch(self.deltas)
+        self.running: weakref.WeakValueDictionary[str, RunningBranch] = weakref.WeakValueDictionary()
+
+    def standing(self) -> Standing:
+        """Returns the branches as they stand, for programs that run none of them."""
+        return Standing(self.history, self.deltas, self.flusher, self.owner, _ids)
+
+    def family(
+        self,
+        waiting: Waiting,
+        ensure: Callable[[Box, Progress | None], Awaitable[tuple[States, State]]],
+        instance_face: Callable[[Spawned], Any],
+        branch_face: Callable[[Any], Any],
+    ) -> Family:
+        """Makes what the branches of one tree share; see `Family`."""
+        return Family(
+            self.history,
+            self.deltas,
+            self.flusher,
+            self.watch,
+            self.owner,
+            waiting,
+            ensure,
+            instance_face,
+            branch_face,
+            self.running,
+            _owner,
+        )
+
+    def close(self) -> None:
+        """Brings to the disk what is not there, and closes the database."""
+        self.watch.close()
+        self.flusher.close()
+        self.owner.close(self.history)
+        self.store.close()
+
+
+def _end_applies(home: Path) -> None:
+    """Ends what a crash cut short of bringing files to the host, before anybody looks at either."""
+    for found in recover(home):
+        kept = "".join(f"; kept as {os.fsdecode(path)}" for path in found.kept)
+        level = logging.INFO if found.outcome == "waiting" else logging.WARNING
+        _log.log(level, "an apply to %s had been cut short: it is %s now%s", found.host, found.outcome, kept)
+
+
+def _range(what: str) -> int | None:
+    """Returns the number that stands for a box's 0 on this host; None where all files are the user's own.
+
+    Raises:
+        HostUnsupported: ``what`` needs files that this user cannot make.
+    """
+    kind = choose_map().kind
+    if kind == "subuid":
+        raise HostUnsupported(
+            f"{what} needs files that belong to ids of the granted range, which this user cannot give away",
+            hint="Run as root, or without a range in /etc/subuid: `kibo doctor` says what each way can do.",
+        )
+    return ROOT_BASE if kind == "root" else None
+
+
+def _ids() -> Ids:
+    """Returns whose numbers files that come from elsewhere get."""
+    return Ids(_range("an import"), RANGE, BOX_ID)
+
+
+def _owner(as_root: bool) -> tuple[int, int] | None:
+    """Returns who a workspace's files belong to, in the host's numbers, so that the box's programs own them."""
+    first, inside = _range("a workspace"), 0 if as_root else BOX_ID
+    return None if first is None else (first + inside, first + inside)
+
+
+def branch(goal: str = "", *, name: str = "main") -> Branch:
+    """Begins a tree of branches.
+
+    Args:
+        goal: What it is for.
+        name: What to call its root.
+
+    Returns:
+        The root. Use it as a context manager, which ends what runs in the tree.
+
+    Raises:
+        StoreUnavailable: The history cannot be opened.
+        InvalidInput: The name has no form.
+    """
+    home = runtime()
+    record = home.records().history.create(goal, name)
+    root: Branch = RunningBranch(_family(home), record, None, {}).face
+    return root
+
+
+def checkout(ref: str, *boxes: Box, name: str = "") -> Branch:
+    """Begins a branch at a snapshot, with fresh guests over its files.
+
+    Args:
+        ref: A snapshot's id or label, the beginning of its id, or a branch's id for its newest.
+        boxes: The definitions of its instances, in any order.
+        name: What to call the branch.
+
+    Returns:
+        The branch. Use it as a context manager. It commits into the branch that was named, or that the
+        snapshot was made in, if that runs in this process, as any other fork of it does.
+
+    Raises:
+        SnapshotUnknown: There is none such, or several; ``details["candidates"]`` names these.
+        WrongState: Its files are gone.
+        UnmetNeed: A definition is missing; ``details["labels"]`` says of what.
+    """
+    home = runtime()
+    history = home.records().history
+    record = history.at(history.find_snapshot(ref).id, name, ref=ref)
+    parent = home.records().running.get(record.parent or "")
+    if parent is not None and isinstance(parent.family.waiting, Blocking):
+        running = parent.adopt(record)
+    else:
+        running = RunningBranch(_family(home), record, None, {})
+    run(running.restore(boxes))
+    found: Branch = running.face
+    return found
+
+
+def _family(home: Runtime) -> Family:
+    async def ensure(box: Box, progress: Progress | None) -> tuple[States, State]:
+        states = home.states()
+        return states, states.ensure(box, progress)
+
+    return home.records().family(Blocking(), ensure, Instance, Branch)
