@@ -6,7 +6,7 @@ import socket
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from kibo.box.policy import Deny, Rule, find_rule, split_target
+from kibo.box.policy import Allow, Deny, Rule, find_rule, plain_path, split_target
 
 HOST_LOOPBACK: Final = "host.kibo"
 RESOLVE_S: Final = 10.0
@@ -33,41 +33,98 @@ class Refused(Exception):
         return head.encode() + b"connection: close\r\n\r\n" + text
 
 
-async def find_destination(rules: Sequence[Rule], host: str, port: int) -> Destination:
-    """Decides where a request for `host` and `port` may go.
+def decide(
+    rules: Sequence[Rule], host: str, port: int, methods: Sequence[str] = (), path: str | None = None
+) -> Allow:
+    """Decides whether a request may be made. Pure.
+
+    Args:
+        rules: Those of the box.
+        host: What is asked for.
+        port: Of that host.
+        methods: What is to be done there, in each way that a server may read it.
+        path: Where, without a query. None asks for the host alone: whether anything there may be allowed.
 
     Raises:
-        Refused: No rule allows it, a rule denies it, the name has no address, or only private ones.
+        Refused: No rule allows it, or a rule denies it.
     """
-    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    rule = find_rule(rules, host, port)
+    shown = show(host, port)
+    asked = shown if path is None else f"{'/'.join(methods)} {path} at {shown}"
+    rule = find_rule(rules, host, port, methods, path)
     if isinstance(rule, Deny):
-        raise Refused(
-            "403 Forbidden", f'Deny("{rule.target}") keeps this box from {shown}, whatever allows it.'
-        )
-    # A wildcard names neither this machine nor an address; only the thing itself does.
-    exact = rule is not None and split_target(rule.target)[0] == host
-    if rule is None or (host == HOST_LOOPBACK and not exact):
+        raise Refused("403 Forbidden", f"{write(rule)} keeps this box from {asked}, whatever allows it.")
+    near = find_rule(rules, host, port) if rule is None and path is not None else None
+    if isinstance(near, Allow):
+        raise Refused("403 Forbidden", _not_within(near, asked, shown, methods, path or ""))
+    # A wildcard does not name this machine; only the thing itself does.
+    if rule is None or (host == HOST_LOOPBACK and not _is_exact(rule, host)):
         raise Refused(
             "403 Forbidden",
             f'no rule lets this box reach {shown}. To allow it, add Allow("{shown}") to the `egress` of the Box '
             "that needs it.",
         )
+    return rule
+
+
+def _not_within(near: Allow, asked: str, shown: str, methods: Sequence[str], path: str) -> str:
+    if near.paths and plain_path(path) is None:
+        return (
+            f"servers may read the path of {asked} in more than one way, so that {write(near)} cannot be held against "
+            "it. Ask for the path without dots, doubled slashes and what is encoded for no reason."
+        )
+    limits = f"methods={_listed(methods)}" + (f", paths={_listed([path])}" if near.paths else "")
+    return (
+        f"{write(near)} lets this box reach {shown}, but does not cover {asked}. To allow it, add "
+        f'Allow("{shown}", {limits}) to the `egress` of the Box that needs it.'
+    )
+
+
+def write(rule: Rule) -> str:
+    """Writes a rule as its author would."""
+    limits = [f"{name}={_listed(values)}" for name in ("methods", "paths") if (values := getattr(rule, name))]
+    return f"{type(rule).__name__}({', '.join([_quoted(rule.target), *limits])})"
+
+
+def _listed(values: Sequence[str]) -> str:
+    return f"({', '.join(map(_quoted, values))}{',' * (len(values) == 1)})"
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"'
+
+
+async def find_destination(rule: Allow, host: str, port: int) -> Destination:
+    """Finds the addresses that a request for `host` and `port`, which `rule` allows, may go to.
+
+    Raises:
+        Refused: The name has no address, or only private ones.
+    """
     if rule.to is not None:
         to, to_port = split_target(rule.to)
         return Destination(await _resolve(to), to_port or port)
     if host == HOST_LOOPBACK:
         return Destination(["127.0.0.1", "::1"], port)
     addresses = await _resolve(host)
-    if not (exact and addresses == [host]):  # An address that a rule spells out is allowed, private or not.
+    # An address that a rule spells out is allowed, private or not.
+    if not (_is_exact(rule, host) and addresses == [host]):
         addresses = [address for address in addresses if is_public(address)]
     if not addresses:
+        shown = show(host, port)
         raise Refused(
             "403 Forbidden",
             f"{shown} leads to a private, loopback or link-local address, which a rule must name. To allow it, write "
             f'Allow("{shown}", to="<address>:<port>").',
         )
     return Destination(addresses, port)
+
+
+def show(host: str, port: int) -> str:
+    """Writes a host and a port as a rule does."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_exact(rule: Allow, host: str) -> bool:
+    return split_target(rule.target)[0] == host
 
 
 def is_public(address: str) -> bool:

@@ -1,25 +1,58 @@
-"""One box's way out: an HTTP proxy on a socket of the box's own network."""
+"""One box's way out: a proxy on a socket of the box's own network, which opens TLS and looks at every request."""
 
 import asyncio
-import contextlib
-import os
+import re
 import socket
-import struct
-from collections.abc import AsyncIterator, Sequence
-from typing import Final
+import ssl
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
-from kibo.box.policy import Rule
-from kibo.effects.destinations import Destination, Refused, find_destination
-from kibo.effects.http_head import Head, HeadError, SecretValue, close_after, secrets_for
+from kibo.box.policy import Allow, Rule
+from kibo.effects.authority import Authority
+from kibo.effects.client import HEAD_S, Client
+from kibo.effects.destinations import Refused, decide, find_destination, show
+from kibo.effects.exchange import Answer, ClientGoneError, Exchange, Request, Whole
+from kibo.effects.hello import HANDSHAKE, HelloError, server_name, whole
+from kibo.effects.http_head import ElsewhereError, Head, HeadError, SecretValue, secrets_for
+from kibo.effects.upstream import Leftover, Upstream, connect, relay
+from kibo.effects.wires import Plain, Tls, Wire
 
-MAX_HEAD_BYTES: Final = 64 * 1024  # Twice what browsers and servers agree on, cookies and all.
 MAX_CONNECTIONS: Final = (
     256  # A box. Browsers open at most 32 to a proxy; a box may run a few, and a few tools.
 )
-CHUNK_BYTES: Final = 64 * 1024
-HEAD_S: Final = 30.0
-CONNECT_S: Final = 10.0
-IDLE_S: Final = 300.0  # Longer than anybody waits for a page, so that what a box forgot is not kept for ever.
+ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
+BAD_REQUEST: Final = "400 Bad Request"
+MISDIRECTED: Final = "421 Misdirected Request"
+#: Names that certificates are made for. What else a client may ask for is no host's name.
+NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?|[0-9a-f:.]{2,45}")
+
+
+class Origin(NamedTuple):
+    """What a tunnel was opened to: every request in it is for that.
+
+    Attributes:
+        host: As CONNECT named it, in lower case.
+        port: Of that host.
+        secure: Whether the box speaks TLS in it.
+        asked: The host that TLS asked for, if it did.
+    """
+
+    host: str
+    port: int
+    secure: bool
+    asked: str | None
+
+
+class Services(NamedTuple):
+    """What doors share.
+
+    Attributes:
+        authority: Gives certificates that boxes trust.
+        trust: What servers' certificates are checked with.
+    """
+
+    authority: Authority
+    trust: ssl.SSLContext
 
 
 class Door:
@@ -29,20 +62,28 @@ class Door:
         listener: A listening socket of the box's network namespace, which it keeps in being: so close it in time.
         rules: What the box may reach.
         secrets: What to put in for placeholders, for which hosts.
+        services: What doors share.
     """
 
     def __init__(
-        self, listener: socket.socket, rules: Sequence[Rule], secrets: Sequence[SecretValue]
+        self,
+        listener: socket.socket,
+        rules: Sequence[Rule],
+        secrets: Sequence[SecretValue],
+        services: Services,
     ) -> None:
         self._listener = listener
         self._rules = rules
         self._secrets = secrets
+        self._services = services
+        self._upstream = Upstream(services.trust)
+        self._exchange: Exchange = self._upstream
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
         """Starts to accept connections."""
-        self._server = await asyncio.start_server(self._accept, sock=self._listener, limit=MAX_HEAD_BYTES)
+        self._server = await asyncio.start_server(self._accept, sock=self._listener)
 
     async def close(self) -> None:
         """Stops accepting, and cuts every connection of the box."""
@@ -52,177 +93,212 @@ class Door:
         for connection in connections:
             connection.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
+        self._upstream.close()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        plain = Plain(reader, writer)
         try:
             if len(self._connections) > MAX_CONNECTIONS:
-                raise Refused("503 Service Unavailable", f"this box has {MAX_CONNECTIONS} connections open.")
-            await self._serve(reader, writer)
-        except Refused as refusal:
-            with contextlib.suppress(OSError):
-                writer.write(refusal.page())
-                await writer.drain()
-        except (OSError, TimeoutError, EOFError, asyncio.LimitOverrunError):
-            _reset(writer)  # One side went away or quiet.
+                page = Refused(
+                    "503 Service Unavailable", f"this box has {MAX_CONNECTIONS} connections open."
+                ).page()
+                await plain.send(page)
+            else:
+                await self._serve(plain)
+        except (OSError, TimeoutError, ClientGoneError):
+            plain.reset()  # One side went away or quiet.
         except asyncio.CancelledError:
-            _reset(writer)  # The box ended. Nobody awaits this task but close(), which asked for it.
+            plain.reset()  # The box ended. Nobody awaits this task but close(), which asked for it.
         finally:
             self._connections.discard(task)
-            writer.close()
+            plain.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, plain: Plain) -> None:
+        client = Client(plain)
         try:
-            async with asyncio.timeout(HEAD_S):
-                head = Head.parse(await reader.readuntil(b"\r\n\r\n"))
-                host, port = head.destination()
-                destination = await find_destination(self._rules, host, port)
-                request, length = b"", 0 if head.tunnel else head.body_length()
-                if not head.tunnel:
-                    secrets = secrets_for(self._secrets, host, port)
-                    body = b""
-                    if secrets and head.may_hold_secrets():
-                        body, length = await reader.readexactly(length or 0), 0
-                    head, body = head.fill(secrets, body) if secrets else (head, body)
-                    request = head.as_request() + body
-        except HeadError as error:
-            raise Refused("400 Bad Request", str(error)) from None
-        except asyncio.LimitOverrunError:
+            while (head := await client.head()) is not None:
+                if head.tunnel:
+                    await self._tunnel(plain, client, head)
+                    return
+                if not await self._answer(client, head, *_destination(head), secure=False):
+                    return
+        except Refused as refusal:
+            await client.refuse(refusal)
+
+    async def _tunnel(self, plain: Plain, client: Client, head: Head) -> None:
+        """Opens a tunnel: to the server where a rule wants it unopened, else to ourselves."""
+        host, port = _destination(head)
+        rule = decide(self._rules, host, port)
+        if NAME.fullmatch(host) is None:
+            raise Refused(BAD_REQUEST, "The host of the request is malformed.")
+        plain.unread(client.pending)
+        if rule.passthrough:
+            server = await connect(await find_destination(rule, host, port), host)
+            await plain.send(ESTABLISHED)
+            try:
+                await relay(Vetted(plain, host), server)
+            finally:
+                server.close()
+            return
+        await plain.send(ESTABLISHED)
+        async with asyncio.timeout(HEAD_S):
+            data = await plain.receive()
+            plain.unread(data)
+            if not data:
+                return
+            asked = await _asked_host(plain) if data[0] == HANDSHAKE else None
+        if data[0] != HANDSHAKE:
+            await self._serve_origin(plain, Origin(host, port, False, None))
+            return
+        if asked is not None and NAME.fullmatch(asked) is None:
+            raise ConnectionResetError("no certificate has such a name")
+        # For the name that was asked for, even where it is the wrong one: so that the client can read why.
+        tls = Tls(plain, self._services.authority.context(asked or host), server=True)
+        await tls.handshake()
+        await self._serve_origin(tls, Origin(host, port, True, asked))
+        await tls.finish()
+
+    async def _serve_origin(self, wire: Wire, origin: Origin) -> None:
+        client = Client(wire)
+        try:
+            while (head := await client.head()) is not None:
+                self._check(head, origin)
+                if not await self._answer(client, head, origin.host, origin.port, secure=origin.secure):
+                    return
+        except Refused as refusal:
+            await client.refuse(refusal)
+
+    def _check(self, head: Head, origin: Origin) -> None:
+        """Sees that TLS, the request and the tunnel name one host."""
+        shown = show(origin.host, origin.port)
+        allows = decide(self._rules, origin.host, origin.port)
+        if origin.asked is not None and origin.asked != origin.host:
             raise Refused(
-                "431 Request Header Fields Too Large", f"more than {MAX_HEAD_BYTES} bytes."
+                MISDIRECTED,
+                f'Allow("{allows.target}") lets this connection lead to {shown}, but TLS asked for {origin.asked}. '
+                "A connection is for one host: open another.",
+            )
+        if head.tunnel:
+            raise Refused(BAD_REQUEST, "There is no proxy within a tunnel.")
+        try:
+            head.check_origin(origin.host, origin.port, secure=origin.secure)
+        except ElsewhereError as elsewhere:
+            raise Refused(
+                MISDIRECTED,
+                f'Allow("{allows.target}") lets this connection lead to {shown}, but the request on it is for '
+                f"{elsewhere}. A connection is for one host: open another.",
             ) from None
-        out_reader, out_writer = await _connect(destination, host)
+        except HeadError as error:
+            raise Refused(BAD_REQUEST, str(error)) from None
+
+    async def _answer(self, client: Client, head: Head, host: str, port: int, *, secure: bool) -> bool:
+        """Has one request answered. Returns whether another may follow."""
+        path = head.path().partition(b"?")[0].decode("ascii")
+        rule = decide(self._rules, host, port, head.methods(), path)
+        request = await self._request(client, head, rule, host, port, secure=secure)
+        answer = await self._exchange.send(request, client.interim)
         try:
-            if head.tunnel:
-                writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                await _tunnel(reader, writer, out_reader, out_writer)
-            else:
-                out_writer.write(request)
-                await _exchange(reader, writer, out_reader, out_writer, length)
+            if answer.upgraded is not None:
+                await _become(client, answer, answer.upgraded)
+                return False
+            await client.answer(answer)
         finally:
-            out_writer.close()
+            await answer.close()
+        if client.next():
+            return True
+        await client.end()
+        return False
+
+    async def _request(
+        self, client: Client, head: Head, rule: Allow, host: str, port: int, *, secure: bool
+    ) -> Request:
+        secrets = secrets_for(self._secrets, host, port)
+        length = head.body_length()
+        has_body, whole_body = length != 0, b""
+        filled = bool(secrets) and has_body and head.may_hold_secrets()
+        if filled:
+            whole_body = await client.whole_body()
+        if not has_body:
+            await client.skip_body()
+        if secrets:
+            head, whole_body = head.fill(secrets, whole_body)
+        fields = head.outgoing(host_field(head, host, port, secure=secure))
+        if filled:
+            fields = [field for field in fields if field[0] != b"expect"]
+        body = Whole(whole_body) if filled else client
+        return Request(
+            rule, secure, host, port, head.method, head.path(), fields, body, has_body, head.upgrade
+        )
 
 
-def _reset(writer: asyncio.StreamWriter) -> None:
-    """Closes with a reset, which no client takes for the end of an answer that has no length."""
-    connection: socket.socket = writer.get_extra_info("socket")
-    with contextlib.suppress(OSError):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
+class Vetted:
+    """A box's end of a tunnel that is not opened, whose TLS may ask for the tunnel's host only."""
+
+    def __init__(self, plain: Plain, host: str) -> None:
+        self._plain = plain
+        self._host = host
+        self._vetted = False
+        self.send, self.finish = plain.send, plain.finish
+        self.reset, self.close = plain.reset, plain.close
+
+    async def receive(self) -> bytes:
+        """Receives; of TLS, nothing before it has said which host it is for.
+
+        Raises:
+            OSError: It is for another.
+        """
+        data = await self._plain.receive()
+        if self._vetted or not data:
+            return data
+        self._vetted = True
+        if data[0] != HANDSHAKE:
+            return data
+        self._plain.unread(data)
+        async with asyncio.timeout(HEAD_S):
+            asked = await _asked_host(self._plain)
+        if asked is not None and asked != self._host:
+            raise ConnectionResetError(f"TLS asks for {asked} on a connection to {self._host}")
+        return await self._plain.receive()
+
+    @property
+    def stale(self) -> bool:
+        """As the wire itself."""
+        return self._plain.stale
 
 
-async def _connect(destination: Destination, host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    cause = "no answer"
-    for address in destination.addresses:
-        try:
-            async with asyncio.timeout(CONNECT_S):
-                return await asyncio.open_connection(address, destination.port, limit=MAX_HEAD_BYTES)
-        except (OSError, TimeoutError) as error:
-            cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "no answer"
-    raise Refused("502 Bad Gateway", f"{host} cannot be reached: {cause}.")
+async def _become(client: Client, answer: Answer, server: Wire) -> None:
+    sent = await client.switch(answer)
+    await relay(Leftover(client.wire, sent), server)
 
 
-async def _tunnel(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    out_reader: asyncio.StreamReader,
-    out_writer: asyncio.StreamWriter,
-) -> None:
-    """Carries bytes both ways until both have ended, or neither has moved for too long."""
-    async with _both_ways() as (idle, tasks):
-        tasks.create_task(_pump(reader, out_writer, idle))
-        tasks.create_task(_pump(out_reader, writer, idle))
-
-
-async def _exchange(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    out_reader: asyncio.StreamReader,
-    out_writer: asyncio.StreamWriter,
-    length: int | None,
-) -> None:
-    """Carries one request's body out and its answer back, and nothing that the box may send after that."""
-    async with _both_ways() as (idle, tasks):
-        sending = tasks.create_task(_send_body(reader, out_writer, idle, length))
-        await _send_answer(out_reader, writer, idle)
-        sending.cancel()  # The answer may come before the body has been wanted.
-
-
-@contextlib.asynccontextmanager
-async def _both_ways() -> AsyncIterator[tuple[asyncio.Timeout, asyncio.TaskGroup]]:
-    """A scope for two directions that share one idle time; the first thing to go wrong comes out of it bare."""
+async def _asked_host(plain: Plain) -> str | None:
+    """Looks at a ClientHello, and leaves it where it was."""
+    data = b""
     try:
-        async with asyncio.timeout(IDLE_S) as idle, asyncio.TaskGroup() as tasks:
-            yield idle, tasks
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None
+        while (message := whole(data)) is None:
+            more = await plain.receive()
+            if not more:
+                raise ConnectionResetError("the handshake broke off")
+            data += more
+        return server_name(message)
+    except HelloError as error:
+        raise ConnectionResetError(str(error)) from None
+    finally:
+        plain.unread(data)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, idle: asyncio.Timeout) -> None:
-    """Carries bytes until their end, and passes the end on; reads no more than the other side takes."""
-    while chunk := await reader.read(CHUNK_BYTES):
-        await _send(writer, chunk, idle)
-    if writer.can_write_eof():
-        writer.write_eof()
-
-
-async def _send(writer: asyncio.StreamWriter, chunk: bytes, idle: asyncio.Timeout) -> None:
-    writer.write(chunk)
-    await writer.drain()
-    idle.reschedule(asyncio.get_running_loop().time() + IDLE_S)
-
-
-async def _send_body(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, idle: asyncio.Timeout, length: int | None
-) -> None:
+def _destination(head: Head) -> tuple[str, int]:
     try:
-        if length is None:
-            await _send_chunks(reader, writer, idle)
-        else:
-            await _send_exactly(reader, writer, idle, length)
-    except OSError:
-        pass  # The server takes no more of it; its answer, which may say why, is still to come.
+        return head.destination()
+    except HeadError as error:
+        raise Refused(BAD_REQUEST, str(error)) from None
 
 
-async def _send_chunks(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, idle: asyncio.Timeout
-) -> None:
-    size = -1
-    while size != 0:
-        line = await reader.readuntil(b"\r\n")
-        digits = line.partition(b";")[0].strip()
-        if not digits or len(digits) > 8 or digits.strip(b"0123456789abcdefABCDEF"):
-            raise EOFError("a malformed chunk")
-        size = int(digits, 16)
-        await _send(writer, line, idle)
-        await _send_exactly(reader, writer, idle, size + 2 if size else 0)
-    while line != b"\r\n":  # the trailer, to its empty line
-        line = await reader.readuntil(b"\r\n")
-        await _send(writer, line, idle)
-
-
-async def _send_exactly(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, idle: asyncio.Timeout, length: int
-) -> None:
-    while length:
-        chunk = await reader.read(min(length, CHUNK_BYTES))
-        if not chunk:
-            raise EOFError("the body ended early")
-        length -= len(chunk)
-        await _send(writer, chunk, idle)
-
-
-async def _send_answer(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, idle: asyncio.Timeout
-) -> None:
-    interim = True
-    while interim:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-        except (OSError, EOFError, asyncio.LimitOverrunError):
-            raise Refused("502 Bad Gateway", "the server gave no answer that can be read.") from None
-        interim = head[9:10] == b"1" and head[9:12] != b"101"
-        await _send(writer, head if interim else close_after(head), idle)
-    await _pump(reader, writer, idle)
+def host_field(head: Head, host: str, port: int, *, secure: bool) -> bytes:
+    """Writes the Host field: as it came where it did, which some servers compare letter by letter."""
+    named = head.values(b"host")
+    shown = f"[{host}]" if ":" in host else host
+    return named[0] if named else (shown if port == (443 if secure else 80) else show(host, port)).encode()

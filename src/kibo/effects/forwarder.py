@@ -1,11 +1,11 @@
-"""The only way out of a box, until there is a gateway: an HTTP proxy that knows which hosts each box may reach.
+"""The gateway's process, the only way out of a box: a proxy that knows what each box may reach.
 
 One process a session, `python -m kibo.effects.forwarder`, which `Forwarder` starts and orders about. It receives
 listening sockets that were made inside boxes' network namespaces, serves a proxy on each, and connects from the
 host's network. It ends when its control socket does, and every connection with it.
 
-It puts the values of secrets into plain HTTP requests to their hosts. It does not see into TLS, and does not take
-values out of answers: those are the gateway's to do.
+It opens TLS with the authority's certificates, which only boxes trust, so that it sees each request. It puts the
+values of secrets into requests to their hosts. It does not take them out of answers yet.
 """
 
 import array
@@ -17,17 +17,45 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final, Self
 
 import msgspec
 
 from kibo.box.policy import Allow, Deny, Rule, Secret
-from kibo.effects.door import Door
+from kibo.effects.authority import Authority
+from kibo.effects.door import Door, Services
 from kibo.effects.http_head import SecretValue
+from kibo.effects.upstream import trusting
 from kibo.model.errors import InvalidInput, RuntimeLost
 
 MAX_ORDER_BYTES: Final = 128 * 1024  # Some two thousand rules.
 ORDER_S: Final = 10.0  # For an answer to an order, which is the work of a moment.
+
+
+class PackedRule(msgspec.Struct, array_like=True):
+    """A rule on its way to the process."""
+
+    deny: bool
+    target: str
+    methods: tuple[str, ...]
+    paths: tuple[str, ...]
+    to: str | None = None
+    passthrough: bool = False
+
+    @classmethod
+    def pack(cls, rule: Rule) -> Self:
+        """Packs a rule."""
+        methods, paths = tuple(rule.methods), tuple(rule.paths)
+        if isinstance(rule, Deny):
+            return cls(True, rule.target, methods, paths)
+        return cls(False, rule.target, methods, paths, rule.to, rule.passthrough)
+
+    def unpack(self) -> Rule:
+        """Makes the rule again."""
+        if self.deny:
+            return Deny(self.target, self.methods, self.paths)
+        return Allow(self.target, self.to, self.passthrough, self.methods, self.paths)
 
 
 class Order(msgspec.Struct, array_like=True):
@@ -35,15 +63,23 @@ class Order(msgspec.Struct, array_like=True):
 
     verb: str
     box: str
-    rules: list[tuple[str, str, str | None]] = []
+    rules: list[PackedRule] = []
     secrets: list[SecretValue] = []
+
+
+class Reply(msgspec.Struct, array_like=True):
+    """The answer to an order: what went wrong, or the certificate that boxes trust."""
+
+    problem: str = ""
+    certificate: bytes = b""
 
 
 class Desk:
     """Takes the orders of the session's process and keeps the doors."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, services: Services) -> None:
         self._control = control
+        self._services = services
         self._doors: dict[str, Door] = {}
 
     async def run(self) -> None:
@@ -51,22 +87,25 @@ class Desk:
         while packet := await self._receive():
             data, descriptors = packet
             try:
-                await self._obey(msgspec.msgpack.decode(data, type=Order), descriptors)
-                answer = ""
+                order = msgspec.msgpack.decode(data, type=Order)
+                await self._obey(order, descriptors)
+                answer = Reply(certificate=self._services.authority.certificate_pem)
             except (OSError, msgspec.MsgspecError, ValueError) as error:
-                answer = f"{type(error).__name__}: {error}"
+                answer = Reply(problem=f"{type(error).__name__}: {error}")
             self._control.send(msgspec.msgpack.encode(answer))
         await asyncio.gather(*(door.close() for door in self._doors.values()))
 
     async def _obey(self, order: Order, descriptors: Sequence[int]) -> None:
+        if order.verb == "ask":
+            return
         if order.verb == "stop":
             await self._stop(order.box)
             return
         listener = socket.socket(fileno=descriptors[0])
         listener.setblocking(False)
-        rules = [Deny(target) if kind == "deny" else Allow(target, to) for kind, target, to in order.rules]
+        rules = [packed.unpack() for packed in order.rules]
         await self._stop(order.box)
-        door = self._doors[order.box] = Door(listener, rules, order.secrets)
+        door = self._doors[order.box] = Door(listener, rules, order.secrets, self._services)
         await door.open()
         for pidfd in descriptors[1:]:
             asyncio.get_running_loop().add_reader(pidfd, self._ended, pidfd, order.box, door)
@@ -109,16 +148,21 @@ class Forwarder:
         self._process = process
 
     @classmethod
-    def start(cls, values: Mapping[str, str] | None = None) -> Self:
-        """Starts the process. It takes 0.2 s, which the first order waits for and this does not.
+    def start(
+        cls, authority: Path, values: Mapping[str, str] | None = None, *, extra_trust: Path | None = None
+    ) -> Self:
+        """Starts the process. It takes 0.3 s, which the first order waits for and this does not.
 
         Args:
+            authority: The directory of the authority that boxes trust; made where it is missing.
             values: Where the values of secrets are, by name.
+            extra_trust: A file of certificates in PEM that servers' are checked with, besides the host's trust store.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(ORDER_S)
         with theirs:
-            command = [sys.executable, "-m", "kibo.effects.forwarder", str(theirs.fileno())]
+            command = [sys.executable, "-m", "kibo.effects.forwarder", str(theirs.fileno()), str(authority)]
+            command += [] if extra_trust is None else [str(extra_trust)]
             # A session of its own: Ctrl-C in the terminal is for the user's process, which then closes this one.
             process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
@@ -168,9 +212,7 @@ class Forwarder:
         """
         self.check(secrets)
         filled = [SecretValue(s.placeholder, self._values[s.name], tuple(s.hosts)) for s in secrets]
-        packed = [
-            ("deny" if isinstance(r, Deny) else "allow", r.target, getattr(r, "to", None)) for r in rules
-        ]
+        packed = [PackedRule.pack(rule) for rule in rules]
         descriptors = [listening_fd] if pidfd is None else [listening_fd, pidfd]
         self._order(Order("serve", str(box_id), packed, filled), descriptors)
 
@@ -181,6 +223,14 @@ class Forwarder:
             RuntimeLost: The process is gone.
         """
         self._order(Order("stop", str(box_id)))
+
+    def certificate(self) -> bytes:
+        """Returns what boxes are to trust, in PEM.
+
+        Raises:
+            RuntimeLost: The process is gone, or could not make one.
+        """
+        return self._order(Order("ask", "")).certificate
 
     def close(self) -> None:
         """Ends the process, and waits for it. Safe to repeat."""
@@ -198,7 +248,7 @@ class Forwarder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _order(self, order: Order, descriptors: Sequence[int] = ()) -> None:
+    def _order(self, order: Order, descriptors: Sequence[int] = ()) -> Reply:
         with self._lock:
             try:
                 rights = (
@@ -212,16 +262,20 @@ class Forwarder:
                 raise RuntimeLost("the forwarder does not answer", details={"cause": str(error)}) from error
         if not answer:
             raise RuntimeLost("the forwarder has ended")
-        if problem := msgspec.msgpack.decode(answer, type=str):
-            raise RuntimeLost(f"the forwarder could not {order.verb} {order.box}: {problem}")
+        reply = msgspec.msgpack.decode(answer, type=Reply)
+        if reply.problem:
+            raise RuntimeLost(f"the forwarder could not {order.verb} {order.box}: {reply.problem}")
+        return reply
 
 
 def main() -> None:
-    """Runs the process whose control socket is the descriptor of the first argument."""
+    """Runs the process: control socket, the authority's directory, and perhaps a file of trust are its arguments."""
     # A thousand boxes have a thousand listening sockets, and two for each connection.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    asyncio.run(Desk(socket.socket(fileno=int(sys.argv[1]))).run())
+    control, directory, *extra = sys.argv[1:]
+    services = Services(Authority.open(Path(directory)), trusting(*map(Path, extra)))
+    asyncio.run(Desk(socket.socket(fileno=int(control)), services).run())
 
 
 if __name__ == "__main__":

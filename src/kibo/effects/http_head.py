@@ -1,4 +1,4 @@
-"""The head of a proxied HTTP/1 request: read strictly, checked, and written anew. Pure: bytes in, bytes out.
+"""The head of an HTTP/1 request: read strictly, checked, and written anew. Pure: bytes in, bytes out.
 
 Whatever two programs might read differently is refused rather than passed on (RFC 9112, sections 3 and 6.3): that is
 how a request for an allowed host would carry another one.
@@ -19,12 +19,24 @@ LENGTH = re.compile(rb"[0-9]{1,15}")
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authorization proxy-authenticate te upgrade".split()
 )
+#: Fields of a head at most: browsers send some thirty.
+MAX_FIELDS = 256
+#: The one protocol that a connection may change to. `h2c` would carry requests that nobody checks.
+WEBSOCKET = b"websocket"
 #: Bodies that a secret may be put into; larger ones, and ones of other kinds, pass as they are.
 MAX_SECRET_BODY_BYTES = 64 * 1024
 
 
+#: Fields that frameworks read in place of the method, so that a POST is a DELETE.
+OVERRIDES = (b"x-http-method-override", b"x-http-method", b"x-method-override")
+
+
 class HeadError(Exception):
     """The head is not one that a careful client sends."""
+
+
+class ElsewhereError(HeadError):
+    """The request is for another host than its connection."""
 
 
 class SecretValue(NamedTuple):
@@ -61,6 +73,8 @@ class Head(NamedTuple):
             raise HeadError("The request line is not one of HTTP/1.")
         if not words[1].isascii() or re.search(rb"[\x00-\x20\x7f\\]", words[1]):
             raise HeadError("The target of the request has characters that no URL has.")
+        if len(rest) > MAX_FIELDS:
+            raise HeadError(f"There are more than {MAX_FIELDS} header fields.")
         fields = []
         for field in rest:
             name, colon, value = field.partition(b":")
@@ -96,6 +110,44 @@ class Head(NamedTuple):
         if len(named) > 1 or any((h, p or 80) != (host, port or 80) for h, p in named):
             raise HeadError("The Host field and the target of the request differ.")
         return host, port or 80
+
+    def check_origin(self, host: str, port: int, *, secure: bool) -> None:
+        """Sees that a request on a connection for one host is for that host.
+
+        Raises:
+            HeadError: Its target is a URL or none at all, or there is not one Host field.
+            ElsewhereError: The Host field names another host or port.
+        """
+        if not self.target.startswith("/") and (self.method, self.target) != (b"OPTIONS", "*"):
+            raise HeadError("The target of a request on this connection must be a path.")
+        named = self.values(b"host")
+        if len(named) != 1:
+            raise HeadError("There must be one Host field.")
+        try:
+            wanted, wanted_port = split_target(named[0].decode("ascii"))
+        except (InvalidDefinition, ValueError):
+            raise HeadError("The host of the request is malformed.") from None
+        if (wanted, wanted_port or (443 if secure else 80)) != (host, port):
+            raise ElsewhereError(named[0].decode("ascii"))
+
+    def methods(self) -> list[str]:
+        """Lists what a server may take for the method: frameworks read some fields in its place."""
+        named = [value for field in OVERRIDES for value in self.values(field)]
+        return list(dict.fromkeys(value.decode("latin-1").upper() for value in (self.method, *named)))
+
+    def path(self) -> bytes:
+        """Returns the target as an origin server takes it."""
+        if not self.target.lower().startswith("http://"):
+            return self.target.encode()
+        url = urlsplit(self.target)
+        return ((url.path or "/") + (f"?{url.query}" if url.query else "")).encode()
+
+    @property
+    def upgrade(self) -> bool:
+        """Whether the connection is to become a WebSocket."""
+        named = b",".join(self.values(b"connection")).lower().split(b",")
+        wanted = [value.lower() for value in self.values(b"upgrade")]
+        return wanted == [WEBSOCKET] and b"upgrade" in [word.strip() for word in named]
 
     def values(self, name: bytes) -> list[bytes]:
         """Lists the values of the fields called `name`."""
@@ -135,28 +187,19 @@ class Head(NamedTuple):
         ]
         return Head(self.method, target, fields), body
 
-    def as_request(self) -> bytes:
-        """Writes the head as the origin server takes it, for a connection that ends with the answer."""
-        url = urlsplit(self.target)
-        path = (url.path or "/") + (f"?{url.query}" if url.query else "")
+    def outgoing(self, authority: bytes) -> list[tuple[bytes, bytes]]:
+        """Lists the fields as the origin server gets them: Host first, and nothing that concerned us alone."""
         named = {word.strip().lower() for value in self.values(b"connection") for word in value.split(b",")}
         dropped = (HOP_BY_HOP | named | {b"host"}) - {b"content-length", b"transfer-encoding"}
-        kept = [b"%s: %s\r\n" % field for field in self.fields if field[0] not in dropped]
-        line = b"%s %s HTTP/1.1\r\nhost: %s\r\n" % (self.method, path.encode(), url.netloc.encode())
-        return line + b"".join(kept) + b"connection: close\r\n\r\n"
+        kept = [field for field in self.fields if field[0] not in dropped]
+        if self.upgrade:
+            kept += [(b"connection", b"upgrade"), (b"upgrade", WEBSOCKET)]
+        return [(b"host", authority), *kept]
 
 
 def secrets_for(secrets: Sequence[SecretValue], host: str, port: int) -> list[SecretValue]:
     """Lists the secrets that `host` may receive."""
     return [s for s in secrets if find_rule([Allow(name) for name in s.hosts], host, port)]
-
-
-def close_after(answer: bytes) -> bytes:
-    """Rewrites the head of an answer so that the client does not use the connection again."""
-    lines = answer.removesuffix(b"\r\n\r\n").split(b"\r\n")
-    dropped = (b"connection", b"keep-alive", b"proxy-connection")
-    kept = [line for line in lines if line.partition(b":")[0].strip().lower() not in dropped]
-    return b"\r\n".join([*kept, b"connection: close", b"", b""])
 
 
 def _fill(data: bytes, secrets: Sequence[SecretValue], notation: Callable[[str], str]) -> bytes:

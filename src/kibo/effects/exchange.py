@@ -1,0 +1,105 @@
+"""The seam between what a box asks for and what is sent: a request that its rules allow, and whoever answers it.
+
+The door reads and checks requests, and gives them to an `Exchange`. `Upstream` is the one that sends them at once.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kibo.box.policy import Allow
+from kibo.effects.wires import Wire
+
+Fields = list[tuple[bytes, bytes]]
+#: Told of each interim answer (RFC 9110, section 15.2): its status and its fields.
+Interim = Callable[[int, Fields], Awaitable[None]]
+
+
+class ClientGoneError(Exception):
+    """The box's side ended, or broke its own request off: nobody is there for an answer."""
+
+
+class Body(Protocol):
+    """What follows a head: read once, and no faster than it is asked for."""
+
+    @property
+    def trailers(self) -> Fields:
+        """Fields that came after the end; complete when the chunks are."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Gives it in pieces of at most some 64 KiB."""
+
+
+@dataclass(slots=True)
+class Whole:
+    """A body that is here already."""
+
+    data: bytes = b""
+    trailers: Fields = field(default_factory=list)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Gives it, if there is any."""
+        if self.data:
+            yield self.data
+
+
+@dataclass(slots=True)
+class Request:
+    """A request that the rules of its box allow, with the values of secrets in it.
+
+    Attributes:
+        rule: What allows it.
+        secure: Whether the box spoke TLS, and so whether the server must.
+        host: In lower case.
+        port: Of that host.
+        method: As sent.
+        target: A path with its query, or ``*``.
+        fields: Names in lower case; Host first.
+        body: What follows.
+        has_body: Whether anything does.
+        upgrade: Whether the connection is to become a WebSocket.
+    """
+
+    rule: Allow
+    secure: bool
+    host: str
+    port: int
+    method: bytes
+    target: bytes
+    fields: Fields
+    body: Body
+    has_body: bool
+    upgrade: bool = False
+
+
+@dataclass(slots=True)
+class Answer:
+    """The answer to a request.
+
+    Attributes:
+        status: The status code; 101 when `upgraded` is set.
+        reason: The words after it.
+        fields: Names in lower case, without those that concern one connection only.
+        body: What follows.
+        close: Ends the exchange, whether or not the body has been read. Call it once.
+        upgraded: The server's end of what the connection has become.
+    """
+
+    status: int
+    reason: bytes
+    fields: Fields
+    body: Body
+    close: Callable[[], Awaitable[None]]
+    upgraded: Wire | None = None
+
+
+class Exchange(Protocol):
+    """Answers requests."""
+
+    async def send(self, request: Request, interim: Interim) -> Answer:
+        """Answers a request; returns as soon as the head of the answer is there.
+
+        Raises:
+            Refused: There is no answer, for a reason that its text gives; the request may be what is wrong.
+            ClientGoneError: The request's body broke off.
+        """
