@@ -18,22 +18,46 @@ if TYPE_CHECKING:
     from kibo.box.policy import Allow as Allow
     from kibo.box.policy import Deny as Deny
     from kibo.box.policy import Secret as Secret
+    from kibo.branch.explore.budget import Budget as Budget
+    from kibo.branch.explore.exploring import explore as explore
+    from kibo.branch.explore.inside import note as note
+    from kibo.branch.explore.policies.best_of import BestOf as BestOf
+    from kibo.branch.explore.policies.cascade import Cascade as Cascade
+    from kibo.branch.explore.policies.first_success import FirstSuccess as FirstSuccess
+    from kibo.branch.explore.policies.reflexion import Reflexion as Reflexion
+    from kibo.branch.explore.policies.tournament import Tournament as Tournament
+    from kibo.branch.explore.policies.tree_search import TreeSearch as TreeSearch
+    from kibo.branch.explore.strategy import Strategy as Strategy
     from kibo.model.errors import KiboError as KiboError
     from kibo.wiring import pool as pool
+    from kibo.wiring.branches import branch as branch
+    from kibo.wiring.branches import checkout as checkout
 
 __version__ = "0.1.0"
 
 #: Each public name and the module that defines it.
 _PUBLIC = {
     "Allow": "kibo.box.policy",
+    "BestOf": "kibo.branch.explore.policies.best_of",
     "Box": "kibo.box.define",
+    "Budget": "kibo.branch.explore.budget",
+    "Cascade": "kibo.branch.explore.policies.cascade",
     "Deny": "kibo.box.policy",
     "Env": "kibo.box.env",
+    "FirstSuccess": "kibo.branch.explore.policies.first_success",
     "KiboError": "kibo.model.errors",
     "Limits": "kibo.box.env",
+    "Reflexion": "kibo.branch.explore.policies.reflexion",
     "Secret": "kibo.box.policy",
     "Service": "kibo.box.env",
+    "Strategy": "kibo.branch.explore.strategy",
+    "Tournament": "kibo.branch.explore.policies.tournament",
+    "TreeSearch": "kibo.branch.explore.policies.tree_search",
     "action": "kibo.box.define",
+    "branch": "kibo",
+    "checkout": "kibo.wiring.branches",
+    "explore": "kibo.branch.explore.exploring",
+    "note": "kibo.branch.explore.inside",
     "on_event": "kibo.box.define",
     "pool": "kibo.wiring",
     "use": "kibo.box.define",
@@ -48,14 +72,22 @@ def __getattr__(name: str) -> Any:
     module = _PUBLIC.get(name)
     if module is None:
         raise AttributeError(f"module 'kibo' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(module), name)
-    return value
+    # A package of that name, once it is imported, takes the place of whatever bears it here.
+    found = import_module("kibo.branch") if module == "kibo" else getattr(import_module(module), name)
+    globals()[name] = found
+    return found
 
 
 def _runtime() -> Spawner:
     from kibo.wiring import spawner
 
     return spawner()
+
+
+def _branch(goal: str, *, name: str) -> Any:
+    from kibo.wiring.branches import branch
+
+    return branch(goal, name=name)
 
 
 # Here, because definitions know nothing above them: the first `spawn()` wires the runtime in.

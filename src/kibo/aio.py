@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import os
 import signal
-import weakref
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 import anyio.to_thread
@@ -26,23 +25,51 @@ from kibo.box.actions import ActionSpec
 from kibo.box.define import Box
 from kibo.box.plan import plan
 from kibo.box.sums import parts_of, prefix
+from kibo.branch.explore.exploring import explore_async as explore
 from kibo.model.ids import BranchId, InstanceId
+from kibo.runtime import forking
 from kibo.runtime.anyio_waiting import AnyioWaiting
 from kibo.runtime.commandline import Command, Completed, Process, Terminal
 from kibo.runtime.conversation import ActionItems, Conversation
-from kibo.runtime.egress import Egress
 from kibo.runtime.fileaccess import FileAccess
 from kibo.runtime.files import FileChange, FileInfo, Progress
+from kibo.runtime.forking import Live
 from kibo.runtime.handle import Change
 from kibo.runtime.images.environment import build_environment
-from kibo.runtime.instance import forget, hand_over
-from kibo.runtime.states import Launched, Launching, State, States
+from kibo.runtime.instance import Forks, finalizer, hand_over
+from kibo.runtime.states import Launched, Launching, Spawned, State, States
 from kibo.runtime.states import Progress as BuildProgress
 from kibo.wiring import Runtime, runtime
 
-__all__ = ["ActionStream", "Files", "Instance", "Popen", "Shell", "build", "spawn"]
+if TYPE_CHECKING:
+    from kibo.wiring.async_branches import Branch as Branch
+    from kibo.wiring.async_branches import branch as branch
+    from kibo.wiring.async_branches import checkout as checkout
+
+__all__ = [
+    "ActionStream",
+    "Branch",
+    "Files",
+    "Instance",
+    "Popen",
+    "Shell",
+    "branch",
+    "build",
+    "checkout",
+    "explore",
+    "spawn",
+]
 
 _READ_BYTES = 65536
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("Branch", "branch", "checkout"):
+        raise AttributeError(f"module 'kibo.aio' has no attribute {name!r}")
+    # Late: branches bring a database along, which no spawn needs.
+    from kibo.wiring import async_branches
+
+    return getattr(async_branches, name)
 
 
 def spawn(box: Box, *, name: str = "", progress: BuildProgress | None = None) -> Spawning:
@@ -94,16 +121,14 @@ class Spawning:
         if pool is not None:
             # In a thread where it has none ready and makes one.
             ready = pool.spawn() if len(pool) else await anyio.to_thread.run_sync(pool.spawn)
-            talk = hand_over(ready)
-            taken = Conversation(talk.session, talk.instance, waiting, talk.plan, talk.channel)
-            return Instance(taken, home.egress)
-        session, egress, plan_, channel, instance = await home.fork(
+            return Instance(hand_over(ready))
+        spawned = await home.fork(
             waiting,
             self._name,
             lambda: _states(home),
             lambda states: _ensure(states, self._box, self._progress),
         )
-        return Instance(Conversation(session, instance, waiting, plan_, channel), egress)
+        return Instance(spawned)
 
 
 async def _states(home: Runtime) -> States:
@@ -193,20 +218,20 @@ class Instance:
     an action runs. What each call takes, returns and raises is said at `kibo.runtime.instance.Instance`.
     """
 
-    def __init__(self, conversation: Conversation, egress: Egress) -> None:
-        self.id = InstanceId(conversation.instance)
-        self.branch = BranchId("br_0")
-        self._conversation = conversation
-        self.files = Files(FileAccess(conversation))
-        self._finalizer = weakref.finalize(
-            self,
-            forget,
-            conversation.session,
-            egress,
-            conversation.channel,
-            conversation.instance,
-            os.getpid(),
+    def __init__(self, spawned: Spawned) -> None:
+        session = spawned.states.session
+        self._spawned = spawned
+        self._conversation = Conversation(
+            session, spawned.instance, AnyioWaiting(), spawned.state.plan, spawned.channel
         )
+        self.branch: Any = BranchId("br_0")
+        self.files = Files(FileAccess(self._conversation))
+        self._finalizer = finalizer(self, spawned)
+
+    @property
+    def id(self) -> InstanceId:
+        """Its id; see `kibo.runtime.instance.RunningBox.id`."""
+        return InstanceId(self._conversation.instance)
 
     def __repr__(self) -> str:
         parts = " + ".join(part.name for part in self._conversation.plan.parts) or "Box()"
@@ -263,6 +288,13 @@ class Instance:
     async def diff(self) -> list[Change]:
         """Lists what it changed since it was spawned, in order of path."""
         return await self._conversation.diff()
+
+    async def fork(self, n: int = 1, *, live: Live = "prefer") -> Forks[Instance]:
+        """Forks it, as `kibo.runtime.instance.Instance.fork` does. Cancelled, it leaves no fork."""
+        talk = self._conversation
+        children, point = await forking.fork_once(talk.waiting, self._spawned, talk, n, live)
+        self.files.close()
+        return Forks(map(Instance, children), live=bool(point.cell), reasons=point.reasons)
 
     def tools(self, format: Literal["openai", "anthropic", "mcp"] = "openai") -> list[dict[str, Any]]:
         """Returns the actions as a model provider's tool definitions."""

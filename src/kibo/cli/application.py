@@ -12,8 +12,14 @@ from cyclopts import App, CycloptsError
 
 from kibo import __version__
 from kibo.cli.failures import EXIT_INTERRUPTED, EXIT_USAGE, bug, report, report_text, unreadable
-from kibo.cli.overview import COMMANDS, summary
+from kibo.cli.overview import COMMANDS, function, summary
 from kibo.model.errors import KiboError
+
+#: What commands that share a word are about.
+_GROUPS = {
+    "policy": "Look at what boxes may do outside.",
+    "snapshot": "Bring snapshots to other machines, and into this one.",
+}
 
 
 def application() -> App:
@@ -22,7 +28,18 @@ def application() -> App:
     app = App(name="kibo", version=__version__, help=text, suppress_keyboard_interrupt=False)
     for names in COMMANDS.values():
         for name in names:
-            app.command(f"kibo.cli.{name}:{name}", name=name, help=summary(name))
+            *groups, last = name.split()
+            called = function(name)
+            _group(app, groups).command(f"kibo.cli.{called}:{called}", name=last, help=summary(name))
+    return app
+
+
+def _group(app: App, names: list[str]) -> App:
+    """Returns the application of commands that share the beginning of their names."""
+    for name in names:
+        if name not in app:
+            app.command(App(name=name, help=_GROUPS[name]))
+        app = app[name]
     return app
 
 
@@ -39,9 +56,8 @@ def execute(arguments: list[str]) -> int:
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except CycloptsError as error:
-        command = (
-            arguments[0] if arguments[0] in {name for names in COMMANDS.values() for name in names} else ""
-        )
+        known = {name for names in COMMANDS.values() for name in names}
+        command = next((name for name in (" ".join(arguments[:2]), arguments[0]) if name in known), "")
         hint = (
             f"`kibo {command} --help` tells what it takes."
             if command

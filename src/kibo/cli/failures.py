@@ -6,9 +6,12 @@ import json
 import sys
 from typing import Any, Final
 
+from kibo.cli.output import visible
 from kibo.cli.styles import bold, dim, red
 from kibo.model.errors import Bug, HostUnsupported, KiboError, surface
 
+#: What may lay text out that came from a box.
+_LINES = "\n\t"
 #: As shells give it for a program that Ctrl-C ended.
 EXIT_INTERRUPTED: Final = 130
 #: EX_USAGE of sysexits.h.
@@ -52,14 +55,14 @@ def report_text(facts: dict[str, Any], status: int, *, as_json: bool) -> int:
     sys.stdout.flush()
     build, remote = facts.get("build", {}), facts.get("remote", {})
     if remote.get("traceback"):
-        out.write(dim(remote["traceback"].rstrip(), out) + "\n")
+        out.write(dim(visible(remote["traceback"].rstrip(), _LINES), out) + "\n")
     if build.get("log_tail"):
-        out.write(dim(build["log_tail"].rstrip(), out) + "\n")
-    out.write(f"{red('error:', out)} {facts['message']}\n")
+        out.write(dim(visible(build["log_tail"].rstrip(), _LINES), out) + "\n")
+    out.write(f"{red('error:', out)} {visible(facts['message'], _LINES)}\n")
     if build.get("log_path"):
         out.write(f"{bold('log:', out)} {build['log_path']}\n")
     if facts["hint"]:
-        out.write(f"{bold('hint:', out)} {facts['hint']}\n")
+        out.write(f"{bold('hint:', out)} {visible(facts['hint'], _LINES)}\n")
     out.write(dim(f"code: {facts['code']}", out) + "\n")
     return status
 

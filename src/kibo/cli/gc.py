@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from kibo.cli.branches import counted, short, standing
 from kibo.cli.options import Common, seconds
 from kibo.cli.output import print_json, print_value, size
 from kibo.runtime.images.building import do_job
@@ -15,35 +16,48 @@ from kibo.runtime.layers.home import prepare_home, state_home
 def gc(
     *,
     unused: str = "7d",
+    closed: str = "7d",
     all: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """Remove the layers that no running process uses and no build has asked for lately, and abandoned work.
+    """Remove what nothing needs: layers that no process uses and no build has asked for lately, branches that ended.
+
+    The files of branches go with them, unless a label, a branch or a later snapshot still reaches them.
 
     Args:
-        unused: How long ago a layer must have been used last, such as 12h or 7d.
-        all: Remove every layer that no process uses now.
+        unused: How long ago a layer must have been used last, or a workspace frozen, such as 12h or 7d.
+        closed: How long ago a branch must have been committed or aborted, such as 0s or 30d.
+        all: Remove every layer that no process uses now, those that branches lie over too.
         dry_run: Only tell what would go.
         common: Options of every command.
     """
     unused_s = 0.0 if all else seconds(unused)
+    closed_s = seconds(closed)
     home = state_home()
     prepare_home(home)
     collected: dict[str, Any] = {}
+    with standing() as here:
+        ended = here.collect(closed_s, unused_s, dry=dry_run)
+        keep = [] if all else sorted(here.layers())
 
     def take(event: dict[str, Any]) -> None:
         if event["event"] == "collected":
             collected.update(event)
 
     # In a builder, which has power over the ids that layers' files belong to.
-    do_job({"job": "collect", "home": str(home), "unused_s": unused_s, "keep": [], "dry": dry_run}, take)
+    do_job({"job": "collect", "home": str(home), "unused_s": unused_s, "keep": keep, "dry": dry_run}, take)
     facts = {name: collected[name] for name in ("layers", "freed_bytes", "kept", "swept")}
+    facts |= {"branches": ended.branches, "snapshots": ended.snapshots, "deltas": ended.resources}
     if common.json:
         print_json({**facts, "dry_run": dry_run})
         return
     verb = "would remove" if dry_run else "removed"
-    lines = [f"{verb} {layer}" for layer in facts["layers"]]
+    lines = [f"{verb} {short(branch)}" for branch in ended.branches]
+    if ended.snapshots or ended.resources:
+        snapshots = counted(ended.snapshots, "snapshot", "snapshots")
+        lines.append(f"{verb} {snapshots}, {counted(len(ended.resources), 'layer', 'layers')} of branches")
+    lines += [f"{verb} {layer}" for layer in facts["layers"]]
     lines += [f"swept {name}" for name in facts["swept"]]
     lines.append(
         f"{verb} {len(facts['layers'])} layers, {size(facts['freed_bytes'])}; {facts['kept']} layers are in use"

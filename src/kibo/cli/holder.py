@@ -20,8 +20,10 @@ from typing import Any
 
 from kibo.cli.failures import bug, exit_code
 from kibo.cli.references import load_box
+from kibo.cli.served import ServedCalls
 from kibo.model.errors import KiboError
 from kibo.runtime.instance import Instance, conversation_of
+from kibo.runtime.waiting import Blocking, run
 from kibo.wiring import runtime
 
 #: In a session's directory: its owner lives for its instances, and ends with the last.
@@ -54,13 +56,15 @@ def main() -> int:
 def _hold(instance: Instance, order: dict[str, Any]) -> None:
     talk = conversation_of(instance)
     session = talk.session
-    (runtime().home / "run" / session.name / HOLDER_MARK).touch()
+    directory = runtime().home / "run" / session.name
+    (directory / HOLDER_MARK).touch()
+    ServedCalls(instance, directory)
+    _, (first_process,) = run(session.ask(Blocking(), "process", {"id": instance.id}))
     held = {"instance": instance.id, "name": order["name"], "session": session.name, "pid": os.getpid()}
     _tell({"event": "ready", "held": held})
     ends = None if order["ttl_s"] is None else time.monotonic() + order["ttl_s"]
     poll = select.poll()
-    # The guest speaks only when it is asked, and nobody here asks: whatever comes is its end.
-    poll.register(talk.channel.sock.fileno(), select.POLLIN)
+    poll.register(first_process, select.POLLIN)
     while not poll.poll(None if ends is None else max(0.0, ends - time.monotonic()) * 1000):
         if ends is not None and time.monotonic() >= ends:
             break

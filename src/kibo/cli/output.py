@@ -13,7 +13,11 @@ from kibo.cli.styles import bold, styled
 
 def print_json(document: Any) -> None:
     """Prints one JSON document on one line, at once: the reader may follow along."""
-    sys.stdout.write(json.dumps(jsonable(document), ensure_ascii=False) + "\n")
+    text = json.dumps(document, ensure_ascii=False, default=jsonable)
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        # A file's name that is no text: as escapes, from which `os.fsencode` gets the bytes back.
+        text = json.dumps(document, default=jsonable)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
@@ -51,6 +55,21 @@ def print_value(value: Any) -> None:
     else:
         sys.stdout.write(json.dumps(jsonable(value), indent=2, ensure_ascii=False) + "\n")
     sys.stdout.flush()
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Makes text that a box wrote harmless to a terminal: what is not printable is shown as its escape.
+
+    Args:
+        text: A name, say; bytes of it that are no text are there as the system's surrogates.
+        keep: Characters that stay as they are, such as a newline.
+    """
+    return "".join(char if char.isprintable() or char in keep else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    byte = ord(char) - 0xDC00
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else char.encode("unicode_escape").decode()
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -6,15 +6,30 @@ import ast
 import shutil
 import textwrap
 from pathlib import Path
+from typing import Final
 
 from kibo.cli.styles import bold, dim
 
-#: Every command, in the order of the overview. Each is the function of its name in the file of its name.
+#: Every command, in the order of the overview. Each is the function of its name in the file of its name, with an
+#: underscore where the name has a space.
 COMMANDS = {
-    "Boxes": ("run", "build", "spawn"),
-    "Instances": ("ps", "exec", "shell", "logs", "diff", "stop"),
+    "Boxes": ("run", "build", "spawn", "policy check"),
+    "Instances": ("ps", "call", "exec", "shell", "logs", "stop"),
+    "Branches": (
+        "tree",
+        "diff",
+        "commit",
+        "abort",
+        "apply",
+        "checkout",
+        "snapshot export",
+        "snapshot import",
+    ),
     "This machine": ("doctor", "gc"),
 }
+
+#: Where the descriptions begin.
+_COLUMN: Final = 11
 
 
 def overview() -> str:
@@ -28,8 +43,11 @@ def overview() -> str:
     for group, names in COMMANDS.items():
         lines += ["", bold(group)]
         for name in names:
-            text = textwrap.wrap(summary(name), width - 12)
-            lines += [f"  {name:8}{text[0]}", *(" " * 10 + line for line in text[1:])]
+            text = textwrap.wrap(summary(name), width - _COLUMN - 2)
+            first = f"  {name:{_COLUMN - 2}}"
+            # A long name has a line of its own.
+            text = [first, *text] if len(first) > _COLUMN else [first + text[0], *text[1:]]
+            lines += [text[0], *(" " * _COLUMN + line for line in text[1:])]
     lines += [
         "",
         bold("A box is named by where it is defined:"),
@@ -45,8 +63,14 @@ def overview() -> str:
 
 def summary(name: str) -> str:
     """Returns the first line of a command's docstring."""
+    name = function(name)
     tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text())
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return (ast.get_docstring(node) or "").partition("\n")[0]
     return ""
+
+
+def function(name: str) -> str:
+    """Returns the name of a command's function, and of its file."""
+    return name.replace(" ", "_")

@@ -23,7 +23,8 @@ def spawn(
 ) -> None:
     """Spawn a box and keep the instance in the background, until it is stopped or its time is over.
 
-    Prints the instance's id. `kibo exec`, `shell`, `logs`, `diff` and `stop` take it, its first digits, or the name.
+    Prints the instance's id. `kibo call`, `exec`, `shell`, `logs`, `diff` and `stop` take it, its first
+    digits, or the name.
 
     Args:
         box: Where the box is defined: module:Name, file.py:Name, or a sum of such.

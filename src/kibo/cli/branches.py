@@ -1,0 +1,34 @@
+"""Branches of this state directory, opened for one command, and how they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kibo.branch.standing import Standing
+from kibo.runtime.layers.home import state_home
+from kibo.wiring.branches import Records
+
+#: Digits of an id that a person reads; all of them stand in JSON.
+_DIGITS = 8
+
+
+@contextmanager
+def standing() -> Iterator[Standing]:
+    """Opens the history of the state directory."""
+    records = Records(state_home())
+    try:
+        yield records.standing()
+    finally:
+        records.close()
+
+
+def short(identifier: str) -> str:
+    """Returns the beginning of an id, which every command takes."""
+    prefix, _, digits = identifier.rpartition("_")
+    return f"{prefix}_{digits[:_DIGITS]}"
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """Says a number of things."""
+    return f"{count} {one if count == 1 else many}"

@@ -1,0 +1,56 @@
+"""`kibo commit`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kibo.cli.branches import counted, short, standing
+from kibo.cli.options import Common
+from kibo.cli.output import duration, print_json, print_value
+
+
+def commit(
+    branch: str,
+    /,
+    *,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> None:
+    """Make a branch's parent what the branch was when it was sealed last. Other forks of the parent become stale.
+
+    A branch that runs in a living process is committed there.
+
+    Args:
+        branch: Its id, the beginning of its id, or its name.
+        overwrite: Commit even where the parent has moved; what it had become is left behind, and can be read.
+        common: Options of every command.
+    """
+    with standing() as here:
+        done = here.commit(branch, overwrite=overwrite)
+    committed = done.committed
+    if common.json:
+        print_json(
+            {
+                "branch": committed.branch,
+                "parent": committed.parent,
+                "head": committed.head,
+                "before": committed.before,
+                "fast_forward": committed.fast_forward,
+                "sealed_s": round(done.sealed_s, 3),
+                "stale": done.stale,
+            }
+        )
+        return
+    lines = [
+        f"committed {short(committed.branch)} into {short(committed.parent)}: "
+        f"what it had sealed {duration(done.sealed_s)} ago",
+        f"the parent's head is {short(committed.head)}",
+    ]
+    if not committed.fast_forward:
+        lines.append(f"what the parent had become is left behind: {short(committed.before)}")
+    if done.stale:
+        names = ", ".join(short(each) for each in done.stale)
+        lines.append(f"{counted(len(done.stale), 'branch is', 'branches are')} stale now: {names}")
+    print_value("\n".join(lines))

@@ -1,0 +1,54 @@
+"""`kibo policy check`."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from kibo.box.plan import plan
+from kibo.box.policy import split_target
+from kibo.cli.options import Common
+from kibo.cli.output import print_json, print_value
+from kibo.cli.references import load_box
+from kibo.effects.destinations import Refused, decide, show, write
+from kibo.model.errors import InvalidInput
+
+#: What is returned where a box may not: as `diff` and `grep` answer no.
+_NO = 1
+
+
+def policy_check(box: str, url: str, /, *, method: str = "GET", common: Common = Common()) -> int:  # noqa: B008 - frozen
+    """Say whether a box may make a request, by which rule, and if not what would allow it.
+
+    Nothing is sent, and no name is looked up: that a name leads to a private address is found when it is asked for.
+    The status is 0 where it may, and 1 where it may not.
+
+    Args:
+        box: Where the box is defined: module:Name, file.py:Name, or a sum of such.
+        url: What it would ask for.
+        method: What it would do there.
+        common: Options of every command.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.username is not None:
+        raise InvalidInput(f"{url!r} is not a URL that a box could ask for", hint="https://shop.example/menu")
+    host, port = split_target(parts.netloc)
+    port = port or (443 if parts.scheme == "https" else 80)
+    try:
+        rule = decide(plan(load_box(box)).egress, host, port, [method.upper()], parts.path or "/")
+    except Refused as refusal:
+        if common.json:
+            print_json({"allowed": False, "reason": str(refusal)})
+        else:
+            print_value(f"refused: {refusal}")
+        return _NO
+    leads = f", which leads to {rule.to}" if rule.to else ""
+    leads += (
+        ", unopened: methods and paths are not seen" if rule.passthrough and parts.scheme == "https" else ""
+    )
+    if common.json:
+        print_json({"allowed": True, "rule": write(rule), "to": rule.to, "passthrough": rule.passthrough})
+    else:
+        print_value(
+            f"allowed: {write(rule)} covers {method.upper()} {parts.path or '/'} at {show(host, port)}{leads}"
+        )
+    return 0
