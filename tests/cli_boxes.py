@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kibo import Box, Env, Service, action, use
+from kibo import Allow, Box, Deny, Env, Service, action, use
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,12 @@ class Hello(Box):
         for number in range(to):
             print("at", number)
             yield number
+
+    @action
+    def mark(self) -> int:
+        """Count the calls, in memory."""
+        self.marks = getattr(self, "marks", 0) + 1
+        return self.marks
 
     @action
     def fail(self) -> None:
@@ -121,3 +127,13 @@ class Serving(Box):
 
 bob = Hello(name="bob")
 not_a_box = 3
+
+
+class Caller(Box):
+    """Calls out."""
+
+    egress = [
+        Allow("api.example", methods=("GET",), paths=("/v1/*",)),
+        Allow("test.example", to="127.0.0.1:9"),
+        Deny("bad.example"),
+    ]

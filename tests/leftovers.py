@@ -1,6 +1,7 @@
 """Finds what a runtime left behind: processes, control groups, mounts, namespaces and files of one user's process.
 
-All of it is tied to this process, so that runtimes of others on the machine do not count. For that this process adopts
+Processes, mounts and namespaces are looked for on the whole machine, and each is tied to the runtime under test (by its
+ancestry, its state directory, its identity), so that runtimes of others do not count. For that this process adopts
 orphans (`adopt_orphans`): whoever outlives a killed user's process becomes our descendant, and is seen.
 """
 
@@ -9,9 +10,12 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import kernel_namespaces
+from kernel_namespaces import Namespace
 
 _PR_SET_CHILD_SUBREAPER = 36
 _GROUPS = Path("/sys/fs/cgroup")
@@ -52,6 +56,14 @@ def descendants(of: int) -> dict[int, str]:
     return found
 
 
+def parent(pid: int) -> int:
+    """Returns the process that started a process or adopted it; 0 where it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
 def reap_adopted(keep: set[int]) -> None:
     """Reaps every dead child that is not in ``keep``, whose statuses others wait for."""
     for entry in os.listdir("/proc/self/task"):
@@ -64,20 +76,38 @@ def reap_adopted(keep: set[int]) -> None:
 
 
 def groups_of(user_pid: int) -> list[str]:
-    """Lists the control groups of a user's process: their names begin with its id, in every hierarchy."""
+    """Lists the control groups of a user's process: their names begin with its id, in every hierarchy.
+
+    Ids are used again: a group of another user's is of a process that had the same one before.
+    """
     found = []
     for directory, names, _ in os.walk(_GROUPS):
         for name in list(names):
-            if name.startswith(f"kibo-{user_pid}-"):
+            if name.startswith(f"kibo-{user_pid}-") and os.stat(f"{directory}/{name}").st_uid == os.geteuid():
                 found.append(f"{directory}/{name}")
                 names.remove(name)
     return found
 
 
 def mounts_below(home: Path) -> list[str]:
-    """Lists this machine's mounts that lie in or come from a state directory."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line for line in lines if str(home) in line]
+    """Lists the mounts that lie in or come from a state directory, in every mount namespace that a process is in.
+
+    By the directory's name, which is random: a mount's root is told from the top of its own file system.
+    """
+    found, seen = [], set()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            namespace = os.readlink(f"/proc/{entry}/ns/mnt")
+            if namespace in seen:
+                continue
+            lines = Path(f"/proc/{entry}/mountinfo").read_text().splitlines()
+        except OSError:
+            continue  # it ended while we looked, or is another user's
+        seen.add(namespace)
+        found += [f"{namespace} {line}" for line in lines if home.name in line]
+    return found
 
 
 def work_in_progress(home: Path) -> list[str]:
@@ -98,28 +128,38 @@ def held_namespaces() -> list[str]:
     return found
 
 
-def leftovers(home: Path, user_pid: int, before: set[int]) -> dict[str, object]:
+def leftovers(
+    home: Path, user_pid: int, before: set[int], namespaces: Iterable[Namespace] = ()
+) -> dict[str, object]:
     """Tells what there is now that should not be; empty when all is clean.
 
     Args:
         home: The state directory.
         user_pid: The process that used Kibo.
         before: Descendants of this process that were there before.
+        namespaces: Those that were seen while it ran, all of which must be gone from the kernel.
     """
     found = {
         "processes": {pid: name for pid, name in descendants(os.getpid()).items() if pid not in before},
         "groups": groups_of(user_pid),
         "mounts": mounts_below(home),
         "files": work_in_progress(home),
-        "namespaces": held_namespaces(),
+        "namespaces": [*held_namespaces(), *kernel_namespaces.alive(namespaces)],
     }
     return {kind: what for kind, what in found.items() if what}
 
 
-def await_clean(home: Path, user_pid: int, before: set[int], within_s: float) -> dict[str, object]:
-    """Looks until all is clean, for a bounded time. Returns what is left then, empty when nothing is."""
+def await_clean(
+    home: Path, user_pid: int, before: set[int], within_s: float, namespaces: Iterable[Namespace] = ()
+) -> dict[str, object]:
+    """Looks until all is clean, for a bounded time. Returns what is left then, empty when nothing is.
+
+    Where namespaces are looked for, dead children are reaped meanwhile: until then they hold theirs.
+    """
     deadline = time.monotonic() + within_s
-    while left := leftovers(home, user_pid, before):
+    while left := leftovers(home, user_pid, before, namespaces):
+        if namespaces:
+            reap_adopted(before)
         if time.monotonic() > deadline:
             return left
         time.sleep(0.01)

@@ -21,7 +21,7 @@ def make(spec: dict[str, Any]) -> Box:
             variables=spec.get("variables", {}),
             limits=Limits(memory_bytes=spec.get("memory_bytes")),
         ),
-        "egress": [Allow(host) for host in spec.get("hosts", [])],
+        "egress": [Allow(host, methods=spec.get("methods", [])) for host in spec.get("hosts", [])],
     }
     for name, constant in spec.get("actions", {}).items():
         body[name] = action(_function(name, constant))

@@ -6,14 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from kibo.box.policy import Allow, Deny, Rule, Secret
+from doors import ANSWER, Handler, Proxy, Serve, Server, read_all, read_until, serving
+from kibo.box.policy import Allow, Deny, Secret
 from kibo.effects.destinations import is_public
 from kibo.effects.door import MAX_CONNECTIONS
 from kibo.effects.forwarder import Forwarder
@@ -21,109 +22,17 @@ from kibo.model.errors import InvalidInput, RuntimeLost
 
 pytestmark = pytest.mark.contract
 
-ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-Handler = Callable[[socket.socket], None]
-
-
-def read_all(connection: socket.socket) -> bytes:
-    data = b""
-    while chunk := connection.recv(65536):
-        data += chunk
-    return data
-
-
-def read_until(connection: socket.socket, end: bytes) -> bytes:
-    data = b""
-    while end not in data:
-        chunk = connection.recv(65536)
-        assert chunk, f"ended after {data!r}"
-        data += chunk
-    return data
-
-
-class Server:
-    """A server that hands each connection to `handle`, in a thread, and keeps what it received."""
-
-    def __init__(self, handle: Handler | None = None) -> None:
-        self._handle = handle or self.answer
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}"
-        self.received: list[bytes] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            connection.settimeout(10)
-            threading.Thread(target=self._run, args=(connection,), daemon=True).start()
-
-    def _run(self, connection: socket.socket) -> None:
-        with connection:
-            try:
-                self._handle(connection)
-            except OSError:
-                pass  # the other side ended first, as some tests want
-
-    def answer(self, connection: socket.socket) -> None:
-        head = read_until(connection, b"\r\n\r\n")
-        self.received.append(head)
-        connection.sendall(ANSWER)
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-
-class Proxy:
-    """The box's end: a listening socket that the forwarder serves."""
-
-    def __init__(self, forwarder: Forwarder, box: str, rules: list[Rule], secrets: list[Secret]) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port: int = listener.getsockname()[1]
-            forwarder.serve(listener.fileno(), rules, box, secrets)
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
-
-    def send(self, request: bytes) -> bytes:
-        with self.connect() as connection:
-            connection.sendall(request)
-            return read_all(connection)
-
-    def get(self, host: str, path: str = "/") -> bytes:
-        return self.send(f"GET http://{host}{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-
-    def tunnel(self, target: str) -> socket.socket:
-        connection = self.connect()
-        connection.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
-        assert read_until(connection, b"\r\n\r\n").startswith(b"HTTP/1.1 200 ")
-        return connection
-
 
 @pytest.fixture(scope="module")
-def forwarder() -> Iterator[Forwarder]:
-    with Forwarder.start({"PASSWORD": 'b&"ns'}) as running:
+def forwarder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forwarder]:
+    with Forwarder.start(tmp_path_factory.mktemp("authority"), {"PASSWORD": 'b&"ns'}) as running:
         yield running
-
-
-Serve = Callable[..., Proxy]
 
 
 @pytest.fixture
 def serve(forwarder: Forwarder) -> Iterator[Serve]:
-    boxes: list[str] = []
-
-    def serve_box(*rules: Rule, secrets: list[Secret] | None = None) -> Proxy:
-        boxes.append(f"box{len(boxes)}")
-        return Proxy(forwarder, boxes[-1], list(rules), secrets or [])
-
-    yield serve_box
-    for box in boxes:
-        forwarder.stop(box)
+    with serving(forwarder) as serve_box:
+        yield serve_box
 
 
 @pytest.fixture
@@ -149,7 +58,7 @@ def test_an_allowed_name_leads_where_its_rule_says_and_the_server_sees_a_plain_r
 ) -> None:
     server = start()
     answer = serve(Allow("shop.example", to=server.address)).get("shop.example", "/menu?x=1")
-    assert answer.endswith(b"connection: close\r\n\r\nok")
+    assert answer.endswith(b"\r\n\r\nok")
     assert server.received[0].startswith(b"GET /menu?x=1 HTTP/1.1\r\nhost: shop.example\r\n")
 
 
@@ -284,23 +193,18 @@ def test_a_request_that_two_programs_might_read_differently_is_refused(
     assert not server.received
 
 
-def test_a_second_request_on_the_connection_goes_nowhere(serve: Serve, start: Start) -> None:
-    everything: list[bytes] = []
-
-    def handle(connection: socket.socket) -> None:
-        everything.append(read_until(connection, b"\r\n\r\n"))
-        time.sleep(0.2)
-        connection.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            connection.recv(1)
-        connection.setblocking(True)
-        connection.sendall(ANSWER)
-
-    request = b"GET http://shop.example/%s HTTP/1.1\r\nHost: shop.example\r\n\r\n"
-    answer = serve(Allow("shop.example", to=start(handle).address)).send(request % b"1" + request % b"2")
-    assert answer.endswith(b"ok")
-    assert len(everything) == 1
-    assert b"/2" not in everything[0]
+def test_requests_that_are_sent_ahead_are_checked_one_by_one_and_answered_in_order(
+    serve: Serve, start: Start
+) -> None:
+    server = start()
+    request = b"GET http://%s.example/%d HTTP/1.1\r\nHost: %s.example\r\n\r\n"
+    ahead = (
+        request % (b"shop", 1, b"shop") + request % (b"shop", 2, b"shop") + request % (b"bank", 3, b"bank")
+    )
+    answer = serve(Allow("shop.example", to=server.address)).send(ahead + request % (b"shop", 4, b"shop"))
+    assert [head.split(b" ")[1] for head in server.received] == [b"/1", b"/2"]
+    assert answer.count(b"HTTP/1.1 200") == 2
+    assert b"HTTP/1.1 403" in answer.rpartition(b"ok")[2]
 
 
 def test_a_head_that_is_too_large_is_refused(serve: Serve) -> None:
@@ -327,7 +231,9 @@ def test_a_tunnel_carries_both_ways_and_each_side_may_end_first(serve: Serve, st
         said = read_all(connection)
         connection.sendall(b"you said " + said)
 
-    with serve(Allow("shop.example:443", to=start(handle).address)).tunnel("shop.example:443") as connection:
+    with serve(Allow("shop.example:443", to=start(handle).address, passthrough=True)).tunnel(
+        "shop.example:443"
+    ) as connection:
         connection.sendall(b"hello")
         connection.shutdown(socket.SHUT_WR)
         assert read_all(connection) == b"you said hello"
@@ -337,24 +243,22 @@ def test_a_large_body_arrives_whole_by_length_and_in_chunks(serve: Serve, start:
     sizes: list[int] = []
 
     def handle(connection: socket.socket) -> None:
-        head, _, body = read_until(connection, b"\r\n\r\n").partition(b"\r\n\r\n")
-        wanted = (
-            20_000_000 if b"content-length" in head else 20_000_000 + len(b"1312d00\r\n\r\n0\r\nX: 1\r\n\r\n")
-        )
-        size = len(body)
-        while size < wanted:
-            size += len(connection.recv(1 << 20))
-        sizes.append(size - wanted)
+        head, _, rest = read_until(connection, b"\r\n\r\n").partition(b"\r\n\r\n")
+        size, tail = rest.count(b"z"), rest[-20:]
+        while not (size == 20_000_000 and (b"content-length" in head or tail.endswith(b"x: 1\r\n\r\n"))):
+            chunk = connection.recv(1 << 20)
+            size, tail = size + chunk.count(b"z"), (tail + chunk)[-20:]
+        sizes.append(size)
         connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" + ANSWER)
 
     proxy = serve(Allow("shop.example", to=start(handle).address))
-    body, url = b"x" * 20_000_000, b"POST http://shop.example/ HTTP/1.1\r\n"
-    by_length = proxy.send(url + b"Content-Length: 20000000\r\n\r\n" + body)
+    body, head = b"z" * 20_000_000, b"POST http://shop.example/ HTTP/1.1\r\nHost: shop.example\r\n"
+    by_length = proxy.send(head + b"Content-Length: 20000000\r\n\r\n" + body)
     in_chunks = proxy.send(
-        url + b"Transfer-Encoding: chunked\r\n\r\n1312d00\r\n" + body + b"\r\n0\r\nX: 1\r\n\r\n"
+        head + b"Transfer-Encoding: chunked\r\n\r\n1312d00\r\n" + body + b"\r\n0\r\nX: 1\r\n\r\n"
     )
-    assert sizes == [0, 0]
-    assert by_length.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+    assert sizes == [20_000_000, 20_000_000]
+    assert by_length.startswith(b"HTTP/1.1 100 \r\n\r\nHTTP/1.1 200 OK\r\n")
     assert in_chunks.endswith(b"ok")
 
 
@@ -364,7 +268,9 @@ def test_an_answer_that_comes_before_the_body_was_wanted_is_passed_on(serve: Ser
         connection.sendall(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n")
 
     with serve(Allow("shop.example", to=start(handle).address)).connect() as connection:
-        connection.sendall(b"POST http://shop.example/ HTTP/1.1\r\nContent-Length: 1000000\r\n\r\nsome")
+        connection.sendall(
+            b"POST http://shop.example/ HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 1000000\r\n\r\nsome"
+        )
         assert read_until(connection, b"\r\n\r\n").startswith(b"HTTP/1.1 413")
 
 
@@ -379,7 +285,9 @@ def test_a_client_that_does_not_read_holds_up_the_server_and_not_the_memory(
         while True:
             sent += connection.send(b"x" * 65536)
 
-    with serve(Allow("shop.example:443", to=start(handle).address)).tunnel("shop.example:443"):
+    with serve(Allow("shop.example:443", to=start(handle).address, passthrough=True)).tunnel(
+        "shop.example:443"
+    ):
         time.sleep(0.5)
         held = sent
         time.sleep(0.3)
@@ -393,7 +301,7 @@ def test_a_reset_by_the_server_is_a_reset_to_the_client_and_not_an_end(serve: Se
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
     with serve(Allow("shop.example", to=start(handle).address)).connect() as connection:
-        connection.sendall(b"GET http://shop.example/ HTTP/1.1\r\n\r\n")
+        connection.sendall(b"GET http://shop.example/ HTTP/1.1\r\nHost: shop.example\r\n\r\n")
         with pytest.raises(ConnectionResetError):
             read_all(connection)
 
@@ -460,7 +368,7 @@ def test_stop_cuts_the_connections_of_the_box_and_frees_its_socket(
     forwarder: Forwarder, start: Start
 ) -> None:
     server = start(lambda connection: connection.recv(1) and None)
-    proxy = Proxy(forwarder, "stopped", [Allow("shop.example:443", to=server.address)], [])
+    proxy = Proxy(forwarder, "stopped", [Allow("shop.example:443", to=server.address, passthrough=True)], [])
     with proxy.tunnel("shop.example:443") as connection:
         forwarder.stop("stopped")
         with pytest.raises(ConnectionResetError):
@@ -489,8 +397,8 @@ def test_a_door_closes_by_itself_when_the_first_process_of_its_box_ends(forwarde
                 socket.create_connection(address).close()
 
 
-def test_a_forwarder_that_has_ended_says_so_and_can_be_closed_again() -> None:
-    forwarder = Forwarder.start()
+def test_a_forwarder_that_has_ended_says_so_and_can_be_closed_again(tmp_path: Path) -> None:
+    forwarder = Forwarder.start(tmp_path)
     forwarder.stop("none")
     os.kill(forwarder.pid, signal.SIGKILL)
     with pytest.raises(RuntimeLost):
@@ -501,10 +409,10 @@ def test_a_forwarder_that_has_ended_says_so_and_can_be_closed_again() -> None:
         forwarder.stop("none")
 
 
-def test_killing_the_user_process_ends_the_forwarder() -> None:
+def test_killing_the_user_process_ends_the_forwarder(tmp_path: Path) -> None:
     program = (
-        "import time; from kibo.effects.forwarder import Forwarder\n"
-        "f = Forwarder.start(); f.stop('x'); print(f.pid, flush=True); time.sleep(60)"
+        "import pathlib, time; from kibo.effects.forwarder import Forwarder\n"
+        f"f = Forwarder.start(pathlib.Path({str(tmp_path)!r})); f.stop('x'); print(f.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as user:
         assert user.stdout

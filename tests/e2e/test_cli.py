@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,9 @@ def cli(home: Path, tmp_path: Path) -> Iterator[Cli]:
 def test_help_names_every_command_and_each_has_its_docstring(cli: Cli) -> None:
     overview = cli("--help").stdout
     assert cli().stdout == overview
-    for name in "run build spawn ps exec shell logs diff stop doctor gc".split():
+    for name in (
+        "run build spawn ps call exec shell logs diff stop tree commit abort apply checkout doctor gc".split()
+    ):
         assert f"\n  {name} " in overview
         assert "Args:" not in (text := cli(name, "--help").stdout)
         assert f"Usage: kibo {name}" in text
@@ -168,11 +171,12 @@ def test_items_of_a_stream_are_printed_one_a_line(cli: Cli) -> None:
         (["spawn", "boxes.py:BadLaunch"], 74, "build.failed", "no way"),
         (["spawn", "boxes.py:Hello", "--ttl", "soon"], 65, "input.invalid", "90s"),
         (["spawn", "boxes.py:Hello", "--name", "a:b"], 65, "input.invalid", "letters"),
+        (["call", "nobody", "greet"], 66, "instance.unknown", "kibo ps"),
         (["exec", "nobody", "true"], 66, "instance.unknown", "kibo ps"),
         (["exec", "nobody"], 65, "input.invalid", "command"),
         (["shell", "nobody"], 66, "instance.unknown", "nobody"),
         (["logs", "nobody"], 66, "instance.unknown", "nobody"),
-        (["diff", "nobody"], 66, "instance.unknown", "nobody"),
+        (["diff", "nobody"], 66, "snapshot.unknown", "nobody"),
         (["stop", "nobody"], 66, "instance.unknown", "nobody"),
         (["stop"], 65, "input.invalid", "--all"),
         (["gc", "--unused", "x"], 65, "input.invalid", "7d"),
@@ -282,6 +286,64 @@ def test_a_spawned_instance_can_be_listed_used_and_stopped(cli: Cli) -> None:
     assert cli.json("exec", instance, "true", status=66)["error"]["code"] == "instance.unknown"
 
 
+def test_actions_of_a_spawned_instance_are_called_from_other_programs(cli: Cli) -> None:
+    instance = cli("spawn", "boxes.py:Hello(name=eve)", "--name", "called").stdout.strip()
+    done = cli("call", "called", "greet", "times=2")
+    assert json.loads(done.stdout) == {"text": "hello eve", "times": 2}
+    assert done.stderr == "greeting None\n"
+    assert cli("call", instance[:12], "echo", "42").stdout == "42\n"
+    assert cli.json("call", "called", "echo", "text=x") == {"instance": instance, "result": "x"}
+    assert cli.json("call", "called", "picture")["result"] == {"base64": "iVBORwo="}
+    stream = cli("call", "called", "count", "3")
+    assert (stream.stdout, stream.stderr) == ("0\n1\n2\n", "at 0\nat 1\nat 2\n")
+    assert [cli("call", "called", "mark").stdout for _ in range(3)] == ["1\n", "2\n", "3\n"]
+    assert "LookupError: nothing here" in cli("call", "called", "fail", status=1).stderr
+    assert "It has: " in cli("call", "called", "fly", status=64).stderr
+    assert cli.json("call", "called", "greet", "times=many", status=65)["error"]["code"] == "action.arguments"
+    assert cli("exec", "called", "cat", "/work/launched").stdout == "eve"
+
+
+def test_calls_wait_for_each_other_and_one_that_is_given_up_is_interrupted(cli: Cli) -> None:
+    cli("spawn", "boxes.py:Hello", "--name", "busy")
+    given_up = cli.start("call", "busy", "nap", "50")
+    until(lambda: "napping" in cli("logs", "busy").stdout)
+    waiting = cli.start("call", "busy", "echo", "after")
+    time.sleep(0.3)
+    assert waiting.poll() is None
+    given_up.send_signal(signal.SIGINT)
+    given_up.communicate(timeout=20)
+    assert given_up.returncode == 130
+    assert waiting.communicate(timeout=20)[0] == "after\n"
+    assert cli("call", "busy", "mark").stdout == "1\n"
+
+
+def test_a_call_ends_with_its_instance(cli: Cli) -> None:
+    cli("spawn", "boxes.py:Hello", "--name", "ending")
+    calling = cli.start("call", "ending", "nap", "50")
+    until(lambda: "napping" in cli("logs", "ending").stdout)
+    cli("stop", "ending")
+    _, complaint = calling.communicate(timeout=20)
+    assert calling.returncode != 0
+    assert "ended" in complaint
+
+
+def test_actions_of_an_instance_of_another_program_are_that_programs(cli: Cli) -> None:
+    program = "from boxes import Hello; box = Hello().spawn(); print(box.id, flush=True); input()"
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": cli.work}
+    with subprocess.Popen([sys.executable, "-c", program], env=cli.variables, **options) as other:
+        identity = other.stdout.readline().strip()
+        told = cli("call", identity, "greet", status=75)
+        assert "kibo exec" in told.stderr
+        other.communicate("\n", timeout=20)
+
+
+def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to it"
+        time.sleep(0.05)
+
+
 def test_large_input_and_output_pass_through_exec(cli: Cli) -> None:
     cli("spawn", "boxes.py:Hello", "--name", "pipe")
     data = "0123456789abcdef" * 500_000
@@ -359,3 +421,21 @@ def test_gc_tells_and_then_removes_what_is_unused(cli: Cli) -> None:
     cli("stop", "user")
     assert "removed" in cli("gc", "--all").stdout
     assert cli("run", "boxes.py:Hello", "echo", "x").stdout == "x\n"
+
+
+def test_policy_check_says_which_rule_decides_and_what_would_allow_the_rest(cli: Cli) -> None:
+    allowed = cli("policy", "check", "boxes.py:Caller", "https://api.example/v1/x?y=1")
+    assert allowed.stdout.startswith(
+        'allowed: Allow("api.example", methods=("GET",), paths=("/v1/*",)) covers GET /v1/x'
+    )
+    refused = cli(
+        "policy", "check", "boxes.py:Caller", "https://api.example/v1/x", "--method", "post", status=1
+    )
+    assert 'add Allow("api.example:443", methods=("POST",), paths=("/v1/x",))' in refused.stdout
+    denied = cli.json("policy", "check", "boxes.py:Caller", "http://bad.example/", status=1)
+    assert denied == {
+        "allowed": False,
+        "reason": 'Deny("bad.example") keeps this box from GET / at bad.example:80, whatever allows it.',
+    }
+    assert cli.json("policy", "check", "boxes.py:Caller", "http://test.example/")["to"] == "127.0.0.1:9"
+    assert cli("policy", "check", "boxes.py:Caller", "ftp://x/", status=65).stderr

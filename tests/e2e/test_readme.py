@@ -42,8 +42,10 @@ def test_the_readmes_examples_run_as_they_are_written(tmp_path: Path) -> None:
     assert told["changed"].strip() == "['/work/numbers.txt']"
     assert 3 <= int(told["another"]) <= 60
     assert told["tools"].strip() == "['roll', 'play']"
-    assert lines[-1].startswith("action.arguments - ")
-    assert "'rounds' must be int, got str" in lines[-1]
+    assert told["applied"].strip() == "['/work/numbers.txt']"
+    assert told["kept"].strip() == "True"
+    refused = next(line for line in lines if line.startswith("action.arguments - "))
+    assert "'rounds' must be int, got str" in refused
 
 
 def test_the_tutorials_examples_run_as_they_are_written(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A user's program that is killed: does one thing with Kibo until it cannot.
 
-Arguments: what to do (build, spawn, action, exec, destroy). Says ``ready`` once it is at it, ``lost`` when the
+Arguments: what to do (build, spawn, action, exec, copy, destroy). Says ``ready`` once it is at it, ``lost`` when the
 runtime is lost, and ends when its input does.
 """
 
@@ -8,6 +8,7 @@ import contextlib
 import sys
 import threading
 import time
+from typing import Any
 
 from kibo import Box, Env, KiboError, action
 
@@ -36,12 +37,16 @@ def building(name: str) -> Box:
 
 def work(what: str, name: str) -> None:
     """Does it, again and again."""
+    box = Napper().spawn()
     if what == "build":
         print("ready", flush=True)
         while True:
             building(f"{name} {time.monotonic_ns()}").spawn().destroy()
-    box = Napper().spawn()
-    others = [Napper().spawn() for _ in range(3)]
+    others: list[Any] = [] if what == "copy" else [Napper().spawn() for _ in range(3)]
+    if what == "copy":
+        # Something runs in it, so that its files are copied for each fork.
+        box.exec("dd if=/dev/zero of=big bs=1M count=64")
+        others = [box.popen("exec sleep 60")]
     print("ready", flush=True)
     while True:
         if what == "spawn":
@@ -51,6 +56,8 @@ def work(what: str, name: str) -> None:
         elif what == "exec":
             box.exec("sleep 60 & sleep 0.5")
             box.exec("(setsid sleep 60 &) ; sleep 0.2", timeout_s=0.5)
+        elif what == "copy":
+            box.fork()
         elif what == "destroy":
             for other in [box, *others]:
                 other.destroy()

@@ -16,13 +16,19 @@ from pathlib import Path
 
 import pytest
 
+import kernel_namespaces
 import leftovers
 
 PROGRAM = Path(__file__).with_name("kibo_user.py")
 #: A killed warden's boxes go one after the other, each with its mounts and network; a busy machine takes its time.
 WITHIN_S = 10.0
-DEEDS = ["build", "spawn", "action", "exec", "destroy"]
+DEEDS = ["build", "spawn", "action", "exec", "copy", "destroy"]
 VICTIMS = ["user", "warden", "user+warden", "keeper", "keeper+user", "warden+keeper+user", "user by SIGINT"]
+#: What is promised first is tried at several moments in every run; `make soak` tries all of it at many.
+PROMISED = [(deed, victims) for deed in ("build", "spawn", "action", "destroy") for victims in VICTIMS[:3]]
+MOMENTS = 4
+#: How long a deed takes: a kill comes at a random moment of it, in seconds.
+LASTS_S = {"build": 1.8}
 
 
 @pytest.fixture(scope="module")
@@ -75,32 +81,53 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _find(user: int, name: str) -> list[int]:
-    """Finds the warden or the keeper of a user's process."""
+    """Finds the warden, the keeper or the builder of a user's process; there may be a builder or none."""
     below = leftovers.descendants(user)
-    wardens = [pid for pid, title in below.items() if title == "kibo-warden"]
+    if name == "builder":
+        return [pid for pid in below if b"kibo.runtime.builder" in _command_line(pid)]
+    titled = [pid for pid, title in below.items() if title == "kibo-warden"]
+    # What a warden has just started is called as it is, for a moment; what has no parent has ended meanwhile.
+    wardens = [pid for pid in titled if leftovers.parent(pid) not in (0, *titled)]
+    assert wardens, f"there is no warden to kill, only {below}"
     if name == "warden":
         return wardens
     return [int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in wardens]
 
 
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""  # it ended while we looked
+
+
 def _kill(process: subprocess.Popen[str], victims: str) -> None:
+    """Kills, and makes sure that it did: each victim was there, and is gone."""
     if victims == "user by SIGINT":
+        assert process.poll() is None
         process.send_signal(signal.SIGINT)
         return
     pids = []
     for name in victims.split("+"):
         pids += [process.pid] if name == "user" else _find(process.pid, name)
+    assert process.poll() is None, "the user's process had ended before it was killed"
+    ends = [os.pidfd_open(pid) for pid in pids]
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue  # taken along by the one before
+    for end in ends:
+        assert select.select([end], [], [], WITHIN_S)[0], f"{victims} did not end when killed"
+        os.close(end)
 
 
 def _murder(home: Path, deed: str, victims: str, dice: random.Random) -> None:
     before = set(leftovers.descendants(os.getpid()))
     process = _start(home, deed)
-    time.sleep(dice.uniform(0, 0.6 if deed == "build" else 0.15))
+    time.sleep(dice.uniform(0, LASTS_S.get(deed, 0.15)))
+    namespaces = kernel_namespaces.of_processes([*leftovers.descendants(process.pid)])
+    assert len(namespaces) > len(kernel_namespaces.KINDS), "the runtime's namespaces were not seen"
     _kill(process, victims)
     if "user" not in victims:
         # It finds out and is not harmed; who only spawns goes on with a new runtime.
@@ -116,7 +143,7 @@ def _murder(home: Path, deed: str, victims: str, dice: random.Random) -> None:
             assert time.monotonic() < deadline, left
             time.sleep(0.01)
         _end(_start(home, "action"))
-    left = leftovers.await_clean(home, process.pid, before, WITHIN_S)
+    left = leftovers.await_clean(home, process.pid, before, WITHIN_S, namespaces)
     leftovers.reap_adopted(before)
     assert left == {}
 
@@ -124,7 +151,20 @@ def _murder(home: Path, deed: str, victims: str, dice: random.Random) -> None:
 @pytest.mark.parametrize("victims", VICTIMS)
 @pytest.mark.parametrize("deed", DEEDS)
 def test_nothing_is_left_when_killed(home: Path, dice: random.Random, deed: str, victims: str) -> None:
-    _murder(home, deed, victims, dice)
+    for _ in range(MOMENTS if (deed, victims) in PROMISED else 1):
+        _murder(home, deed, victims, dice)
+
+
+def test_nothing_is_left_when_a_builder_is_killed(home: Path, dice: random.Random) -> None:
+    before = set(leftovers.descendants(os.getpid()))
+    process = _start(home, "build")
+    deadline = time.monotonic() + 20
+    while not _find(process.pid, "builder"):
+        assert time.monotonic() < deadline, "nothing was built"
+    time.sleep(dice.uniform(0, 0.5))
+    _kill(process, "builder")
+    _end(process)
+    assert leftovers.await_clean(home, process.pid, before, WITHIN_S) == {}
 
 
 @pytest.mark.soak
@@ -141,12 +181,33 @@ def test_nothing_is_left_when_killed_many_times(
 def test_what_is_looked_for_is_seen_while_it_is_there(home: Path) -> None:
     before = set(leftovers.descendants(os.getpid()))
     process = _start(home, "exec")
-    seen = leftovers.leftovers(home, process.pid, before)
+    namespaces = kernel_namespaces.of_processes([*leftovers.descendants(process.pid)])
+    seen = leftovers.leftovers(home, process.pid, before, namespaces)
     _end(process)
+    kinds = {name.partition(":")[0] for name in seen["namespaces"]}  # type: ignore[attr-defined]
+    assert kinds >= {"user", "mnt", "pid", "net", "ipc", "uts"}
     assert {"kibo-warden", "kibo-guest"} <= set(seen["processes"].values())  # type: ignore[attr-defined]
     assert any(str(process.pid) in path for path in seen["files"])  # type: ignore[attr-defined]
+    assert any("kibo/layers" in mount for mount in seen["mounts"])  # type: ignore[attr-defined]
     assert os.geteuid() != 0 or seen["groups"]
-    assert leftovers.await_clean(home, process.pid, before, WITHIN_S) == {}
+    assert leftovers.await_clean(home, process.pid, before, WITHIN_S, namespaces) == {}
+
+
+def test_a_namespace_that_only_a_descriptor_holds_is_seen() -> None:
+    process = subprocess.Popen(["unshare", "--user", "--net", "sleep", "60"])
+    try:
+        deadline = time.monotonic() + 10
+        while len(found := kernel_namespaces.of_processes([process.pid])) < 2:
+            assert time.monotonic() < deadline
+        held = os.open(f"/proc/{process.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        process.kill()
+        process.wait()
+    seen = kernel_namespaces.alive(found)
+    assert any(name.startswith("net:") for name in seen)
+    os.close(held)
+    while kernel_namespaces.alive(found):
+        assert time.monotonic() < deadline, "it did not go"
 
 
 @pytest.mark.parametrize("round_number", range(3))

@@ -12,8 +12,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from kibo.box.env import Env
+from kibo.box.env import Env, Limits
 from kibo.model.errors import BuildFailed, HostUnsupported, LockMismatch
+from kibo.runtime.cgroups import open_cgroups
 from kibo.runtime.images.building import BuildEvent, collect_layers
 from kibo.runtime.images.environment import (
     BuiltEnvironment,
@@ -24,8 +25,13 @@ from kibo.runtime.images.environment import (
     interpreter_layer,
 )
 from kibo.runtime.layers.temporary import remove_tree
+from leftovers import groups_of
 
 pytestmark = pytest.mark.timeout(300)
+HAS_GROUPS = open_cgroups("probe").available()
+needs_groups = pytest.mark.skipif(
+    not (HAS_GROUPS["memory"] and HAS_GROUPS["cpus"]), reason="no control groups for this user"
+)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: id-mapped mounts of the host's /usr")
 
 
@@ -49,6 +55,10 @@ def build(env: Env, state: Path, locked: Lock | None = None) -> tuple[BuiltEnvir
 def find(environment: BuiltEnvironment, path: str) -> Path | None:
     found = [layer.path / path for layer in environment.layers if os.path.lexists(layer.path / path)]
     return found[-1] if found else None
+
+
+def build_groups() -> list[str]:
+    return [group for group in groups_of(os.getpid()) if "build" in group]
 
 
 def leftovers(state: Path) -> list[str]:
@@ -113,6 +123,46 @@ def test_a_cached_environment_is_found_again_without_work(state: Path) -> None:
 
     build(Env(), state)
     assert anyio.run(fastest) < 0.002
+
+
+def test_an_environment_may_have_many_steps(state: Path) -> None:
+    environment, _ = build(Env(run=[f"set -- /srv/*; echo $# > /srv/{n}" for n in range(40)]), state)
+    last = find(environment, "srv/39")
+    assert last is not None
+    assert last.read_text() == "39\n"
+
+
+def test_a_step_past_its_time_fails_with_its_log_and_leaves_nothing(state: Path) -> None:
+    env = Env(run=["echo began; sleep 60"], limits=Limits(step_s=1))
+    began = time.monotonic()
+    with pytest.raises(BuildFailed, match="did not end within 1 s") as caught:
+        build(env, state)
+    assert time.monotonic() - began < 20
+    assert caught.value.step.startswith("run")
+    assert "began" in caught.value.log_tail
+    assert "step_s" in caught.value.hint
+    assert leftovers(state) == []
+
+
+@needs_groups
+def test_a_step_that_eats_memory_fails_and_says_so(state: Path) -> None:
+    eat = "python3 -c 'x = bytearray(b\"x\") * (6 << 30)'"
+    with pytest.raises(BuildFailed, match="MiB of memory") as caught:
+        build(Env(run=[eat]), state)
+    assert "memory_bytes" in caught.value.hint
+    assert leftovers(state) == []
+    assert build_groups() == []
+
+
+@needs_groups
+def test_a_step_has_the_processors_of_its_box(state: Path) -> None:
+    loop = "while time.monotonic() < 2 + begin: pass"
+    burn = f"python3 -c 'import time; begin=time.monotonic()\n{loop}\nprint(time.process_time())'"
+    environment, _ = build(Env(run=[f"{burn} > /srv/used"], limits=Limits(cpus=0.25)), state)
+    used = find(environment, "srv/used")
+    assert used is not None
+    assert float(used.read_text()) < 1.2
+    assert build_groups() == []
 
 
 @needs_root

@@ -40,8 +40,8 @@ class Machine(Box):
             try:
                 with open(f"/proc/{pid}/cmdline") as file:
                     names.append(file.read().replace("\0", " ").strip())
-            except FileNotFoundError:
-                continue  # it ended while we looked
+            except (FileNotFoundError, ProcessLookupError):  # it ended before we looked, or while we read
+                continue
         return names
 
 
@@ -142,6 +142,31 @@ def test_an_endless_output_is_stopped_with_an_error(machine: Instance) -> None:
         machine.exec("yes endless", timeout_s=30)
     assert "popen" in caught.value.hint
     assert running(machine, "endless") == []
+
+
+def test_commands_end_with_a_steward_that_the_box_kills() -> None:
+    with Machine().spawn() as box:
+        mark = "sleep 61.25"
+        with box.popen(["sh", "-c", f"{mark} & {mark}; true"]) as left:
+            deadline = time.monotonic() + 10
+            while box.exec(["pgrep", "-fxc", mark]).stdout != "2\n":
+                assert time.monotonic() < deadline
+            with pytest.raises(errors.Unavailable):
+                box.exec(f"kill -9 $PPID; {mark}")
+            with pytest.raises(errors.Unavailable):
+                left.wait(timeout_s=10)
+        while (found := box.exec(["pgrep", "-fx", mark])).returncode == 0:
+            assert time.monotonic() < deadline, found.stdout
+        assert box.exec("echo on").stdout == "on\n"
+
+
+def test_a_box_that_kills_its_steward_again_and_again_harms_nobody(machine: Instance) -> None:
+    with Machine().spawn() as box:
+        for _ in range(10):
+            with pytest.raises(errors.Unavailable):
+                box.exec("kill -9 $PPID")
+            assert machine.exec("echo on").stdout == "on\n"
+        assert box.exec("echo on").stdout == "on\n"
 
 
 def test_a_command_past_its_time_is_killed_with_what_it_started(machine: Instance) -> None:
@@ -248,8 +273,9 @@ def test_a_command_on_a_terminal_has_one(machine: Instance) -> None:
 
 
 def test_control_c_on_a_terminal_interrupts_the_program(machine: Instance) -> None:
-    # Not a shell: one that is interrupted between two commands may go on with the second.
-    program = "import time; print('ready', flush=True); time.sleep(75)"
+    # Not a shell: one that is interrupted between two commands may go on with the second. Nor one long sleep: Python
+    # looks for signals between its steps, and one that comes just before a system call waits until that returns.
+    program = "import time; print('ready', flush=True)\nfor _ in range(750): time.sleep(0.1)"
     terminal = machine.shell(["/usr/bin/python3", "-c", program])
     try:
         shown = b""
@@ -262,7 +288,7 @@ def test_control_c_on_a_terminal_interrupts_the_program(machine: Instance) -> No
         assert poll.poll(5000), "the program still runs"
     finally:
         terminal.close()
-    assert running(machine, "sleep(75)") == []
+    assert running(machine, "range(750)") == []
 
 
 def test_hanging_up_a_terminal_kills_its_program(machine: Instance) -> None:

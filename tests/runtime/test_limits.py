@@ -11,10 +11,15 @@ import pytest
 
 from kibo import Box, Env, Limits, action
 from kibo.model import errors
+from kibo.runtime.cgroups import open_cgroups
 
 HAS_GROUPS = os.geteuid() == 0 and (
     Path("/sys/fs/cgroup/memory").is_dir()
     or "memory" in Path("/sys/fs/cgroup/cgroup.controllers").read_text()
+)
+HAS_CPUS = HAS_GROUPS and open_cgroups("probe").available()["cpus"]
+needs_cpus = pytest.mark.skipif(
+    not HAS_CPUS, reason="processors cannot be limited here: no control groups for this user"
 )
 needs_groups = pytest.mark.skipif(
     not HAS_GROUPS, reason="memory cannot be limited here: no control groups for this user"
@@ -72,6 +77,20 @@ class Hungry(Bounded):
     env = Env(limits=Limits(memory_bytes=96 << 20))
 
 
+class Halved(Bounded):
+    """The same with half a processor."""
+
+    env = Env(limits=Limits(cpus=0.5))
+
+    @action
+    def burn(self, seconds: float) -> float:
+        """Use what processor time it gets, and tell how much that was."""
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            pass
+        return time.process_time()
+
+
 class Brief(Box):
     """Has its time."""
 
@@ -108,6 +127,30 @@ def test_boxes_that_run_out_of_memory_one_after_the_other_are_each_told_so() -> 
     for _ in range(3):
         with Hungry().spawn() as box, pytest.raises(errors.MemoryExceeded):
             box.eat(400 << 20)
+
+
+@needs_cpus
+def test_processor_time_is_bounded_for_all_that_a_box_runs_together() -> None:
+    loop = (
+        "import time; e = time.monotonic() + 2\nwhile time.monotonic() < e: pass\nprint(time.process_time())"
+    )
+    with Halved().spawn() as box:
+        commands = [box.popen(["python3", "-c", loop]) for _ in range(2)]
+        used = -box.burn(0.0)
+        used += box.burn(2.0)
+        for command in commands:
+            used += float(command.stdout.read())
+            command.close()
+    # Three that burn for two seconds on half a processor: one second in all, and what the last period lets through.
+    assert 0.5 < used < 1.5
+
+
+def test_a_processor_limit_that_this_user_cannot_have_is_refused() -> None:
+    if HAS_CPUS:
+        assert Halved().spawn().burn(0.0) > 0
+        return
+    with pytest.raises(errors.HostUnsupported, match="cpus"):
+        Halved().spawn()
 
 
 def test_a_limit_that_this_user_cannot_have_is_refused_with_a_remedy() -> None:

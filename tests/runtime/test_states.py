@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
-from kibo import Box, Env, action, use
+from kibo import Box, Env, Limits, action, use
 from kibo.box.sums import prefix
 from kibo.model import errors
 from kibo.model.limits import MAX_PARTS
 from kibo.runtime.states import Launched
+from kibo.runtime.waiting import Blocking, run
+from kibo.wiring import runtime
 
 
 class Engine(Box):
@@ -73,6 +75,17 @@ class Radio(Box):
     def play(self, song: str) -> str:
         """Play."""
         return f"♪ {song}"
+
+
+def cells_of(label: str, within_s: float = 5.0) -> list[dict[str, Any]]:
+    """Lists the warden's cells of a box, once those that are being destroyed are gone."""
+    deadline = time.monotonic() + within_s
+    while True:
+        answer, _ = run(runtime().states().session.ask(Blocking(), "list", {}))
+        found = [cell for cell in answer["cells"] if cell["label"] == label]
+        if all(cell["state"] == "sealed" for cell in found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
 
 
 def build_events(box: Box) -> list[str]:
@@ -274,6 +287,66 @@ class Suspending(Threaded):
         return self.thread.is_alive()
 
 
+def test_a_launch_that_hangs_is_interrupted_at_its_limit_and_leaves_nothing() -> None:
+    class Hung(Box):
+        env = Env(limits=Limits(launch_s=0.5))
+
+        def launch(self) -> None:
+            try:
+                time.sleep(60)
+            finally:
+                self.unwound = True
+
+    for _ in range(2):
+        begin = time.monotonic()
+        with pytest.raises(errors.BuildFailed, match=r"launch Hung did not end within 0\.5 s") as caught:
+            Hung().spawn()
+        assert time.monotonic() - begin < 3
+        assert caught.value.step == "launch Hung"
+        assert "launch_s" in caught.value.hint
+    assert not cells_of("Hung")
+
+
+def test_a_launch_that_will_not_be_interrupted_is_killed() -> None:
+    class Stubborn(Box):
+        env = Env(limits=Limits(launch_s=0.3))
+
+        def launch(self) -> None:
+            while True:
+                with contextlib.suppress(BaseException):
+                    time.sleep(60)
+
+    with pytest.raises(errors.BuildFailed, match="did not end"):
+        Stubborn().spawn()
+    assert not cells_of("Stubborn")
+
+
+def test_a_suspend_that_hangs_fails_the_build_at_its_limit() -> None:
+    class Sleepy(Box):
+        env = Env(limits=Limits(launch_s=0.3))
+
+        def suspend(self) -> None:
+            time.sleep(60)
+
+    with pytest.raises(errors.BuildFailed, match="suspending Sleepy did not end"):
+        Sleepy().spawn()
+    assert not cells_of("Sleepy")
+
+
+def test_a_resume_that_hangs_is_an_error_at_its_limit() -> None:
+    class Awaited(Box):
+        env = Env(limits=Limits(launch_s=0.3))
+
+        def resume(self) -> None:
+            time.sleep(60)
+
+    with pytest.raises(errors.ActionTimedOut, match="resume") as caught:
+        Awaited().spawn()
+    assert "launch_s" in caught.value.hint
+    cells = cells_of("Awaited")
+    assert [cell["id"].partition("_")[0] for cell in cells] == ["state"]
+
+
 def test_a_thread_that_a_launch_leaves_is_named() -> None:
     with pytest.raises(errors.StateNotForkable, match="till") as caught:
         Threaded().spawn()
@@ -331,7 +404,9 @@ def test_what_no_fork_can_have_is_named(kept: str) -> None:
 
         def launch(self) -> None:
             if self.kind == "deleted":
-                self.file = tempfile.TemporaryFile()  # noqa: SIM115
+                os.mkdir("gone")
+                self.directory = os.open("gone", os.O_RDONLY)
+                os.rmdir("gone")
             elif self.kind == "memory":
                 import mmap
 

@@ -102,6 +102,12 @@ class Target:
         """Tells whether the box still works."""
         return self.attack("result = 6 * 7") == 42
 
+    def fork(self, n: int = 1, live: str = "require") -> list[Target]:
+        """Forks it."""
+        return [
+            Target(self.host, number) for number in self.host.ask(do="fork", box=self.number, n=n, live=live)
+        ]
+
     def destroy(self) -> None:
         self.host.ask(do="destroy", box=self.number)
 

@@ -85,6 +85,7 @@ def start(place: Path) -> HostProcess:
         "PYTHONPATH": ":".join(_paths_for_all(place)) if ordinary else str(CHECKOUT / "src"),
         "PYTHONDONTWRITEBYTECODE": "1",
         "TEST_SECRET": secret,
+        "KIBO_KERNEL_WITHOUT": os.environ.get("KIBO_KERNEL_WITHOUT", ""),
     }
     user = {"user": ORDINARY, "group": ORDINARY, "extra_groups": []} if ordinary and os.geteuid() == 0 else {}
     errors = open(place / "errors", "w")  # noqa: SIM115 (closed with the process)

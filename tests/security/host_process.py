@@ -79,7 +79,7 @@ class Mute(Attacker):
         import sys
         import time
 
-        sys.modules["kibo.runtime.guest"].Guest._fork = lambda *_: time.sleep(3600)
+        sys.modules["kibo.runtime.guest"].Guest._be_forked = lambda *_: time.sleep(3600)
 
 
 class Deaf(Attacker):
@@ -117,6 +117,46 @@ class Threaded(Attacker):
             drop()
 
         kernel.drop_capabilities = start_a_thread_first
+
+
+class Relay(Attacker):
+    """Changes the runner so that its cached state carries what one fork says to all others."""
+
+    def launch(self) -> None:
+        import _thread
+        import ctypes
+        import sys
+        import time
+
+        libc = ctypes.CDLL(None)
+        kept = ctypes.create_string_buffer(8)
+        sys.modules["__main__"].kept = kept  # type: ignore[attr-defined]
+        kernel = sys.modules["kibo.runtime.kernel"]
+        clone = kernel.clone
+        pids: list[int] = []
+
+        class Piece(ctypes.Structure):
+            _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+
+        def relay() -> None:
+            here = ctypes.create_string_buffer(8)
+            local, remote = Piece(ctypes.addressof(here), 8), Piece(ctypes.addressof(kept), 8)
+            while True:
+                for pid in pids:
+                    libc.process_vm_readv(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+                    for other in pids if here.raw[:1] != b"\0" else ():
+                        libc.process_vm_writev(other, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+                time.sleep(0.001)
+
+        def note(flags: int) -> int:
+            pid: int = clone(flags)
+            if pid > 0:
+                pids.append(pid)
+                if len(pids) == 1:
+                    _thread.start_new_thread(relay, ())
+            return pid
+
+        kernel.clone = note
 
 
 class Helped(Attacker):
@@ -187,7 +227,21 @@ class Built(Attacker):
 
 BOXES = {
     cls.__name__: cls
-    for cls in (Attacker, Root, Small, Bounded, Nested, Spammer, Mute, Deaf, Keeper, Threaded, Helped, Built)
+    for cls in (
+        Attacker,
+        Root,
+        Small,
+        Bounded,
+        Nested,
+        Spammer,
+        Mute,
+        Deaf,
+        Keeper,
+        Threaded,
+        Helped,
+        Relay,
+        Built,
+    )
 }
 living: dict[int, Any] = {}
 
@@ -200,6 +254,10 @@ def answer(request: dict[str, Any]) -> Any:
             number = len(living) + 1
             living[number] = BOXES[request["cls"]]().spawn()
             return number
+        case "fork":
+            numbers = range(len(living) + 1, len(living) + 1 + request["n"])
+            living.update(zip(numbers, instance.fork(request["n"], live=request["live"]), strict=True))
+            return list(numbers)
         case "run":
             return instance.run(request["code"])
         case "exec":

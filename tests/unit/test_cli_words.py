@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from kibo import Box, action
 from kibo.box.plan import plan
 from kibo.cli.calls import read_arguments
 from kibo.cli.options import seconds
-from kibo.cli.output import duration, jsonable, size
+from kibo.cli.output import duration, jsonable, print_json, size, visible
 from kibo.cli.overview import COMMANDS, overview, summary
 from kibo.cli.references import load_box
 from kibo.model.errors import InvalidInput
@@ -130,3 +131,31 @@ def test_every_command_has_a_docstring_that_the_overview_shows() -> None:
         for name in names:
             assert summary(name).endswith(".")
             assert name in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain name.txt", "plain name.txt"),
+        ("größe 尺寸 🦆", "größe 尺寸 🦆"),
+        ("\x1b[2J\x1b]0;owned\x07", r"\x1b[2J\x1b]0;owned\x07"),
+        ("two\nlines\r", r"two\nlines\r"),
+        ("\x9b31m \u202egpj.exe", r"\x9b31m \u202egpj.exe"),
+        (b"no \xff text".decode(errors="surrogateescape"), r"no \xff text"),
+    ],
+)
+def test_what_a_box_wrote_cannot_steer_a_terminal(text: str, shown: str) -> None:
+    assert visible(text) == shown
+    assert visible(shown) == shown
+
+
+def test_lines_of_a_report_stay_lines() -> None:
+    assert visible("a\n\tb\x1b", "\n\t") == "a\n\tb\\x1b"
+
+
+@pytest.mark.parametrize("name", ["plain", "größe 🦆", b"no \xff text".decode(errors="surrogateescape")])
+def test_any_name_of_a_file_can_be_told_as_json(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"path": name, "data": b"raw"})
+    text = capsys.readouterr().out
+    text.encode()
+    assert json.loads(text) == {"path": name, "data": {"base64": "cmF3"}}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import struct
 
 import pytest
 
-from kibo.runtime import seccomp
+from kibo.runtime import guest, kernel, seccomp
 from kibo.runtime.seccomp_policy import BOX, Check, Deny, Policy
 from kibo.runtime.syscalls import ARCHITECTURES
 
@@ -51,7 +52,7 @@ def run(
 def names(policy: Policy) -> list[str]:
     return [
         name
-        for entry in (*policy.entries, policy.nested)
+        for entry in (*policy.entries, *policy.nested)
         for name in ((entry.name,) if isinstance(entry, Check) else entry.names.split())
     ]
 
@@ -62,7 +63,7 @@ def call(program: bytes, name: str, *arguments: int, arch: str = "x86_64") -> in
 
 @BOTH
 def test_every_call_of_the_kernel_is_decided_once(arch: str) -> None:
-    decided = names(Policy(BOX.entries, type(BOX.nested)("none", "")))
+    decided = names(Policy(BOX.entries, ()))
     assert sorted(decided) == sorted(set(decided))
     assert set(ARCHITECTURES[arch].numbers) <= set(decided)
 
@@ -73,7 +74,7 @@ def test_the_policy_names_no_call_that_no_architecture_has() -> None:
 
 
 def test_every_entry_has_a_reason_of_its_own() -> None:
-    reasons = [entry.reason for entry in (*BOX.entries, BOX.nested)]
+    reasons = [entry.reason for entry in (*BOX.entries, *BOX.nested)]
     assert all(len(reason) >= 12 or reason in ("as mknod", "random bytes") for reason in reasons)
     assert len(set(reasons)) == len(reasons)
 
@@ -130,6 +131,13 @@ def test_nested_namespaces_free_what_a_browser_sandbox_needs_and_no_mount() -> N
         assert call(program, name, 0x10000000) == ALLOW
     for name in ("mount", "move_mount", "pivot_root", "setns", "bpf", "keyctl"):
         assert call(program, name) == ERRNO | errno.EPERM
+
+
+def test_in_a_box_with_nested_namespaces_only_the_call_that_forks_it_is_held_back() -> None:
+    program = seccomp.compile_filter(nested_namespaces=True)
+    assert call(program, "clone", guest.FORK_FLAGS | signal.SIGCHLD) == NOTIFY
+    assert call(program, "clone", guest.FORK_FLAGS & ~kernel.CLONE_NEWCGROUP) == ALLOW
+    assert call(program, "clone", kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID) == ALLOW
 
 
 def test_sockets_are_of_the_families_that_a_network_namespace_confines() -> None:

@@ -1,0 +1,209 @@
+"""The store over SQLite, PostgreSQL and MariaDB: opening, transactions, threads, processes, forks of the process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import MetaData, create_engine, select, text
+
+from kibo.branch.history import History
+from kibo.model.errors import InvalidInput, KiboError, StoreUnavailable
+from kibo.store import schema
+from kibo.store.database import Store, Transaction
+
+SOURCE = str(Path(__file__).parents[2] / "src")
+
+
+def run(url: str, program: str, count: int = 1) -> list[str]:
+    """Runs a program in several processes at once. Returns what each printed."""
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {SOURCE!r}); url = {url!r}\n{program}"]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(count)
+    ]
+    found = []
+    for process in running:
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        found.append(out.strip())
+    return found
+
+
+def test_a_new_store_is_made_once_by_whichever_process_is_first(url):
+    program = (
+        "from kibo.store.database import Store\nfrom kibo.branch.history import History\n"
+        "print(History(Store.open(url)).create('x').id)"
+    )
+    made = run(url, program, count=6)
+    with Store.open(url) as store:
+        assert {branch.id for branch in History(store).roots()} == set(made)
+
+
+def test_the_migrations_make_what_the_code_describes(url, store):
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    from kibo.store.migrating import SCRIPTS
+
+    assert ScriptDirectory(str(SCRIPTS)).get_current_head() == schema.REVISION
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
+        found = MetaData()
+        found.reflect(connection)
+    engine.dispose()
+    assert {*schema.metadata.tables, "alembic_version"} == set(found.tables)
+
+
+def test_a_store_from_before_positions_is_brought_up_and_reads_the_same(url, store):
+    history = History(store)
+    branch = history.create().id
+    for number in range(200):  # further back than one list says
+        history.log.extend(branch, [("note", {"n": number})] * (1 + number % 3))
+        history.snapshot(branch, {"n": number})
+    before = history.log.read(branch, limit=10_000)
+    store.close()
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for snapshot, near in connection.execute(
+            select(schema.snapshots.c.id, schema.snapshots.c.near)
+        ).all():
+            narrow = b"".join(near[start : start + 16] for start in range(0, len(near), 24))
+            connection.execute(
+                schema.snapshots.update().where(schema.snapshots.c.id == snapshot).values(near=narrow)
+            )
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    engine.dispose()
+    with Store.open(url) as again:
+        history = History(again)
+        assert history.log.read(branch, limit=10_000) == before
+        history.log.append(branch, "note", b"new")
+        history.snapshot(branch, {"n": "new"})
+        assert [entry.seq for entry in history.log.newest(branch, 300)] == [
+            *range(before[-1].seq - 298, before[-1].seq + 2)
+        ]
+
+
+def test_a_store_of_a_newer_kibo_is_refused(url, store):
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'from_the_future'"))
+    engine.dispose()
+    with pytest.raises(StoreUnavailable, match="newer Kibo") as refused:
+        Store.open(url)
+    assert refused.value.hint
+    assert refused.value.details["store_revision"] == "from_the_future"
+
+
+def test_a_half_made_store_is_finished(url):
+    engine = create_engine(url)
+    schema.branches.create(engine)  # where each table is committed by itself, a killed migration leaves some
+    engine.dispose()
+    with Store.open(url) as store:
+        assert History(store).create().name == "main"
+
+
+def test_an_error_inside_a_transaction_undoes_all_of_it(history):
+    main = history.create()
+
+    def within(_tx: Transaction) -> None:
+        raise RuntimeError("the caller changed its mind")
+
+    with pytest.raises(RuntimeError):
+        history.fork(main.id, 3, within=within)
+    assert history.children(main.id) == []
+    assert len(history.fork(main.id, 3)) == 3
+
+
+def test_a_transaction_inside_another_is_a_bug_of_the_caller(history):
+    with pytest.raises(KiboError, match="inside another"):
+        history.store.write(lambda tx: history.create())
+    assert history.roots() == []
+
+
+def test_a_forked_child_gets_connections_of_its_own_and_leaves_the_parents_alone(history):
+    main = history.create()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            history.log.append(main.id, "note", b"from the child")
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    history.log.append(main.id, "note", b"from the parent")
+    assert [entry.body for entry in history.log.read(main.id)] == [b"from the child", b"from the parent"]
+
+
+def test_a_fork_while_another_thread_writes_does_not_hang_the_child(history):
+    main = history.create()
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            history.log.append(main.id, "note", b"x")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    history.log.append(main.id, "child", b"")
+                    code = 0
+                finally:
+                    os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        stop.set()
+        writer.join()
+    assert len(history.log.newest(main.id, kinds=["child"])) == 5
+
+
+def test_connections_of_ended_threads_are_closed(history):
+    for _ in range(20):
+        thread = threading.Thread(target=history.create)
+        thread.start()
+        thread.join()
+    assert len(history.store._connections) <= 2
+    assert len(history.roots()) == 20
+
+
+def test_a_store_can_be_used_again_after_it_was_closed(history):
+    history.create()
+    history.store.close()
+    assert len(history.roots()) == 1
+
+
+@pytest.mark.parametrize("bad", ["nonsense", "oracle://x/y", "sqlite+other:///x"])
+def test_an_address_that_is_none_is_refused(bad):
+    with pytest.raises(InvalidInput) as refused:
+        Store.open(bad)
+    assert refused.value.hint
+
+
+def test_a_server_that_is_not_there_is_named_with_a_remedy_and_without_the_password():
+    for url in ("postgresql+psycopg://u:secret@127.0.0.1:1/x", "mysql+pymysql://u:secret@127.0.0.1:1/x"):
+        with pytest.raises(StoreUnavailable) as refused:
+            Store.open(url, timeout_s=2)
+        assert "secret" not in str(refused.value)
+        assert "server runs" in refused.value.hint
+
+
+def test_a_file_that_is_no_database_and_a_directory_that_is_not_there_are_named(tmp_path):
+    (tmp_path / "text.db").write_bytes(b"this is no database, it is a text" * 100)
+    for path in (tmp_path / "text.db", tmp_path / "nowhere" / "x.db"):
+        with pytest.raises(StoreUnavailable) as refused:
+            Store.open(f"sqlite:///{path}")
+        assert str(path) in str(refused.value)
+        assert refused.value.hint
+    assert (tmp_path / "text.db").read_bytes().startswith(b"this is no database")

@@ -1,0 +1,175 @@
+"""Rules of egress, as values: which one decides, and which paths are no secret way around one."""
+
+import pytest
+
+from kibo import Allow, Box, Deny
+from kibo.box.inheritance import egress_of
+from kibo.box.plan import plan
+from kibo.box.policy import find_rule, plain_path
+from kibo.effects.destinations import Refused, decide
+from kibo.model.errors import CompositionConflict, InvalidDefinition
+
+READ = Allow("api.example", methods=("GET", "HEAD"), paths=("/v1/*", "/health"))
+
+
+def decided(*rules: Allow | Deny, method: str = "GET", path: str = "/v1/x") -> Allow | Deny | None:
+    return find_rule(rules, "api.example", 443, [method], path)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "may"),
+    [
+        ("GET", "/v1/x", True),
+        ("HEAD", "/v1/x/y", True),
+        ("GET", "/v1/", True),
+        ("GET", "/health", True),
+        ("GET", "/v1/%61%20b", True),
+        ("POST", "/v1/x", False),
+        ("get", "/v1/x", False),
+        ("GET", "/v1", False),
+        ("GET", "/V1/x", False),
+        ("GET", "/healthy", False),
+        ("GET", "/health/", False),
+        ("GET", "/v2/x", False),
+        ("GET", "/v1/../v2/x", False),
+        ("GET", "/v1/%2e%2e/v2", False),
+        ("GET", "/v1/.%2E/v2", False),
+        ("GET", "/v1/%252e%252e/v2", False),
+        ("GET", "/v1/..;/v2", False),
+        ("GET", "/v1/..\\v2", False),
+        ("GET", "/v1/%5c..%5cv2", False),
+        ("GET", "/v1/..%2fv2", False),
+        ("GET", "/v1/x#/../../v2", False),
+        ("GET", "/v1//x", False),
+        ("GET", "/v1/./x", False),
+        ("GET", "/v1/%00", False),
+        ("GET", "/v1/%ff", False),
+        ("GET", "//v1/x", False),
+        ("OPTIONS", "*", False),
+    ],
+)
+def test_a_rule_covers_its_methods_and_paths_and_nothing_that_a_server_might_read_otherwise(
+    method: str, path: str, may: bool
+) -> None:
+    assert (decided(READ, method=method, path=path) is READ) is may
+
+
+@pytest.mark.parametrize(
+    "path", ["/admin", "/admin/users", "/ADMIN/users", "/%61dmin/x", "/x/../admin", "/x//admin", "/x;/admin"]
+)
+def test_a_denial_counts_for_whatever_a_server_might_take_for_its_path(path: str) -> None:
+    denial = Deny("api.example", paths=("/admin", "/admin/*"))
+    assert decided(Allow("api.example"), denial, path=path) is denial
+    assert decided(denial, Allow("api.example"), path="/shop") == Allow("api.example")
+
+
+def test_a_denial_of_a_method_leaves_the_others() -> None:
+    rules = Allow("api.example"), Deny("api.example", methods=("DELETE",))
+    assert decided(*rules, method="DELETE") is rules[1]
+    assert decided(*rules, method="GET") is rules[0]
+
+
+def test_any_of_several_rules_for_one_host_may_cover_a_request() -> None:
+    write = Allow("api.example", methods=("POST",), paths=("/v1/orders",))
+    assert decided(READ, write, method="POST", path="/v1/orders") is write
+    assert decided(READ, write, method="POST", path="/v1/x") is None
+    assert find_rule([READ, write], "api.example", 443) is READ
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "covered"),
+    [
+        ("/a*c", "/abc", True), ("/a*c", "/ac", True), ("/a*c", "/abcd", False), ("/*/x/*", "/a/x/b", True),
+        ("/*/x/*", "/x/b", False), ("/ab*ba", "/aba", False), ("/*", "/any/where", True),
+    ],
+)  # fmt: skip
+def test_a_star_is_any_characters(pattern: str, path: str, covered: bool) -> None:
+    assert (decided(Allow("api.example", paths=(pattern,)), path=path) is not None) is covered
+
+
+def test_what_a_framework_takes_for_the_method_must_be_allowed_too() -> None:
+    assert find_rule([READ], "api.example", 443, ["GET", "DELETE"], "/v1/x") is None
+
+
+def test_a_refusal_names_the_rule_that_comes_near_and_the_one_to_add() -> None:
+    with pytest.raises(Refused) as refused:
+        decide([READ], "api.example", 443, ["POST"], "/v1/x")
+    assert (
+        'Allow("api.example", methods=("GET", "HEAD"), paths=("/v1/*", "/health")) lets this box reach'
+        in str(refused.value)
+    )
+    assert 'add Allow("api.example:443", methods=("POST",), paths=("/v1/x",)) to the `egress`' in str(
+        refused.value
+    )
+    with pytest.raises(Refused, match="more than one way"):
+        decide([READ], "api.example", 443, ["GET"], "/v1/../x")
+    with pytest.raises(
+        Refused, match=r'Deny\("api.example", methods=\("GET",\)\) keeps this box from GET /x'
+    ):
+        decide([READ, Deny("api.example", methods=("GET",))], "api.example", 443, ["GET"], "/x")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"methods": "GET"}, {"methods": ("get",)}, {"methods": ("",)}, {"paths": "/x"}, {"paths": ("x",)},
+        {"paths": ("/a/../b",)}, {"paths": ("/a?b",), "passthrough": True}, {"paths": ("/%61",)},
+        {"methods": ("GET",), "passthrough": True},
+    ],
+)  # fmt: skip
+def test_a_rule_that_says_nothing_that_can_be_held_is_an_error(wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidDefinition):
+        Allow("api.example", **wrong)  # type: ignore[arg-type]
+
+
+class Reader(Box):
+    """Reads."""
+
+    egress = [READ]
+
+
+class Writer(Box):
+    """Writes."""
+
+    egress = [Allow("api.example", methods=("POST",)), Allow("api.example", methods=("PUT",))]
+
+
+class Elsewhere(Box):
+    """Writes to another place."""
+
+    egress = [Allow("api.example", to="127.0.0.1:1")]
+
+
+class Nearer(Writer):
+    """Writes to a test server."""
+
+    egress = [Allow("api.example", to="127.0.0.1:1")]
+
+
+def test_a_sum_may_do_what_any_part_may_and_where_a_name_leads_must_agree() -> None:
+    both = plan(Reader() + Writer()).egress
+    assert both == (*Reader.egress, *Writer.egress)
+    assert set(plan(Writer() + Reader()).egress) == set(both)
+    with pytest.raises(CompositionConflict, match="route to"):
+        plan(Reader() + Elsewhere())
+    assert plan(Reader() | Elsewhere()).egress == tuple(Elsewhere.egress)
+
+
+def test_a_nearer_class_says_all_of_one_target() -> None:
+    assert egress_of(Nearer) == tuple(Nearer.egress)
+    assert egress_of(Writer) == tuple(Writer.egress)
+
+
+def test_a_rule_is_part_of_the_digest() -> None:
+    class Other(Box):
+        """Reads."""
+
+        egress = [READ.replace(paths=("/v1/*",))]
+
+    class Same(Box):
+        """Reads."""
+
+        egress = [READ.replace()]
+
+    assert len({each.digest for each in (Other(), Same())}) == 2
+    assert plain_path("/v1/x") == "/v1/x"
