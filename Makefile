@@ -12,6 +12,8 @@ LOCK := requirements/dev.lock
 DEBIAN := requirements/debian.txt
 # Set KIBO_NO_APT=1 to keep the machine's own packages as they are.
 PYTEST_ARGS ?=
+# One worker a processor; WORKERS=0 runs all in one process.
+WORKERS ?= auto
 
 .PHONY: help setup system demo test lint format types arch bench soak docs check lock clean
 
@@ -36,7 +38,7 @@ demo: setup ## run the main job: three boxes buy one coffee
 	@$(PY) -m examples.coffee.demo
 
 test: setup ## every test; PYTEST_ARGS=... narrows it
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff: style and formatting
 	@$(VENV)/bin/ruff check .
@@ -58,7 +60,8 @@ check: lint types arch docs ## everything that is quick and needs no box
 bench: setup ## measure each promise of SPECIFICATION.md on this machine
 	@$(PY) -m benchmarks
 
-soak: setup ## spawn, act and destroy for minutes; counts what is left
+soak: setup ## kill it at many moments, then spawn, act and destroy for minutes; counts what is left
+	@$(PY) -m pytest -m soak
 	@$(PY) -m benchmarks.soak
 
 docs: $(STAMP) ## check that the links and the examples of docs/ hold

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
+
+#: How many times as much a step costs at most at the far end, when it is said to be flat.
+FLAT: Final = 1.5
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,16 @@ def distribution(name: str, seconds: Iterable[float], **more: Any) -> Figure:
 def middle(seconds: Iterable[float]) -> float:
     """Returns the median."""
     return percentile(sorted(seconds), 0.5)
+
+
+def flatness(
+    what: str, low_name: str, low: Iterable[float], high_name: str, high: Iterable[float]
+) -> Iterator[Figure]:
+    """Yields both ends of something that must not grow, and how many times the one is the other, at most `FLAT`."""
+    ends = [distribution(f"{what}, {name}", of) for name, of in ((low_name, low), (high_name, high))]
+    yield from ends
+    ratio = float(ends[1].value or 0) / float(ends[0].value or 1)
+    yield Figure(f"{what}: {high_name} / {low_name}", "x", ratio, target=FLAT)
 
 
 def missing(name: str, why: str, unit: str = "ms") -> Figure:

@@ -23,6 +23,17 @@ SUMMARY = (
         "CubeSandbox 48 ms, Mitos 180, microsandbox 320, E2B 491 (hosted); Docker run 216 *",
     ),
     ("ours / prototype", "the same, as a multiple of the bare kernel's share", ""),
+    (
+        "fork of a branch, 100 files and 100 MB of state: to the child's first result",
+        "from `fork()` of a branch to the child's first result, with files and 100 MB of live state",
+        "Mitos 67 ms, CubeSandbox 220, CRIU 520",
+    ),
+    (
+        "  git / branch: 10,000 files",
+        "an attempt in a git worktree of 10,000 files, as a multiple of one in a branch",
+        "",
+    ),
+    ("steps that finished", "agents' steps that finish, of 10 agents' 100 each", ""),
     ('exec("true")', "a command in a running box", "Docker exec 73 ms *"),
     ("best of these", "spawn, act, destroy, sustained", "CubeSandbox 148 to 181 /s on 96 cores"),
     (

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
 import kibo
 from benchmarks.boxes import ECHO, Echo
-from benchmarks.figures import Figure, distribution, middle, missing
+from benchmarks.counters import Counters
+from benchmarks.figures import Figure, distribution, middle, missing, percentile
 from benchmarks.prototype import Prototype
 from benchmarks.scale import Scale
 
@@ -40,6 +44,7 @@ def run(scale: Scale) -> Iterator[Figure]:
     yield Figure("ours / prototype", "x", middle(ratios), target=1.6, count=len(ratios), note=spread)
     yield distribution("a definition made anew, and its digest", (definition() for _ in range(scale.of(200))))
     yield from pooled(scale)
+    yield from costs(scale)
 
 
 def definition() -> float:
@@ -84,3 +89,38 @@ def pooled(scale: Scale) -> Iterator[Figure]:
             usable, first, _ = cycle()
             seconds.append(usable + first)
     yield distribution(name, seconds, target=0.5)
+
+
+def costs(scale: Scale) -> Iterator[Figure]:
+    """Yields what a cycle costs by the kernel's account, which a busy machine moves less than the clock.
+
+    In a program of its own: what is counted is what descends from whoever opens the counters.
+    """
+    names = ("processor time of a cycle, without its end", "page faults of a cycle")
+    command = [sys.executable, "-m", "benchmarks.spawn", str(scale.of(400))]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        why = (process.stderr.splitlines() or ["it ended without a word"])[-1]
+        yield from (missing(name, why) for name in names)
+        return
+    counted = [(float(clock), float(faults)) for clock, faults in json.loads(process.stdout)]
+    yield distribution(names[0], (clock for clock, _ in counted))
+    faults = sorted(faults for _, faults in counted)
+    yield Figure(names[1], "", middle(faults), low=faults[0], p99=percentile(faults, 0.99), count=len(faults))
+
+
+def main() -> None:
+    """Counts cycles, as many as the first argument says, and prints what each took."""
+    with Counters() as counters:
+        warm(20)
+        counted = []
+        for _ in range(int(sys.argv[1])):
+            before = counters.read()
+            cycle()
+            after = counters.read()
+            counted.append((after[0] - before[0], after[1] - before[1]))
+    print(json.dumps(counted))
+
+
+if __name__ == "__main__":
+    main()

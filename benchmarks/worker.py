@@ -11,7 +11,20 @@ from benchmarks.figures import missing
 from benchmarks.scale import Scale
 
 #: In the order in which they run.
-BENCHES = ("spawn", "commands", "throughput", "idle", "transfer", "starting")
+BENCHES = (
+    "history",
+    "branches",
+    "workspaces",
+    "search",
+    "spawn",
+    "forks",
+    "commands",
+    "throughput",
+    "idle",
+    "transfer",
+    "starting",
+    "gateway",
+)
 
 
 def main() -> int:

@@ -1,0 +1,164 @@
+"""What the gateway costs: an allowed HTTPS request on a kept connection, many of them, a large body, and memory."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.figures import Figure, distribution, middle
+from benchmarks.scale import Scale
+from kibo.box.policy import Allow
+from kibo.effects.authority import Authority
+from kibo.effects.forwarder import Forwarder
+
+TITLE = "the gateway, HTTPS on both sides"
+HOST = "shop.example"
+REQUEST = f"GET /%s HTTP/1.1\r\nHost: {HOST}\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+BODY_BYTES = 500_000_000
+CONNECTIONS = 8
+
+
+def run(scale: Scale) -> Iterator[Figure]:
+    """Yields requests to a server directly and through the gateway, on connections that are kept."""
+    with tempfile.TemporaryDirectory() as place, serving(Path(place) / "server") as (address, trust):
+        direct_to = socket.create_connection(address)
+        with trusting(trust).wrap_socket(direct_to, server_hostname=HOST) as connection:
+            direct = requests(connection, scale.of(2000))
+            yield distribution("a request, directly", direct)
+            yield Figure("one large body, directly", "MB/s", megabytes(connection))
+        (Path(place) / "trust.pem").write_bytes(trust)
+        with Forwarder.start(Path(place) / "authority", extra_trust=Path(place) / "trust.pem") as gateway:
+            door = open_door(gateway, address)
+            ours = gateway.certificate()
+            with through(door, ours) as connection:
+                found = requests(connection, scale.of(2000))
+                yield distribution("a request, through the gateway", found)
+                added = (middle(found) - middle(direct)) * 1e3
+                yield Figure("what the gateway adds to a request, p50", "ms", added, target=2.0)
+                before = peak_bytes(gateway.pid)
+                rate = megabytes(connection)
+                yield Figure(
+                    "one large body, through the gateway", "MB/s", rate, target=200.0, higher_is_better=True
+                )
+                grown = (peak_bytes(gateway.pid) - before) / 2**20
+                yield Figure("memory that a body of 500 MB adds to the gateway", "MiB", grown, target=8.0)
+            rate = many(door, ours, scale.of(500))
+            name = f"requests on {CONNECTIONS} connections"
+            yield Figure(name, "/s", rate, target=1000.0, higher_is_better=True)
+
+
+def requests(connection: ssl.SSLSocket, count: int) -> list[float]:
+    """Sends small requests one after the other. Returns how long each took, in seconds."""
+    taken = []
+    for _ in range(count):
+        start = time.perf_counter()
+        connection.sendall((REQUEST % "").encode())
+        answer = b""
+        while not answer.endswith(b"\r\n\r\nok"):
+            answer += connection.recv(65536)
+        taken.append(time.perf_counter() - start)
+    return taken
+
+
+def megabytes(connection: ssl.SSLSocket) -> float:
+    """Receives one large body. Returns how many megabytes a second came."""
+    start = time.perf_counter()
+    connection.sendall((REQUEST % "large").encode())
+    head, buffer, got = b"", bytearray(1 << 18), 0
+    while b"\r\n\r\n" not in head:
+        head += connection.recv(65536)
+    got = len(head.partition(b"\r\n\r\n")[2])
+    while got < BODY_BYTES:
+        got += connection.recv_into(buffer)
+    return BODY_BYTES / 1e6 / (time.perf_counter() - start)
+
+
+def many(door: int, certificate: bytes, count: int) -> float:
+    """Sends requests on several connections at once. Returns how many a second were answered."""
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(through(door, certificate)) for _ in range(CONNECTIONS)]
+        threads = [threading.Thread(target=requests, args=(each, count)) for each in connections]
+        start = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return CONNECTIONS * count / (time.perf_counter() - start)
+
+
+def open_door(gateway: Forwarder, address: tuple[str, int]) -> int:
+    """Opens a door as a box has one. Returns its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        gateway.serve(listener.fileno(), [Allow(HOST, to=f"{address[0]}:{address[1]}")], "bench")
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def through(door: int, certificate: bytes) -> Iterator[ssl.SSLSocket]:
+    """Connects to the host through a door."""
+    tunnel = socket.create_connection(("127.0.0.1", door))
+    tunnel.sendall(f"CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n".encode())
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += tunnel.recv(65536)
+    with trusting(certificate).wrap_socket(tunnel, server_hostname=HOST) as secure:
+        yield secure
+
+
+def trusting(certificate: bytes) -> ssl.SSLContext:
+    return ssl.create_default_context(cadata=certificate.decode())
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process has held."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+@contextlib.contextmanager
+def serving(directory: Path) -> Iterator[tuple[tuple[str, int], bytes]]:
+    """Starts a server in a process of its own. Yields its address, and the certificate by which to trust it."""
+    command = [sys.executable, "-m", "benchmarks.gateway", str(directory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            port = int(process.stdout.readline())
+            yield ("127.0.0.1", port), Authority.open(directory).certificate_pem
+        finally:
+            process.kill()
+
+
+def serve(directory: Path) -> None:
+    """Serves until it is killed."""
+    context = Authority.open(directory).context(HOST)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(listener.getsockname()[1], flush=True)
+        while True:
+            connection, _ = listener.accept()
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=_answer, args=(connection, context), daemon=True).start()
+
+
+def _answer(connection: socket.socket, context: ssl.SSLContext) -> None:
+    piece = bytes(1_000_000)
+    with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as secure:
+        while head := secure.recv(65536):
+            if not head.startswith(b"GET /large"):
+                secure.sendall(ANSWER)
+                continue
+            secure.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % BODY_BYTES)
+            for _ in range(BODY_BYTES // len(piece)):
+                secure.sendall(piece)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))
