@@ -82,10 +82,14 @@ def groups_of(user_pid: int) -> list[str]:
     """
     found = []
     for directory, names, _ in os.walk(_GROUPS):
-        for name in list(names):
-            if name.startswith(f"kibo-{user_pid}-") and os.stat(f"{directory}/{name}").st_uid == os.geteuid():
+        for name in [name for name in names if name.startswith(f"kibo-{user_pid}-")]:
+            names.remove(name)
+            try:
+                owner = os.stat(f"{directory}/{name}").st_uid
+            except FileNotFoundError:
+                continue  # it was removed since it was listed
+            if owner == os.geteuid():
                 found.append(f"{directory}/{name}")
-                names.remove(name)
     return found
 
 
