@@ -470,7 +470,9 @@ def make_bare() -> None:
     os.close(fd)
 
 
-def move_in(pidfd: int, own_namespace_fd: int, root: Root, proc_fd: int = -1) -> None:
+def move_in(
+    pidfd: int, own_namespace_fd: int, root: Root, proc_fd: int = -1, *, from_bare: bool = False
+) -> None:
     """Makes ``root`` the root of a process, with its own /proc below it.
 
     The caller must be alone in its process (one thread) and have CAP_SYS_ADMIN over the process's mount namespace.
@@ -481,18 +483,21 @@ def move_in(pidfd: int, own_namespace_fd: int, root: Root, proc_fd: int = -1) ->
         own_namespace_fd: The caller's mount namespace, to which it returns in every case.
         root: What `Root.make` or `Root.seal` prepared.
         proc_fd: A detached /proc of the process's PID namespace, or -1 for none.
+        from_bare: Whether its root is the empty one. That stays, out of sight below its /proc: nothing is in it, and
+            to unmount it would be to wait until every processor has seen it go, 0.1 ms.
     """
     kernel.setns(pidfd, kernel.CLONE_NEWNS)
     try:
         # Joining put us at the namespace's root. The new root goes on top of it and then changes places with it.
         kernel.move_mount(root.root_fd, "/")
         os.fchdir(root.root_fd)
-        kernel.pivot_root(".", ".")
+        kernel.pivot_root(".", "proc" if from_bare else ".")
         if proc_fd >= 0:
             kernel.move_mount(proc_fd, "proc", root.root_fd)
         for fd, place in root.furniture:
             kernel.move_mount(fd, place, root.root_fd)
-        # The old root now lies on top of the new one, where no path of a process below leads.
-        kernel.umount2(".", kernel.MNT_DETACH)
+        if not from_bare:
+            # The old root now lies on top of the new one, where no path of a process below leads.
+            kernel.umount2(".", kernel.MNT_DETACH)
     finally:
         kernel.setns(own_namespace_fd, kernel.CLONE_NEWNS)

@@ -19,11 +19,9 @@ _RECEIVE: Final = 0xC0502100
 _SEND: Final = 0xC0182101
 _ID_VALID: Final = 0x40082102
 _ADD_FD: Final = 0x40182103
-_SET_FLAGS: Final = 0x40082104
 _ADDED: Final = struct.Struct("=QIIII")
 _AT_THIS_NUMBER: Final = 1
 _CONTINUE: Final = 1
-_SYNC_WAKE_UP: Final = 1
 
 
 class Notification(NamedTuple):
@@ -103,21 +101,6 @@ def still_waits(listener: int, notification: Notification) -> bool:
         fcntl.ioctl(listener, _ID_VALID, struct.pack("=Q", notification.id))
     except OSError as error:
         if error.errno == errno.ENOENT:
-            return False
-        raise
-    return True
-
-
-def hint_same_cpu(listener: int) -> bool:
-    """Asks the kernel to wake both sides on one CPU, which saves some 30 us a call where they share it.
-
-    Returns:
-        False before Linux 6.6, which cannot; nothing else changes.
-    """
-    try:
-        fcntl.ioctl(listener, _SET_FLAGS, _SYNC_WAKE_UP)
-    except OSError as error:
-        if error.errno in (errno.EINVAL, errno.ENOTTY):
             return False
         raise
     return True

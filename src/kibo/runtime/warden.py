@@ -321,7 +321,6 @@ class Warden:
             ):
                 cell.listener = descriptors[0]
                 taken = True
-                seccomp_listener.hint_same_cpu(cell.listener)
                 self.loop.watch(cell.listener, lambda: self._clone_asked(cell))
             elif message == "bare" and cell.state is CellState.ENTERED and cell.source is not None:
                 self._admit_fork(cell)
@@ -431,7 +430,9 @@ class Warden:
         process = roots.proc(namespace, self.own_pids)
         os.close(namespace)
         try:
-            roots.move_in(cell.pidfd, self.own_mounts, cell.root, process)
+            # What it was forked from has the empty root, and so has what goes on after it was sealed.
+            bare = cell.source is not None or cell.state is CellState.SEALED
+            roots.move_in(cell.pidfd, self.own_mounts, cell.root, process, from_bare=bare)
         except BaseException:
             os.close(process)
             raise
