@@ -45,12 +45,13 @@ class Writer(Stateful):
             file.write(text)
 
     @action
-    def spread(self, count: int) -> None:
-        """Write many files, 1,000 a directory."""
-        for number in range(count):
+    def spread(self, count: int, files: int) -> None:
+        """Write a number of times to a number of files, 1,000 a directory."""
+        for number in range(files):
             if number % 1000 == 0:
                 os.makedirs(f"many/{number // 1000}")
-            with open(f"many/{number // 1000}/{number}", "w") as file:
+        for number in range(count):
+            with open(f"many/{number % files // 1000}/{number % files}", "w") as file:
                 file.write(str(number))
 
     @action(effect="read")

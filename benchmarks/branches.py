@@ -96,15 +96,21 @@ def hundred(main: Branch, box: Any) -> Iterator[Figure]:
 
 
 def commits(scale: Scale) -> Iterator[Figure]:
-    """Yields what it costs to commit a branch that has changed one file, and one that has changed very many."""
+    """Yields what it costs to commit a branch that has changed one file, and one that has changed very many.
+
+    Both have written as often: what has done nothing but that for seconds finds every cache of the processor cold.
+    """
     many = scale.of(CHANGED)
     few_s, many_s = [], []
-    for _ in range(2):
+    for _ in range(4):
         with kibo.branch() as main:
             box = main.spawn(Writer(megabytes=0))
-            few_s += [committing(main, box, lambda mine: mine.write("one.txt", "x")) for _ in range(10)]
-            many_s.append(committing(main, box, lambda mine: mine.spread(many)))
-    yield from flatness("commit of a branch", "1 changed file", few_s, f"{many:,} changed files", many_s)
+            few_s.append(committing(main, box, lambda mine: mine.spread(many, 1)))
+        with kibo.branch() as main:
+            box = main.spawn(Writer(megabytes=0))
+            many_s.append(committing(main, box, lambda mine: mine.spread(many, many)))
+    few, much = f"1 file, written {many:,} times", f"{many:,} changed files"
+    yield from flatness("commit of a branch", few, few_s, much, many_s)
 
 
 def committing(main: Branch, box: Any, change: Callable[[Any], object]) -> float:
