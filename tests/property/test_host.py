@@ -19,21 +19,16 @@ from overlays import Overlays, dumped, edit
 given_edits = settings(
     max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-FIFO = 0o010000
 
 
 def on_host(host: Any) -> dict[str, Any]:
-    """What the host has, without what a freeze leaves out."""
-    return {path: entry for path, entry in dumped(os.fsencode(host)).items() if entry[0] != FIFO}
+    """What the host has."""
+    return dumped(os.fsencode(host))
 
 
 def applied(found: dict[str, Any]) -> dict[str, Any]:
     """What an apply brings of it, and leaves alone: no set-id bits."""
     return {path: [kind, mode & 0o1777, *rest] for path, (kind, mode, *rest) in found.items()}
-
-
-def without_fifos(edits: Any) -> Any:
-    return [one for one in edits if one[0] != "fifo"]
 
 
 @given_edits
@@ -58,7 +53,7 @@ def test_a_freeze_shows_the_host_and_the_next_one_what_it_is_then(
 @given_edits
 @given(start=series(6), rounds=st.lists(series(7), min_size=1, max_size=3))
 def test_after_an_apply_the_host_is_what_the_stack_shows(overlays: Overlays, start: Any, rounds: Any) -> None:
-    home, host = overlays.fresh("home"), overlays.tree([*START, *without_fifos(start)])
+    home, host = overlays.fresh("home"), overlays.tree([*START, *start])
     frozen = freeze(host, home, flush=False)
     shown = [on_host(host)]
     chains: list[list[Any]] = [[]]
@@ -83,7 +78,7 @@ def test_after_an_apply_the_host_is_what_the_stack_shows(overlays: Overlays, sta
 def test_an_apply_never_overwrites_what_the_user_did_meanwhile(
     overlays: Overlays, start: Any, box: Any, user: Any
 ) -> None:
-    home, host = overlays.fresh("home"), overlays.tree([*START, *without_fifos(start)])
+    home, host = overlays.fresh("home"), overlays.tree([*START, *start])
     frozen = freeze(host, home, flush=False)
     base = applied(dumped(os.fsencode(host)))
     delta = overlays.delta([overlays.place / "empty", *frozen.layers], box)

@@ -13,6 +13,7 @@ from kibo.branch.hostdir import staging
 from kibo.branch.hostdir.apply import apply
 from kibo.branch.hostdir.freeze import freeze
 from kibo.branch.hostdir.plan import plan_apply
+from kibo.model.errors import HostDrift
 from kibo.runtime.layers.temporary import remove_tree
 
 FEW_FILES = 64
@@ -112,7 +113,7 @@ def test_a_staged_directory_that_is_swapped_leads_nowhere_else(
                 outside.rename(made)
 
     monkeypatch.setattr(staging.os, "mkdir", swapping)
-    with pytest.raises(OSError):
+    with pytest.raises(HostDrift):
         world.apply()
     monkeypatch.undo()
     kept = outside if target == "link" else None

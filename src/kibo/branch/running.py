@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from kibo.box.define import Box
@@ -99,8 +98,7 @@ class RunningBranch:
         frozen: Frozen | None = None
         if workspace is not None:
             keeper, home = family.keeper(state.plan.env.user == "root"), family.deltas.home
-            place = Path(workspace)
-            frozen = await family.waiting.aside(lambda: freeze(place, home, owner=keeper, flush=False))
+            frozen = await family.waiting.aside(lambda: freeze(workspace, home, owner=keeper, flush=False))
             family.flusher.add(frozen.id)
             crash_point("spawn.frozen")
         over: tuple[str, ...] = frozen.deltas if frozen is not None else ()

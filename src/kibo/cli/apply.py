@@ -47,16 +47,13 @@ def apply(
         except HostDrift as error:
             if not common.json:
                 for drift in error.details["paths"]:
-                    sys.stderr.write(f"drift: {visible(drift['path']) or '.'} ({drift['how']})\n")
+                    sys.stderr.write(f"drift: {visible(drift['path'])} ({drift['how']})\n")
             raise
     _show_done(root, done, as_json=common.json)
 
 
 def _show_plans(root: BranchRecord, plans: Mapping[str, ApplyPlan], *, as_json: bool) -> None:
-    drift = {
-        name: [{"path": os.fsdecode(one.path), "how": one.how} for one in plan.drift()]
-        for name, plan in plans.items()
-    }
+    drift = {name: [one.to_dict(plan.frozen.host) for one in plan.drift()] for name, plan in plans.items()}
     if as_json:
         instances = {name: plan.to_dict() | {"drift": drift[name]} for name, plan in plans.items()}
         print_json({"branch": root.id, "dry_run": True, "instances": instances})
@@ -69,7 +66,7 @@ def _show_plans(root: BranchRecord, plans: Mapping[str, ApplyPlan], *, as_json: 
         )
         lines += [f"{_LETTERS[one['deed']]} {visible(one['path'])}" for one in told["operations"]]
         lines += [f"left out (socket or device): {visible(path)}" for path in told["dropped"]]
-        lines += [f"drift: {visible(one['path']) or '.'} ({one['how']})" for one in drift[name]]
+        lines += [f"drift: {visible(one['path'])} ({one['how']})" for one in drift[name]]
     print_value("\n".join(lines))
 
 
@@ -82,7 +79,8 @@ def _show_done(root: BranchRecord, done: Mapping[str, Applied], *, as_json: bool
     for name, applied in told.items():
         letters = {"created": "A", "replaced": "M", "attributes": "M", "removed": "D"}
         changed = sorted((path, letters[deed]) for deed in letters for path in applied[deed])
-        lines.append(f"{name}:" if changed else f"{name}: the host has it all")
+        host = visible(applied["host"])
+        lines.append(f"{name} to {host}:" if changed else f"{name}: {host} has it all")
         lines += [f"{letter} {visible(path)}" for path, letter in changed]
         lines += [f"the host had it already: {visible(path)}" for path in applied["already"]]
         lines += [f"left out (socket or device): {visible(path)}" for path in applied["dropped"]]
@@ -90,7 +88,7 @@ def _show_done(root: BranchRecord, done: Mapping[str, Applied], *, as_json: bool
 
 
 def _document(applied: Applied) -> dict[str, Any]:
-    return {
+    return {"host": os.fspath(applied.host)} | {
         deed: [os.fsdecode(path) for path in getattr(applied, deed)]
         for deed in ("created", "replaced", "removed", "attributes", "already", "dropped")
     }

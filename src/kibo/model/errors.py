@@ -9,7 +9,8 @@ KiboError
 │   ├── UnknownAction           the box has no action of that name
 │   ├── InvalidArguments        an argument is missing, unknown or of the wrong type
 │   ├── PathRefused             a path would leave the box
-│   ├── WorkspaceUnreadable     a host directory holds what this user cannot read
+│   ├── PathTooLong             a path is longer than layers hold one
+│   ├── WorkspaceUnreadable     a workspace holds what this user cannot read
 │   ├── ArchiveInvalid          an exported snapshot is damaged, or was made to do harm
 │   └── LockMismatch            a locked build would resolve to something else
 ├── Denied                  policy forbids it
@@ -147,8 +148,14 @@ class PathRefused(InvalidInput):
     code = "files.path"
 
 
+class PathTooLong(InvalidInput):
+    """A file lies so deep that its path is longer than Kibo handles one, although the kernel can reach it."""
+
+    code = "files.path_too_long"
+
+
 class WorkspaceUnreadable(InvalidInput):
-    """Something in a host directory cannot be read by this user, so the directory cannot be frozen whole."""
+    """Something in a host directory, or in what a box left, cannot be read by this user: no part of it is left out."""
 
     code = "workspace.unreadable"
 

@@ -29,6 +29,13 @@ MAX_DEFINITION_BYTES = 16 * MIB
 #: The kernel's PATH_MAX, its terminating zero included.
 MAX_PATH_BYTES = 4096
 
+#: The kernel's NAME_MAX: one name in a directory.
+MAX_NAME_BYTES = 255
+
+#: A file's path from the root of its layers: what PATH_MAX leaves behind the name of a descriptor in ``/proc``, by
+#: which calls that take none, such as those for attributes, reach into a layer.
+MAX_TREE_PATH_BYTES = 4000
+
 #: A SKILL.md is guidance for a prompt; 256 KiB is some 60,000 tokens.
 MAX_SKILL_BYTES = 256 * KIB
 

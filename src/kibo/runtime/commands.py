@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from kibo.model.errors import KiboError
 from kibo.runtime import fileserver, kernel, seccomp, services, steward, wire
 from kibo.runtime.cells import Cell, CellState, Helper, is_ending
 from kibo.runtime.trees.changes import difference
@@ -274,11 +275,15 @@ def _write_listing(stream: socket.socket, trees: Sequence[tuple[str, Sequence[st
     """
     batch: list[tuple[str, bytes, int]] = []
     found = [_changed(place.encode(), own, lowers) for place, own, lowers in trees]
-    for kind, path, size in heapq.merge(*found, key=lambda change: order(change[1])):
-        batch.append((kind, path, size))
-        if len(batch) == _BATCH:
-            wire.send_frame(stream, batch)
-            batch = []
+    try:
+        for kind, path, size in heapq.merge(*found, key=lambda change: order(change[1])):
+            batch.append((kind, path, size))
+            if len(batch) == _BATCH:
+                wire.send_frame(stream, batch)
+                batch = []
+    except KiboError as error:
+        wire.send_frame(stream, ["failed", 0, error.to_dict()])
+        return
     if batch:
         wire.send_frame(stream, batch)
     wire.send_frame(stream, [])

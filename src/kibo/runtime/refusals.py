@@ -16,12 +16,16 @@ from kibo.model.errors import (
     MemoryExceeded,
     NotFound,
     NotLive,
+    PathTooLong,
     Unavailable,
 )
 
 _BY_CODE: dict[str, tuple[type[KiboError], str]] = {
     "instance.ended": (InstanceEnded, "Spawn another one."),
-    "host.disk_full": (HostDiskFull, "Free memory or disk space on the host, or lower Limits.disk_bytes."),
+    "host.disk_full": (
+        HostDiskFull,
+        "Run `kibo gc`, or make room on the disk that holds KIBO_HOME; if it has room, memory is what is full.",
+    ),
     "host.exhausted": (
         Exhausted,
         "Destroy instances that are not needed, or raise the host's limits (`kibo doctor`).",
@@ -36,6 +40,10 @@ _BY_CODE: dict[str, tuple[type[KiboError], str]] = {
         "Try again once what is named no longer waits for a disk or another machine.",
     ),
     "service.unknown": (NotFound, "Env.services names those of a box."),
+    "files.path_too_long": (
+        PathTooLong,
+        "Remove it in the box, or move it up: `cd` into its directories and use a relative path.",
+    ),
     "limit.memory": (MemoryExceeded, "Raise Limits.memory_bytes."),
 }
 

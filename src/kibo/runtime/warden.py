@@ -544,7 +544,7 @@ class Warden:
     def _not_forked(self, cell: Cell, number: int) -> None:
         refused = f"the kernel refused another fork: {os.strerror(number)}"
         code = "fork.too_deep" if number == errno.ENOSPC else "host.exhausted"
-        cell.tell(_refusal(OSError(number, refused), refused) | {"code": code})
+        cell.tell(_refusal(OSError(number, refused), refused) | {"code": code, "message": refused})
         self.end(cell, refused)
 
     def _hold(self, cell: Cell, held: Held, until: float) -> None:
@@ -950,6 +950,8 @@ def _tell(descriptors: list[int], data: dict[str, Any]) -> None:
 def _refusal(error: OSError, message: str) -> dict[str, Any]:
     """Tells what the kernel refused, as data for the caller."""
     details = {"errno": error.errno or 0}
+    if error.errno == errno.ENOSPC:
+        message = "there is no room for what an instance may write"  # the path is the warden's own
     return {"kind": "refused", "code": _os_code(error), "message": message, "details": details}
 
 

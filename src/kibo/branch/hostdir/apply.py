@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from kibo.branch.hostdir.drift import Check, Checked, Drift, Operation, drifted, inside, open_host
 from kibo.branch.hostdir.frozen import prepare, workspaces
@@ -19,13 +20,14 @@ from kibo.branch.hostdir.manifest import Manifest
 from kibo.branch.hostdir.places import Places
 from kibo.branch.hostdir.plan import ApplyPlan
 from kibo.branch.hostdir.recover import conclude, end, recover_host, rows_at, settle, take_back
+from kibo.branch.hostdir.refusing import on_host
 from kibo.branch.hostdir.staging import Staging, host_mode
 from kibo.branch.hostdir.steps import Raced, forward, identify, look_of
-from kibo.model.errors import Denied, HostDiskFull
+from kibo.model.errors import Unavailable
 from kibo.model.ids import RandomId
 from kibo.runtime.layers.locking import holding
 from kibo.runtime.layers.store import exhausting_disk
-from kibo.runtime.trees.stack import parent
+from kibo.runtime.trees.stack import Node, parent
 from kibo.store.crash import point
 
 
@@ -41,6 +43,7 @@ class Applied:
     """What an apply did.
 
     Attributes:
+        host: The host directory, which all paths are relative to.
         created: Paths that were not there. A directory stands for everything in it.
         replaced: Paths whose content changed.
         removed: Paths that are gone.
@@ -49,6 +52,7 @@ class Applied:
         dropped: Sockets and devices, which are never applied.
     """
 
+    host: Path
     created: tuple[bytes, ...]
     replaced: tuple[bytes, ...]
     removed: tuple[bytes, ...]
@@ -73,41 +77,20 @@ def apply(plan: ApplyPlan) -> Applied:
         HostDrift: The host's files at the paths in question, or the directories above them, are not what they were
             when frozen or last applied. Nothing was written.
         HostDiskFull: There is no room on the host's or the state directory's disk. Nothing was written.
-        Denied: The host directory cannot be written by this user. Nothing was written.
+        Denied: A path of the host cannot be read or written by this user. Nothing was written.
+        HostUnsupported: The host's file system cannot keep an attribute. Nothing was written.
+        WorkspaceUnreadable, PathTooLong: As for `plan_apply`. Nothing was written.
+        Unavailable: The host's disk fails. Nothing was written, unless the message says that it is half done: then it
+            is ended by the next use of the state directory that finds the host writable.
     """
     frozen = plan.frozen
-    prepare(frozen.home)
-    with holding(lock_path(frozen.home, frozen.device, frozen.inode)):
-        recover_host(frozen.home, frozen.device, frozen.inode)
-        with _explained(plan), open_host(frozen) as places, frozen.manifest() as manifest:
-            return _Apply(plan, places, manifest).run()
-
-
-class _explained:
-    """Says whose disk is full, or what may not be written."""
-
-    def __init__(self, plan: ApplyPlan) -> None:
-        self._host = plan.frozen.host
-
-    def __enter__(self) -> None:
-        """Nothing to do before the block."""
-
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        """Translates what the kernel said; lets everything else through."""
-        if not isinstance(error, OSError):
-            return
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise HostDiskFull(
-                f"the disk that holds {self._host} is full; nothing was applied",
-                hint="make room there, and apply again",
-                details={"path": str(self._host)},
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise Denied(
-                f"{self._host} cannot be written: {error.strerror}; nothing was applied",
-                hint="make the directory writable for this user, or apply as its owner",
-                details={"path": str(self._host), "error": error.strerror or ""},
-            ) from error
+    with exhausting_disk(frozen.home):
+        prepare(frozen.home)
+        with holding(lock_path(frozen.home, frozen.device, frozen.inode)):
+            with on_host(frozen.host, "written", "an apply that was cut short before is still half done"):
+                recover_host(frozen.home, frozen.device, frozen.inode)
+            with open_host(frozen) as places, frozen.manifest() as manifest:
+                return _Apply(plan, places, manifest).run()
 
 
 class _Apply:
@@ -126,31 +109,35 @@ class _Apply:
 
     def run(self) -> Applied:
         self._prepare()
-        if self._work:
-            with exhausting_disk(self._plan.frozen.home):
-                self._begin()
-            self._do()
         if self._already:
+            # True whatever becomes of the rest, and so before it: what fails later is taken back.
             self._manifest.advance(
                 row for path in self._already for row in rows_at(self._places, path, self._manifest)
             )
+        if self._work:
+            self._begin()
+            self._do()
         return self._told()
 
     def _prepare(self) -> None:
         """Compares the host with the plan, and writes down what will be done."""
         drift: list[Drift] = []
         for operation in self._plan.operations:
-            found = self._check.of(operation)
-            drift += found.drift
-            if found.done:
-                self._already.append(operation.path)
-            elif not found.drift:
-                self._work.append((operation, self._step(operation, found)))
+            with on_host(self._place(operation.path), "read"):
+                found = self._check.of(operation)
+                drift += found.drift
+                if found.done:
+                    self._already.append(operation.path)
+                elif not found.drift:
+                    self._work.append((operation, self._step(operation, found)))
         if drift:
             raise drifted(self._plan.frozen, drift)
         # Attributes last: the new mode of a directory may be one in which nothing can be renamed.
         self._work.sort(key=lambda work: work[1].look is not None)
         self._journal.steps = [step for _, step in self._work]
+
+    def _place(self, path: bytes) -> Path:
+        return self._plan.frozen.host / os.fsdecode(path)
 
     def _step(self, operation: Operation, found: Checked) -> Step:
         hidden = self._hidden + str(len(self._work)).encode()
@@ -183,14 +170,14 @@ class _Apply:
             self._journal.commit()
             point("apply.committed")
             for number, (_, step) in enumerate(self._work):
-                forward(self._places, step, self._recheck(step))
+                with on_host(self._place(step.place)):
+                    forward(self._places, step, self._recheck(step))
                 point("apply.step" if number < len(self._work) - 1 else "apply.step.last")
-            settle(self._journal, self._places, self._manifest)
+            with on_host(self._plan.frozen.host):
+                settle(self._journal, self._places, self._manifest)
         except BaseException as error:
             # Whatever it is: nothing stays half done. What is where is read from the host, not remembered.
-            if self._journal.staged:
-                take_back(self._places, self._journal)
-            end(self._journal, self._places)
+            self._undo(error)
             if isinstance(error, Raced):
                 raise drifted(self._plan.frozen, [Drift(error.path, "changed")]) from None
             raise
@@ -198,16 +185,41 @@ class _Apply:
             self._staging.close()
         conclude(self._journal, self._places)
 
+    def _undo(self, cause: BaseException) -> None:
+        """Takes back what was done, and forgets it."""
+        try:
+            if self._journal.staged:
+                take_back(self._places, self._journal)
+                self._journal.cancel()
+        except OSError as error:
+            host, why = self._plan.frozen.host, os.strerror(error.errno or 0)
+            raise Unavailable(
+                f"an apply to {host} failed, and cannot be taken back: {why}; it is half done",
+                hint="make the directory writable; the next use of Kibo, such as `kibo tree`, then ends it",
+                details={"path": str(host), "error": why, "cause": str(cause)},
+            ) from cause
+        end(self._journal, self._places)
+
     def _stage(self) -> None:
         for number, (operation, step) in enumerate(self._work):
             if operation.node is None or step.look is not None:
                 continue
-            directory = parent(operation.path)
-            info = None if operation.expected is None else self._places.look(operation.path)
-            self._staging.put(directory, step.hidden, operation.node, info)
-            step.new = identify(self._places.directory(directory), step.hidden)
+            with on_host(self._place(operation.path)):
+                self._stage_one(operation, operation.node, step)
             point("apply.staging" if number else "apply.staging.first")
-        self._staging.flush()
+        with on_host(self._plan.frozen.host):
+            self._staging.flush()
+
+    def _stage_one(self, operation: Operation, node: Node, step: Step) -> None:
+        directory = parent(operation.path)
+        info = None if operation.expected is None else self._places.look(operation.path)
+        try:
+            self._staging.put(directory, step.hidden, node, info)
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                raise Raced(operation.path) from error
+            raise
+        step.new = identify(self._places.directory(directory), step.hidden)
 
     def _recheck(self, step: Step) -> Callable[[int, bytes], bool]:
         def unchanged(fd: int, name: bytes) -> bool:
@@ -221,4 +233,5 @@ class _Apply:
             by_deed[operation.deed].append(operation.path)
         created, replaced, removed, changed = (tuple(sorted(paths)) for paths in by_deed.values())
         dropped = (*self._plan.dropped, *self._staging.dropped)
-        return Applied(created, replaced, removed, changed, tuple(self._already), dropped)
+        host = self._plan.frozen.host
+        return Applied(host, created, replaced, removed, changed, tuple(self._already), dropped)

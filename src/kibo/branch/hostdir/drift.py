@@ -8,12 +8,14 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
+from pathlib import Path
 from typing import Final, Literal
 
 from kibo.branch.hostdir.frozen import Frozen
 from kibo.branch.hostdir.manifest import Manifest, Row
 from kibo.branch.hostdir.places import Places
-from kibo.branch.hostdir.scan import BENEATH
+from kibo.branch.hostdir.refusing import refused
+from kibo.branch.hostdir.scan import BENEATH, SEEN, in_layers
 from kibo.branch.hostdir.staging import HOST_BITS
 from kibo.model.errors import HostDrift
 from kibo.runtime import kernel
@@ -22,8 +24,17 @@ from kibo.runtime.trees.stack import Node, Stack, join, kind_of, parent, same_by
 
 Deed = Literal["create", "replace", "remove", "attributes"]
 #: How a path differs from what was frozen.
-Drifted = Literal["changed", "removed", "appeared", "parent", "directory"]
+Drifted = Literal["changed", "removed", "appeared", "unseen", "parent", "mount", "directory"]
 _SHOWN: Final = 5
+#: What can be done about each.
+_REMEDIES: Final[dict[tuple[Drifted, ...], str]] = {
+    ("changed", "removed", "appeared", "parent"): (
+        "put the host's files back, or take its state into a new branch and merge"
+    ),
+    ("unseen",): "remove the sockets and devices that are in the way, and apply again",
+    ("mount",): "unmount what is mounted there, or undo in a box what the branch did below it",
+    ("directory",): "put the directory back, or `kibo checkout --to` writes out what the branch has",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +61,17 @@ class Drift:
 
     Attributes:
         path: Relative to the host directory.
-        how: ``changed``, ``removed``, ``appeared``; ``parent`` where a directory above it is gone or a link;
-            ``directory`` where the whole host directory is another.
+        how: ``changed``, ``removed``, ``appeared``; ``unseen`` where a socket or device is, which no box has seen;
+            ``parent`` where a directory above it is gone or a link; ``mount`` where it is on another file system than
+            the host directory; ``directory`` where the whole host directory is another.
     """
 
     path: bytes
     how: Drifted
+
+    def to_dict(self, host: Path) -> dict[str, str]:
+        """Describes it as values that JSON can hold, with the whole path."""
+        return {"path": os.path.join(host, os.fsdecode(self.path)).rstrip("/"), "how": self.how}
 
 
 def open_host(frozen: Frozen) -> Places:
@@ -63,9 +79,12 @@ def open_host(frozen: Frozen) -> Places:
 
     Raises:
         HostDrift: It is gone, or another is in its place.
+        Denied: This user may not open it.
     """
     try:
         places = Places(frozen.host)
+    except PermissionError as error:
+        raise refused(error, frozen.host, "read") from None
     except OSError:
         raise drifted(frozen, [Drift(b"", "directory")]) from None
     info = os.fstat(places.root)
@@ -82,13 +101,14 @@ def drifted(frozen: Frozen, found: Sequence[Drift]) -> HostDrift:
     else:
         names = ", ".join(f"{os.fsdecode(one.path)!r} ({one.how})" for one in found[:_SHOWN])
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        message = f"{frozen.host} has changed since it was frozen: {names}{more}"
+        message = f"in {frozen.host}, this has changed since it was frozen: {names}{more}"
+    remedies = [remedy for hows, remedy in _REMEDIES.items() if any(one.how in hows for one in found)]
     return HostDrift(
         message,
-        hint="nothing was written; put the host's files back, or take its state into a new branch and merge",
+        hint=f"nothing was written; {', and '.join(remedies)}",
         details={
             "host": os.fspath(frozen.host),
-            "paths": [{"path": os.fsdecode(one.path), "how": one.how} for one in found],
+            "paths": [one.to_dict(frozen.host) for one in found],
         },
     )
 
@@ -123,6 +143,8 @@ class Check:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
                 raise
             return Checked((Drift(path, "parent"),))
+        if self._elsewhere(os.fstat(self._places.directory(parent(path)))) or self._elsewhere(info):
+            return Checked((Drift(path, "mount"),))
         if info is None:
             if row is None:
                 return Checked()
@@ -136,7 +158,11 @@ class Check:
         node = operation.node
         if node is not None and node.kind != "directory" and shows(self._places, path, node):
             return Checked(info=info, done=True)
-        return Checked((Drift(path, "appeared" if row is None else "changed"),))
+        return Checked((Drift(path, _appeared(info.st_mode) if row is None else "changed"),))
+
+    def _elsewhere(self, info: os.stat_result | None) -> bool:
+        """Whether a directory is on another file system; of files, an overlay tells devices of its layers."""
+        return info is not None and stat.S_ISDIR(info.st_mode) and info.st_dev != self._frozen.device
 
     def _unchanged(self, path: bytes, row: Row, info: os.stat_result) -> bool:
         if row.matches(info) and not row.racy:
@@ -146,6 +172,10 @@ class Check:
         # Touched, linked or written with the same bytes: only what it holds counts.
         node = Stack(self._frozen.layers).find(path)
         return node is not None and shows(self._places, path, node, content_only=True)
+
+
+def _appeared(mode: int) -> Drifted:
+    return "appeared" if stat.S_IFMT(mode) in (*SEEN, stat.S_IFDIR) else "unseen"
 
 
 def inside(manifest: Manifest, above: int, path: bytes, name: bytes | None = None) -> Iterator[Drift]:
@@ -162,27 +192,37 @@ def inside(manifest: Manifest, above: int, path: bytes, name: bytes | None = Non
         place, where = pending.pop()
         rows = manifest.inside(place)
         try:
-            fd = kernel.openat2(above, where, os.O_RDONLY | os.O_DIRECTORY, 0, BENEATH)
-        except OSError:
-            yield Drift(place, "changed")
+            # A mount, of the same file system too, is no part of the directory that it is in.
+            fd = kernel.openat2(
+                above, where, os.O_RDONLY | os.O_DIRECTORY, 0, BENEATH | kernel.RESOLVE_NO_XDEV
+            )
+        except OSError as error:
+            yield Drift(place, "mount" if error.errno == errno.EXDEV else "changed")
             continue
         try:
             names = set(map(os.fsencode, os.listdir(fd)))
             for entry in sorted(names | rows.keys()):
-                inner, row = join(place, entry), rows.get(entry)
-                if row is None:
-                    yield Drift(inner, "appeared")
-                elif entry not in names:
+                inner, row, info = join(place, entry), rows.get(entry), _status(fd, entry)
+                if info is None:
                     yield Drift(inner, "removed")
+                elif row is None:
+                    yield Drift(inner, _appeared(info.st_mode))
                 elif stat.S_ISDIR(row.mode):
                     pending.append((inner, join(where, entry)))
-                elif not stat.S_ISREG(row.mode) and not stat.S_ISLNK(row.mode):
+                elif not in_layers(row):
                     # No box has seen it, so no box can have meant to remove it.
-                    yield Drift(inner, "appeared")
-                elif not row.near(os.lstat(entry, dir_fd=fd)):
+                    yield Drift(inner, "unseen")
+                elif not row.near(info):
                     yield Drift(inner, "changed")
         finally:
             os.close(fd)
+
+
+def _status(fd: int, name: bytes) -> os.stat_result | None:
+    try:
+        return os.lstat(name, dir_fd=fd)
+    except FileNotFoundError:
+        return None
 
 
 def shows(places: Places, path: bytes, node: Node, *, content_only: bool = False) -> bool:
@@ -197,7 +237,10 @@ def shows(places: Places, path: bytes, node: Node, *, content_only: bool = False
         return content_only or _same_mode(info, node)
     if node.kind == "file" and info.st_size != node.size:
         return False
-    opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
+    except PermissionError:
+        return False  # it could be read when it was frozen
     try:
         if not content_only:
             own = attributes.seen(opened, layer=False)

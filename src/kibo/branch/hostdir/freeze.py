@@ -25,9 +25,10 @@ from kibo.branch.hostdir.frozen import (
     workspaces,
 )
 from kibo.branch.hostdir.manifest import Manifest, exhausting
+from kibo.branch.hostdir.opening import open_workspace
+from kibo.branch.hostdir.repository import warn_of_repository_elsewhere
 from kibo.branch.hostdir.scan import Progress, Scan
 from kibo.branch.rows import this_boot
-from kibo.model.errors import FileMissing, InvalidInput
 from kibo.model.ids import DeltaId
 from kibo.runtime.layers.home import prepare_home
 from kibo.runtime.layers.store import exhausting_disk, flush_file_system
@@ -44,21 +45,19 @@ def freeze(
     home: Path,
     *,
     owner: tuple[int, int] | None = None,
-    cross_devices: bool = False,
     progress: Callable[[Progress], None] | None = None,
     flush: bool = True,
 ) -> Frozen:
     """Freezes a directory. Any number of processes may do so at once.
 
-    Sockets, FIFOs and devices are left out and named in the result, as is what lies on other devices. Modes, times,
-    ``user.`` attributes, hard links and holes are kept; owners are not. ``.git`` is a directory like any other.
+    Sockets and devices are left out and named in the result, as is what lies on other devices. Modes, times, ``user.``
+    attributes, hard links, holes and FIFOs are kept; owners are not. ``.git`` is a directory like any other.
 
     Args:
         host_dir: The directory.
         home: The state directory; where it lies inside of ``host_dir`` it is left out.
         owner: User and group ids that everything gets, as numbers of this process's user namespace; needs the right
             to give files away. None for this process's own.
-        cross_devices: Whether to go into mount points.
         progress: Called every few hundred files with how far it is.
         flush: Whether to wait for the disk, so that the freeze survives a power cut.
 
@@ -67,35 +66,23 @@ def freeze(
 
     Raises:
         FileMissing: There is no such directory.
-        InvalidInput: It is no directory.
-        WorkspaceUnreadable: Something in it cannot be read. Retry once it can.
+        InvalidInput: It is no directory, or none that can be meant; see `open_workspace`.
+        WorkspaceUnreadable: It, or something in it, cannot be read. Retry once it can.
+        PathTooLong: Something in it lies deeper than layers hold anything.
         WorkspaceChanging: Something in it never kept still. Safe to retry.
         HostDiskFull: There is no room for the copies; nothing is kept.
     """
-    prepare_home(home)
-    prepare(home)
-    host = Path(os.path.realpath(host_dir))
-    host_fd = _open(host)
+    with exhausting_disk(home):
+        prepare_home(home)
+        prepare(home)
+    host, host_fd = open_workspace(host_dir, home)
     try:
         with exhausting_disk(home), exhausting(home):
-            return _freeze(host, host_fd, home, owner, cross_devices, progress, flush)
+            frozen = _freeze(host, host_fd, home, owner, progress, flush)
     finally:
         os.close(host_fd)
-
-
-def _open(host: Path) -> int:
-    try:
-        return os.open(host, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise FileMissing(
-            f"there is no directory {host}", hint="name a directory that exists", details={"path": str(host)}
-        ) from None
-    except NotADirectoryError:
-        raise InvalidInput(
-            f"{host} is no directory",
-            hint="name a directory; a single file goes into Env.files",
-            details={"path": str(host)},
-        ) from None
+    warn_of_repository_elsewhere(host)
+    return frozen
 
 
 def _freeze(
@@ -103,7 +90,6 @@ def _freeze(
     host_fd: int,
     home: Path,
     owner: tuple[int, int] | None,
-    cross_devices: bool,
     progress: Callable[[Progress], None] | None,
     flush: bool,
 ) -> Frozen:
@@ -119,7 +105,7 @@ def _freeze(
         layer_fd = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             scan = Scan(
-                host_fd, layer_fd, manifest, known=last is not None, owner=owner, cross_devices=cross_devices,
+                host_fd, layer_fd, manifest, known=last is not None, owner=owner,
                 avoid=(own.st_dev, own.st_ino), progress=progress,
             )  # fmt: skip
             manifest.begin()

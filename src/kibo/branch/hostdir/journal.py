@@ -1,7 +1,8 @@
 """The record of one apply, on the disk before the step that it describes.
 
 ``plan.json`` is written before anything is staged, ``staged.json`` once all of it is on the disk, and is the moment
-from which the apply will happen; ``done`` once every rename is on the disk. A journal lies in the state directory.
+from which the apply will happen; it is called ``done`` once every rename is on the disk. A journal lies in the state
+directory.
 """
 
 from __future__ import annotations
@@ -131,9 +132,15 @@ class Journal:
         """Writes that everything is staged: from here on it happens."""
         self._write(self.directory, "staged.json")
 
+    def cancel(self) -> None:
+        """Writes that it will not happen after all. Needs no room on the disk."""
+        os.unlink(self.directory / "staged.json")
+        flush_directory(self.directory)
+
     def finish(self) -> None:
-        """Writes that it has happened."""
-        self._write(self.directory, "done")
+        """Writes that it has happened. Needs no room on the disk."""
+        os.rename(self.directory / "staged.json", self.directory / "done")
+        flush_directory(self.directory)
 
     def remove(self) -> None:
         """Forgets it, by one rename: no part of it may be found without the others."""

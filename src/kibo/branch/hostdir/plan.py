@@ -16,6 +16,8 @@ from kibo.branch.hostdir.drift import Check, Drift, Operation, open_host, shows
 from kibo.branch.hostdir.frozen import Frozen
 from kibo.branch.hostdir.manifest import Manifest
 from kibo.branch.hostdir.places import Places
+from kibo.branch.hostdir.refusing import on_host
+from kibo.branch.hostdir.scan import in_layers
 from kibo.branch.hostdir.staging import HOST_BITS
 from kibo.model.errors import HostDrift
 from kibo.runtime.trees.changes import DROPPED, changes
@@ -39,10 +41,14 @@ class ApplyPlan:
     dropped: list[bytes] = field(default_factory=list)
 
     def drift(self) -> list[Drift]:
-        """Looks whether the host is what the operations expect. Costs their number, and what is removed."""
+        """Looks whether the host is what the operations expect. Costs their number, and what is removed.
+
+        Raises:
+            Denied, Unavailable: It cannot be read.
+        """
         with self.frozen.manifest() as manifest:
             try:
-                with open_host(self.frozen) as places:
+                with open_host(self.frozen) as places, on_host(self.frozen.host, "read"):
                     check = Check(self.frozen, manifest, places)
                     return [found for operation in self.operations for found in check.of(operation).drift]
             except HostDrift:
@@ -69,7 +75,7 @@ def plan_apply(frozen: Frozen, deltas: Sequence[AnyPath]) -> ApplyPlan:
         The plan. Nothing has been compared with the host yet, except what earlier applies wrote.
 
     Raises:
-        OSError: A layer cannot be read by this process.
+        WorkspaceUnreadable, PathTooLong: A layer holds what this user cannot read, or what lies too deep.
     """
     base = Stack(frozen.layers)
     plan = ApplyPlan(frozen, base.over(deltas))
@@ -108,6 +114,8 @@ def _operation(
     plan: ApplyPlan, manifest: Manifest, places: Places | None, path: bytes, *, content: bool
 ) -> Operation | None:
     expected, node = manifest.find(path), plan.stack.find(path)
+    if expected is not None and not in_layers(expected):
+        expected = None  # no box has seen it, so none can have meant it: what it put there meets it as drift
     if node is not None and node.kind in DROPPED:
         node = None
     if expected is None or node is None:

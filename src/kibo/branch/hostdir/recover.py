@@ -118,6 +118,7 @@ def _go_on(journal: Journal, host: Path, places: Places, manifest: Manifest | No
                 point("recover.step")
     except (Raced, OSError):
         kept = take_back(places, journal)
+        journal.cancel()
         end(journal, places)
         return Recovered(host, "taken back", tuple(kept))
     settle(journal, places, manifest)
@@ -153,7 +154,7 @@ def conclude(journal: Journal, places: Places) -> None:
     try:
         journal.finish()
     except OSError:
-        return  # a full disk, say: it has happened all the same, and the next call of `recover` cleans up
+        return  # a failing disk: it has happened all the same, and the next call of `recover` cleans up
     point("apply.finished")
     end(journal, places)
     point("apply.ended")
@@ -210,8 +211,12 @@ def end(journal: Journal, places: Places | None) -> None:
         except OSError:
             left = True  # the next call of `recover` tries again
         point("apply.cleaning")
-    if not left and journal.directory.exists():
+    if left or not journal.directory.exists():
+        return
+    try:
         journal.remove()
+    except OSError:
+        return  # a full disk, say: nothing is left on the host, and the next call of `recover` removes it
 
 
 def rows_at(places: Places, path: bytes, manifest: Manifest) -> Iterator[tuple[bytes, Row]]:

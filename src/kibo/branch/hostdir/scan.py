@@ -14,12 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from kibo.branch.hostdir.frozen import PLACE
 from kibo.branch.hostdir.manifest import Manifest, Row
 from kibo.model.errors import WorkspaceChanging, WorkspaceUnreadable
 from kibo.runtime import kernel
 from kibo.runtime.trees import attributes
 from kibo.runtime.trees.copying import copy_content
-from kibo.runtime.trees.stack import join, parent
+from kibo.runtime.trees.stack import check_length, join, parent
 from kibo.store.crash import point
 
 #: How often a file or directory is read again that changed while it was read.
@@ -32,9 +33,11 @@ _REPORTED: Final = 512
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_IN_BOX: Final = PLACE.encode()
+#: What besides directories boxes see.
+SEEN: Final = (stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO)
 _OTHERS: Final = {
     stat.S_IFSOCK: "socket",
-    stat.S_IFIFO: "FIFO",
     stat.S_IFCHR: "device",
     stat.S_IFBLK: "device",
 }
@@ -95,7 +98,6 @@ class Scan:
         *,
         known: bool,
         owner: tuple[int, int] | None,
-        cross_devices: bool,
         avoid: tuple[int, int],
         progress: Callable[[Progress], None] | None,
     ) -> None:
@@ -107,12 +109,11 @@ class Scan:
             manifest: The rows of what lower layers already have; is brought up to date.
             known: Whether there are lower layers.
             owner: User and group ids for everything that is copied, or None for this process's.
-            cross_devices: Whether to go into directories on other devices.
             avoid: Device and inode of a directory to leave out: the state directory itself.
             progress: Called now and then.
         """
         self._host, self._layer, self._manifest = host_fd, layer_fd, manifest
-        self._known, self._cross, self._avoid = known, cross_devices, avoid
+        self._known, self._avoid = known, avoid
         self._owner = None if owner == (os.geteuid(), os.getegid()) else owner
         self._progress = progress
         self.done = Progress()
@@ -128,6 +129,7 @@ class Scan:
 
         Raises:
             WorkspaceUnreadable: Something cannot be read by this user.
+            PathTooLong: Something lies so deep that no layer could hold it.
             WorkspaceChanging: Something never kept still.
             OSError: The disk is full, among others.
         """
@@ -214,6 +216,7 @@ class Scan:
                         continue  # the directory's time has changed with it
         except PermissionError as error:
             raise self._named(error, path) from None
+        check_length(join(_IN_BOX, path) if path else _IN_BOX, (name for name, _ in found))
         return found
 
     def _pass(
@@ -238,7 +241,7 @@ class Scan:
                     self._leave_out(join(frame.path, name), info, reason)
                 else:
                     frame.pending.append((name, info, before))
-            elif kind not in (stat.S_IFREG, stat.S_IFLNK):
+            elif kind not in SEEN:
                 self._remove_written(frame, name, written)
                 self._manifest.skip(join(frame.path, name), _OTHERS.get(kind, "unknown kind"))
                 rows[name] = Row.of(info)
@@ -264,7 +267,7 @@ class Scan:
     def _left_out(self, info: os.stat_result) -> str:
         if (info.st_dev, info.st_ino) == self._avoid:
             return "Kibo's own state directory"
-        return "" if self._cross or info.st_dev == self._device else "mount point"
+        return "" if info.st_dev == self._device else "mount point"
 
     def _leave_out(self, path: bytes, info: os.stat_result, reason: str) -> None:
         """Leaves a directory's contents out; boxes see it empty."""
@@ -291,6 +294,9 @@ class Scan:
             self._own(path)
             os.utime(path, ns=(info.st_mtime_ns, info.st_mtime_ns), dir_fd=self._layer, follow_symlinks=False)
             return Row.of(info)
+        if stat.S_ISFIFO(info.st_mode):
+            self._fifo(path, info)
+            return Row.of(info)
         if info.st_nlink > 1 and (first := self._links.get(info.st_ino)) and first[1].matches(info):
             os.link(first[0], path, src_dir_fd=self._layer, dst_dir_fd=self._layer, follow_symlinks=False)
             self.layer_entries += 1
@@ -313,6 +319,14 @@ class Scan:
         if not self.done.copied % _REPORTED:
             self._report(directory)
         return row
+
+    def _fifo(self, path: bytes, info: os.stat_result) -> None:
+        """Makes a FIFO that leads nowhere yet: boxes get the name, never the other end."""
+        os.mkfifo(path, 0o600, dir_fd=self._layer)
+        self.layer_entries += 1
+        self._own(path)
+        os.chmod(path, stat.S_IMODE(info.st_mode), dir_fd=self._layer)
+        os.utime(path, ns=(info.st_mtime_ns, info.st_mtime_ns), dir_fd=self._layer)
 
     def _copy_still(self, source: int, path: bytes) -> Row:
         """Copies a file that is the same before and after."""
@@ -393,7 +407,7 @@ class Scan:
 
 def in_layers(row: Row) -> bool:
     """Whether boxes see a path of the host, rather than only being told that it was left out."""
-    return stat.S_IFMT(row.mode) in (stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR)
+    return stat.S_IFMT(row.mode) in (*SEEN, stat.S_IFDIR)
 
 
 def _changing(path: bytes) -> WorkspaceChanging:

@@ -99,7 +99,10 @@ class Staging:
     def _directory(self, fd: int, name: bytes) -> int:
         """Makes a directory and opens it; nobody else has anything in it."""
         os.mkdir(name, 0o700, dir_fd=fd)
-        made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        except (FileNotFoundError, NotADirectoryError):
+            raise _swapped(name) from None
         if os.listdir(made):
             os.close(made)
             raise _swapped(name)

@@ -62,8 +62,13 @@ class TemporaryEntry:
             lock_fd = try_lock(_lock_path(path))
             if lock_fd is not None:
                 break
-        path.mkdir(mode=0o700)
-        return cls(path, lock_fd)
+        entry = cls(path, lock_fd)
+        try:
+            path.mkdir(mode=0o700)
+        except OSError:
+            entry.remove()  # a full disk, say: the lock's file takes no block
+            raise
+        return entry
 
     def remove(self) -> None:
         """Removes the directory, then its lock. Safe to call twice."""

@@ -11,6 +11,8 @@ import errno
 import os
 from typing import Final
 
+from kibo.model.errors import HostUnsupported
+
 OPAQUE: Final = "user.overlay.opaque"
 #: Says that a directory was copied up, and so may hold whiteouts although nothing is below it. Without it the kernel
 #: lists them as names that nothing is at.
@@ -19,6 +21,9 @@ WHITEOUT: Final = "user.overlay.whiteout"
 _OWN: Final = "user.overlay."
 _ESCAPED: Final = "user.overlay.overlay."
 _ABSENT: Final = (errno.ENODATA, errno.ENOTSUP)
+_NOT_KEPT: Final = (errno.ENOTSUP, errno.E2BIG, errno.ERANGE, errno.ENOSPC)
+#: With less room than this, "no space" for an attribute is taken to mean the disk's.
+_DISK_IS_FULL_BYTES: Final = 1 << 20
 
 #: What the calls take: a path, or a descriptor.
 Place = bytes | int
@@ -72,10 +77,11 @@ def write(place: Place, attributes: dict[str, bytes], *, layer: bool = True) -> 
     """Sets attributes, named as programs see them. Others that are there stay."""
     for name, value in attributes.items():
         own = stored(name) if layer else name
-        if isinstance(place, int):
-            os.setxattr(place, own, value)
-        else:
-            os.setxattr(place, own, value, follow_symlinks=False)
+        with _keeping(place, name, value):
+            if isinstance(place, int):
+                os.setxattr(place, own, value)
+            else:
+                os.setxattr(place, own, value, follow_symlinks=False)
 
 
 def write_through(place: bytes, attributes: dict[str, bytes]) -> None:
@@ -84,7 +90,34 @@ def write_through(place: bytes, attributes: dict[str, bytes]) -> None:
         if name.startswith("user.") and name not in attributes:
             os.removexattr(place, name)
     for name, value in attributes.items():
-        os.setxattr(place, name, value)
+        with _keeping(place, name, value):
+            os.setxattr(place, name, value)
+
+
+class _keeping:
+    """Says which attribute a file system cannot keep: none at all, or not as many or as long ones as another can."""
+
+    def __init__(self, place: Place, name: str, value: bytes) -> None:
+        self._place, self._name, self._value = place, name, value
+
+    def __enter__(self) -> None:
+        """Nothing to do before the block."""
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        """Translates what the kernel said; lets everything else through."""
+        if not isinstance(error, OSError) or error.errno not in _NOT_KEPT:
+            return
+        if error.errno == errno.ENOSPC:
+            # The room for attributes is used up, or that on the disk.
+            room = os.statvfs(self._place)
+            if room.f_bavail * room.f_frsize < _DISK_IS_FULL_BYTES:
+                return
+        raise HostUnsupported(
+            f"a file system cannot keep the extended attribute {self._name!r} of {len(self._value)} bytes: "
+            f"{os.strerror(error.errno)}",
+            hint="remove it (`setfattr -x`), or use a file system that keeps it, such as XFS or Btrfs",
+            details={"missing": "attributes", "attribute": self._name, "bytes": len(self._value)},
+        ) from error
 
 
 def seen_through(place: bytes) -> dict[str, bytes]:

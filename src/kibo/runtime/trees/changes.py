@@ -60,7 +60,7 @@ def changes(
         Changes, a directory before what is in it, names in byte order.
 
     Raises:
-        OSError: Something cannot be read by this process.
+        WorkspaceUnreadable, PathTooLong: A layer holds what this user cannot read, or what lies too deep.
     """
     # The upper stack is closed when the last node that was seen in it is gone.
     yield from difference(base, base.over(deltas), owners=owners, bits=bits)

@@ -29,7 +29,7 @@ def flatten(deltas: Sequence[Path], into: Path, home: Path, *, flush: bool = Tru
 
     Raises:
         HostDiskFull: There is no room for the names.
-        OSError: A delta cannot be read by this process.
+        WorkspaceUnreadable, PathTooLong: A delta holds what this user cannot read, or what lies too deep.
     """
     written = 0
     with building(into, home, "flatten", flush=flush) as made:

@@ -77,7 +77,7 @@ def merge(
     Raises:
         MergeConflict: Something cannot be joined; nothing was written. It carries every conflict.
         HostDiskFull: There is no room; nothing was written.
-        OSError: A layer cannot be read by this process.
+        WorkspaceUnreadable, PathTooLong: A layer holds what this user cannot read, or what lies too deep.
     """
     with building(into, home, "merge", flush=flush) as made:
         return merge_trees(base, ours, theirs, made, resolver, owners=owners)

@@ -10,13 +10,14 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from kibo.model.limits import MAX_PATH_BYTES
+from kibo.model.limits import MAX_PATH_BYTES, MAX_TREE_PATH_BYTES
 from kibo.runtime.trees import attributes
 from kibo.runtime.trees.copying import extents
-from kibo.runtime.trees.stack import Stack, join, kind_of
+from kibo.runtime.trees.stack import Stack, join, kind_of, unreadable
 
 #: Kinds of record.
 FILE, DIRECTORY, OPAQUE, LINK, FIFO, WHITEOUT, HARD_LINK, END = b"fdolpwhe"
@@ -28,7 +29,6 @@ LENGTH: Final = struct.Struct(">H")
 VALUE: Final = struct.Struct(">HI")
 #: One piece of a file's bytes while it is copied.
 PIECE_BYTES: Final = 1 << 20
-MAX_NAME_BYTES: Final = 255
 #: More attributes, or longer ones, than any file system of Linux keeps at one file.
 MAX_ATTRIBUTES: Final = 1024
 MAX_VALUE_BYTES: Final = 1 << 16
@@ -57,7 +57,8 @@ def write_records(tree: bytes, counted: Counted) -> Iterator[bytes | memoryview]
         counted: Is filled in.
 
     Raises:
-        OSError: It cannot be read by this process.
+        WorkspaceUnreadable: It cannot be read by this user.
+        PathTooLong: Something in it lies too deep.
     """
     with Stack([tree]) as stack:
         fd = stack.descriptors[0]
@@ -72,7 +73,8 @@ def write_records(tree: bytes, counted: Counted) -> Iterator[bytes | memoryview]
                 pending.pop()
                 continue
             path = join(directory, name)
-            info = os.lstat(path, dir_fd=fd)
+            with _named(path):
+                info = os.lstat(path, dir_fd=fd)
             if stat.S_ISDIR(info.st_mode):
                 counted.entries += 1
                 kind = OPAQUE if stack.mark(0, path) == b"y" else DIRECTORY
@@ -87,6 +89,15 @@ def write_records(tree: bytes, counted: Counted) -> Iterator[bytes | memoryview]
                 counted.entries += 1
                 yield from _entry(stack, path, info, firsts)
         yield HEAD.pack(END, 0, 0, 0, 0, 0, 0)
+
+
+@contextmanager
+def _named(path: bytes) -> Iterator[None]:
+    """Names what this user may not read."""
+    try:
+        yield
+    except PermissionError:
+        raise unreadable(path) from None
 
 
 def _entry(
@@ -109,7 +120,8 @@ def _entry(
 
 
 def _head(kind: int, path: bytes, info: os.stat_result, place: bytes) -> bytes:
-    own = attributes.seen(place) if place else {}
+    with _named(path):
+        own = attributes.seen(place) if place else {}
     head = HEAD.pack(
         kind, len(path), stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, info.st_mtime_ns, len(own)
     )
@@ -121,7 +133,8 @@ def _head(kind: int, path: bytes, info: os.stat_result, place: bytes) -> bytes:
 
 
 def _content(fd: int, path: bytes, info: os.stat_result) -> Iterator[bytes | memoryview]:
-    source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    with _named(path):
+        source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     try:
         sparse = info.st_blocks * 512 < info.st_size
         found = list(extents(source, info.st_size)) if sparse else [(0, info.st_size)] if info.st_size else []
@@ -140,4 +153,5 @@ def _content(fd: int, path: bytes, info: os.stat_result) -> Iterator[bytes | mem
         os.close(source)
 
 
-MAX_RECORD_PATH: Final = MAX_PATH_BYTES - 1
+MAX_RECORD_PATH: Final = MAX_TREE_PATH_BYTES
+MAX_TARGET_BYTES: Final = MAX_PATH_BYTES - 1

@@ -1,19 +1,22 @@
 """A stack of overlay layers, read as overlayfs shows it, without a mount.
 
 Every call goes through the descriptor of a layer's root and a path that was walked down from there, so that a link in
-a layer leads nowhere, and a path may be as long as the kernel takes one. Layers never change. Source: overlayfs in the
-kernel's documentation; redirects and metadata-only copies are off, as in every mount of Kibo's.
+a layer leads nowhere; paths are bounded by `MAX_TREE_PATH_BYTES`. What a box has made so deep, or such that an ordinary
+user cannot read it, is an error that names it. Layers never change. Source: overlayfs in the kernel's documentation;
+redirects and metadata-only copies are off, as in every mount of Kibo's.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from typing import Final, Literal, Self
 
+from kibo.model.errors import PathTooLong, WorkspaceUnreadable
+from kibo.model.limits import MAX_NAME_BYTES, MAX_TREE_PATH_BYTES
 from kibo.runtime import kernel
 from kibo.runtime.trees import attributes
 
@@ -25,9 +28,12 @@ _KINDS: Final[dict[int, Kind]] = {
     stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link", stat.S_IFIFO: "fifo",
     stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device",
 }  # fmt: skip
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _BENEATH: Final = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
 #: Directories whose layers are remembered between look-ups; a path is looked up again past that.
 _REMEMBERED: Final = 4096
+#: Of a path that is too long to be kept, what a message shows.
+_SHOWN: Final = 80
 
 
 def kind_of(mode: int) -> Kind:
@@ -72,7 +78,8 @@ class Node:
         """Opens a regular file for reading. The caller closes it.
 
         Raises:
-            OSError: It is no regular file, or this process may not read it.
+            WorkspaceUnreadable: This user may not read it.
+            OSError: It is no regular file.
         """
         return FileIO(self.descriptor(), "rb")
 
@@ -81,6 +88,8 @@ class Node:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             return kernel.openat2(self.stack.descriptors[self.layer], self.path or b".", flags, 0, _BENEATH)
+        except PermissionError:
+            raise unreadable(self.path) from None
         except OSError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0), self.path) from None
 
@@ -95,7 +104,12 @@ class Node:
 
     def attributes(self) -> dict[str, bytes]:
         """Returns the ``user.`` attributes that programs see; of a link none, which cannot have any."""
-        return {} if self.kind == "link" else attributes.seen(self.place())
+        if self.kind == "link":
+            return {}
+        try:
+            return attributes.seen(self.place())
+        except PermissionError:
+            raise unreadable(self.path) from None
 
     def place(self) -> bytes:
         """Returns a path that works in this process while the stack is open."""
@@ -121,6 +135,34 @@ class Node:
             return False
         with self.open() as one, other.open() as two:
             return same_bytes(one, two)
+
+
+def unreadable(path: bytes) -> WorkspaceUnreadable:
+    """Makes the error for what a box left with a mode that keeps even its owner, an ordinary user, out."""
+    shown = os.fsdecode(path) or "/"
+    return WorkspaceUnreadable(
+        f"{shown!r}, which a box left, cannot be read by this user",
+        hint="give its owner the right (`chmod u+rwX` in the box), or remove it there; root may read it as it is",
+        details={"path": shown},
+    )
+
+
+def check_length(directory: bytes, names: Iterable[bytes]) -> None:
+    """Refuses a directory's names where their paths are longer than layers hold them.
+
+    Raises:
+        PathTooLong: One is.
+    """
+    if len(directory) + 1 + MAX_NAME_BYTES <= MAX_TREE_PATH_BYTES:
+        return
+    longest = max((join(directory, name) for name in names), key=len, default=b"")
+    if len(longest) > MAX_TREE_PATH_BYTES:
+        shown = os.fsdecode(longest)
+        raise PathTooLong(
+            f"'{shown[:_SHOWN]}...' is a path of {len(longest)} bytes; at most {MAX_TREE_PATH_BYTES} can be kept",
+            hint="remove it, or move it up: `cd` into its directories and use a relative path",
+            details={"path": shown, "bytes": len(longest), "limit": MAX_TREE_PATH_BYTES},
+        )
 
 
 def same_bytes(one: FileIO, two: FileIO) -> bool:
@@ -234,7 +276,17 @@ class Stack:
         return self.see(path, layers)
 
     def see(self, path: bytes, layers: Sequence[int]) -> Node | None:
-        """Looks up a path whose directory comes from ``layers``, the highest first."""
+        """Looks up a path whose directory comes from ``layers``, the highest first.
+
+        Raises:
+            WorkspaceUnreadable: This user may not look into the directory.
+        """
+        try:
+            return self._see(path, layers)
+        except PermissionError:
+            raise unreadable(path) from None
+
+    def _see(self, path: bytes, layers: Sequence[int]) -> Node | None:
         first: os.stat_result | None = None
         top, below = -1, []
         for layer in layers:
@@ -256,16 +308,23 @@ class Stack:
         return Node(self, top, path, first, tuple(below) if stat.S_ISDIR(first.st_mode) else ())
 
     def names(self, path: bytes, layers: Sequence[int]) -> set[bytes]:
-        """Returns every name that a directory has in any of ``layers``, whiteouts included."""
+        """Returns every name that a directory has in any of ``layers``, whiteouts included.
+
+        Raises:
+            PathTooLong: One of them lies deeper than layers hold anything.
+            WorkspaceUnreadable: This user may not read it.
+        """
         found: set[bytes] = set()
         for layer in layers:
-            fd = os.open(
-                path or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.descriptors[layer]
-            )
+            try:
+                fd = os.open(path or b".", _DIRECTORY, dir_fd=self.descriptors[layer])
+            except PermissionError:
+                raise unreadable(path) from None
             try:
                 found.update(map(os.fsencode, os.listdir(fd)))
             finally:
                 os.close(fd)
+        check_length(path, found)
         return found
 
     def mark(self, layer: int, path: bytes) -> bytes:

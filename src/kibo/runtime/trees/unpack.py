@@ -16,6 +16,7 @@ from typing import IO, Final
 import zstandard
 
 from kibo.model.errors import ArchiveInvalid
+from kibo.model.limits import MAX_NAME_BYTES
 from kibo.runtime.trees import attributes, records
 from kibo.runtime.trees.copying import write_whole
 from kibo.runtime.trees.stack import order
@@ -146,8 +147,7 @@ class _Unpacking:
             if parts or kind != records.DIRECTORY:
                 raise ArchiveInvalid("a tree does not begin with its root")
         elif any(
-            not part or part in (b".", b"..") or b"\0" in part or len(part) > records.MAX_NAME_BYTES
-            for part in parts
+            not part or part in (b".", b"..") or b"\0" in part or len(part) > MAX_NAME_BYTES for part in parts
         ):
             raise ArchiveInvalid(f"{path!r} is no path in a tree")
         elif parts <= self._last:
@@ -165,7 +165,7 @@ class _Unpacking:
         found: dict[str, bytes] = {}
         for _ in range(count):
             name_bytes, value_bytes = records.VALUE.unpack(self._reader.take(records.VALUE.size))
-            if name_bytes > records.MAX_NAME_BYTES or value_bytes > records.MAX_VALUE_BYTES:
+            if name_bytes > MAX_NAME_BYTES or value_bytes > records.MAX_VALUE_BYTES:
                 raise ArchiveInvalid("an attribute is longer than any file has")
             name = os.fsdecode(self._reader.take(name_bytes))
             if not name.startswith("user.") or len(name) == 5 or "\0" in name or name in found:
@@ -191,7 +191,7 @@ class _Unpacking:
         if kind == records.LINK:
             (length,) = records.LENGTH.unpack(self._reader.take(records.LENGTH.size))
             target = self._reader.take(length)
-            if not target or b"\0" in target or length > records.MAX_RECORD_PATH:
+            if not target or b"\0" in target or length > records.MAX_TARGET_BYTES:
                 raise ArchiveInvalid(f"{path!r} points at nothing that could be")
             os.symlink(target, path, dir_fd=self._fd)
         elif kind == records.FIFO:
