@@ -6,6 +6,7 @@ ended. What it wrote before stays readable.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from kibo.branch.deltas import Deltas
 from kibo.branch.members import Member
 from kibo.branch.repeating import Repeating
 from kibo.model.limits import DEFAULT_DISK_BYTES
+from kibo.runtime import kernel
 from kibo.runtime.handle import OUT_OF_DISK
 from kibo.runtime.instance import give_up
 
@@ -24,6 +26,12 @@ INTERVAL_S: Final = 1.0
 #: The share of one processor that looking may take.
 SHARE: Final = 0.05
 _BLOCK: Final = 512  # what st_blocks counts, stat(2)
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_BENEATH: Final = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
+#: Characters of a path below an anchor: with one more name, of four bytes a character, no longer than PATH_MAX.
+_ANCHORED: Final = 700
+#: Anchors on the way to one directory: each is an open file, and a path of 40 kB is nobody's project.
+_MOST_ANCHORS: Final = 64
 
 
 class DiskWatch:
@@ -68,21 +76,52 @@ class DiskWatch:
 
 
 def used_bytes(directory: str, enough: int) -> int:
-    """Returns what a tree takes on disk; stops counting past ``enough``. What vanishes meanwhile does not count."""
-    total, pending = 0, [directory]
+    """Returns what a tree takes on disk; stops counting past ``enough``. What vanishes meanwhile does not count.
+
+    A box may nest directories deeper than a path can name, and move them about meanwhile. One that nests them deeper
+    than `_MOST_ANCHORS` reach cannot be counted, and so counts as more than enough.
+    """
+    try:
+        top = _Anchor(os.open(directory, _DIRECTORY), 1)
+    except FileNotFoundError:
+        return 0
+    total, pending = 0, [(top, "")]
     while pending and total <= enough:
+        anchor, path = pending.pop()
         try:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    try:
-                        info = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-                    total += info.st_blocks * _BLOCK
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except PermissionError:
-            continue  # of an ordinary user's box, which closed it to itself; what is in it is not counted
+            fd = kernel.openat2(anchor.fd, path or ".", _DIRECTORY, 0, _BENEATH)
+        except OSError as error:
+            # A directory that an ordinary user's box closed to itself cannot be looked into; the others are gone.
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+                continue
+            raise
+        here = _Anchor(fd, anchor.number + 1)
+        if here.number > _MOST_ANCHORS:
+            return enough + 1
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                try:
+                    info = entry.stat(follow_symlinks=False)
+                except (FileNotFoundError, PermissionError):
+                    continue
+                total += info.st_blocks * _BLOCK
+                if entry.is_dir(follow_symlinks=False):
+                    far = len(path) + len(entry.name) >= _ANCHORED
+                    pending.append((here, entry.name) if far else (anchor, os.path.join(path, entry.name)))
     return total
+
+
+class _Anchor:
+    """An open directory that paths begin at, for as long as one is left that does.
+
+    Attributes:
+        fd: Its descriptor.
+        number: How many lead to it.
+    """
+
+    def __init__(self, fd: int, number: int) -> None:
+        self.fd, self.number = fd, number
+
+    def __del__(self) -> None:
+        """Closes it."""
+        os.close(self.fd)

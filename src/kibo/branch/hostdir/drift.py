@@ -204,7 +204,8 @@ def inside(manifest: Manifest, above: int, path: bytes, name: bytes | None = Non
             for entry in sorted(names | rows.keys()):
                 inner, row, info = join(place, entry), rows.get(entry), _status(fd, entry)
                 if info is None:
-                    yield Drift(inner, "removed")
+                    if row is not None and in_layers(row):
+                        yield Drift(inner, "removed")
                 elif row is None:
                     yield Drift(inner, _appeared(info.st_mode))
                 elif stat.S_ISDIR(row.mode):

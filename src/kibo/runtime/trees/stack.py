@@ -142,7 +142,8 @@ def unreadable(path: bytes) -> WorkspaceUnreadable:
     shown = os.fsdecode(path) or "/"
     return WorkspaceUnreadable(
         f"{shown!r}, which a box left, cannot be read by this user",
-        hint="give its owner the right (`chmod u+rwX` in the box), or remove it there; root may read it as it is",
+        hint="in the box, give its owner the right (`chmod u+rwX`), or remove it and make it anew, as has to be done "
+        "with a directory that was forked or committed as it is; root may read it",
         details={"path": shown},
     )
 
@@ -166,13 +167,32 @@ def check_length(directory: bytes, names: Iterable[bytes]) -> None:
 
 
 def same_bytes(one: FileIO, two: FileIO) -> bool:
-    """Compares two files from where they stand to their ends."""
+    """Compares two files from where they stand to their ends. What is a hole in both is not read."""
     while True:
         first, second = one.read(_COMPARED_BYTES), two.read(_COMPARED_BYTES)
         if first != second:
             return False
         if not first:
             return True
+        if not first.strip(b"\0"):
+            _skip_holes(one, two)
+
+
+def _skip_holes(one: FileIO, two: FileIO) -> None:
+    """Moves two files, which stand at the same place, to where the next of them has data, or just before their ends."""
+    at = one.tell()
+    found = [data for file in (one, two) if (data := _next_data(file, at)) is not None]
+    size = min(os.fstat(file.fileno()).st_size for file in (one, two))
+    place = min(found, default=max(at, size - 1))
+    for file in (one, two):
+        file.seek(place)
+
+
+def _next_data(file: FileIO, at: int) -> int | None:
+    try:
+        return os.lseek(file.fileno(), at, os.SEEK_DATA)
+    except OSError:
+        return None  # there is none to its end
 
 
 _COMPARED_BYTES: Final = 1 << 18
