@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from crash_points import apply_points
 from kibo.branch.hostdir.apply import apply
 from kibo.branch.hostdir.freeze import freeze
 from kibo.branch.hostdir.frozen import Frozen
@@ -20,16 +20,7 @@ from kibo.branch.hostdir.plan import plan_apply
 from overlays import dumped
 
 PROGRAM = Path(__file__).with_name("apply_user.py")
-SOURCES = Path(__file__).parents[2] / "src/kibo/branch/hostdir"
-POINTS = sorted(
-    {
-        name
-        for path in SOURCES.glob("*.py")
-        for line in re.findall(r"point\((.*)\)", path.read_text())
-        for name in re.findall(r'"((?:apply)\.[a-z.]+)"', line)
-    }
-    - {"apply.undone"}
-)
+POINTS = apply_points()
 
 
 def run(*arguments: str, crash_at: str = "") -> subprocess.CompletedProcess[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 import leftovers
 from kibo import wiring
+from kibo.runtime.layers.temporary import remove_tree
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,7 +23,7 @@ def home() -> Iterator[Path]:
     os.environ["KIBO_HOME"] = str(path)
     yield path
     wiring.runtime().close()
-    shutil.rmtree(path)
+    remove_tree(path)  # a box may have closed directories to their owner
     if before is None:
         del os.environ["KIBO_HOME"]
     else:

@@ -22,7 +22,7 @@ PYTHON = "/usr/bin/python3"
 ORDINARY = 64_322
 
 #: These become an ordinary user by themselves; so do those of tests/security, one by one.
-NEED_ROOT = {"test_ordinary_user.py", "test_builds_as_user.py", "test_disks.py"}
+NEED_ROOT = {"test_ordinary_user.py", "test_builds_as_user.py", "test_disks.py", "test_workspace_disks.py"}
 #: They start database servers, whose programs want a user that has a name; and of the kernel they ask nothing.
 OF_STORES = {"test_store.py", "test_store_history.py", "test_history_crashes.py"}
 MODULES = [
