@@ -601,7 +601,7 @@ def test_a_directory_that_was_closed_meanwhile_is_named_and_nothing_is_written(
     box = main.spawn(Values(), workspace=work)
     box.exec("echo box > file; echo box > sub/file; echo box > sub/new")
     (work / closed).chmod(mode)
-    error = refused(errors.Denied, main.apply, f"cannot be {deed}", "nothing was applied")
+    error = refused(errors.Denied, main.apply, f"cannot be {deed}", "nothing of the workspace was applied")
     assert error.details["path"].startswith(str(work / closed))
     (work / closed).chmod(0o755)
     assert tree(work) == {"file": "-host", "sub": "d", "sub/file": "-host"}
@@ -621,13 +621,57 @@ def test_a_file_that_cannot_be_replaced_is_named_and_everything_before_it_is_tak
     if subprocess.run(["chattr", "+i", work / "m"], capture_output=True).returncode:
         pytest.skip("this file system has no immutable files")
     try:
-        error = refused(errors.Denied, main.apply, work / "m", "nothing was applied")
+        error = refused(errors.Denied, main.apply, work / "m", "nothing of the workspace was applied")
     finally:
         subprocess.run(["chattr", "-i", work / "m"], check=True)
     assert "lsattr" in error.hint
     assert (tree(work), left_in(home)) == ({"a": "-host", "m": "-host", "z": "-host"}, [])
     main.apply()
     assert tree(work) == {"a": "-box\n", "m": "-box\n", "z": "-box\n"}
+
+
+def test_of_several_workspaces_none_is_applied_where_one_has_drifted(main: Branch, work: Path) -> None:
+    for name in ("one", "two"):
+        (work / name).mkdir()
+        box = main.spawn(Values(), workspace=work / name, name=name)
+        box.exec("echo box > file")
+    (work / "two/file").write_text("host")
+    refused(errors.HostDrift, main.apply, work / "two", "file")
+    assert os.listdir(work / "one") == []
+
+
+@as_user
+def test_of_several_workspaces_it_is_said_which_were_applied_before_one_was_refused(
+    main: Branch, work: Path
+) -> None:
+    for name in ("one", "two"):
+        (work / name).mkdir()
+        main.spawn(Values(), workspace=work / name, name=name).exec("echo box > file")
+    (work / "two").chmod(0o500)
+    error = refused(errors.Denied, main.apply, work / "two/file", "nothing of the workspace")
+    assert error.details["applied"] == ["one"]
+    assert (os.listdir(work / "one"), os.listdir(work / "two")) == (["file"], [])
+    (work / "two").chmod(0o700)
+    assert [done.created for done in main.apply().values()] == [(), (b"file",)]
+
+
+@as_user
+def test_a_place_that_cannot_be_written_is_named_and_nothing_is_left_there(main: Branch, work: Path) -> None:
+    main.spawn(Values()).put("file", 1)
+    main.snapshot("of a closed place")
+    closed = work / "closed"
+    closed.mkdir(mode=0o500)
+    standing = kibo.wiring.runtime().records().standing()
+    refused(
+        errors.Denied, lambda: standing.write("of a closed place", closed / "out"), closed, "nothing was kept"
+    )
+    refused(
+        errors.Denied,
+        lambda: standing.send("of a closed place", closed / "out.kibo"),
+        closed,
+        "nothing was kept",
+    )
+    assert os.listdir(closed) == []
 
 
 @pytest.fixture
@@ -658,7 +702,9 @@ def test_what_is_mounted_over_the_directory_is_another(
     subprocess.run(["umount", work], check=True)
     mount(work, "--bind", str(work))
     subprocess.run(["mount", "-o", "remount,bind,ro", work], check=True)
-    error = refused(errors.Denied, main.apply, work / "file", "Read-only", "nothing was applied")
+    error = refused(
+        errors.Denied, main.apply, work / "file", "Read-only", "nothing of the workspace was applied"
+    )
     assert "mount it" in error.hint
     assert ((work / "file").read_text(), left_in(home)) == ("host", [])
     subprocess.run(["umount", work], check=True)

@@ -162,7 +162,7 @@ class Branch(BranchFace[Instance]):
         Raises:
             WrongState: It is no root.
             HostDrift: The host's files are not what they were. Nothing was written.
-            HostDiskFull, Denied: Nothing was written.
+            HostDiskFull, Denied: Nothing of that workspace was written; ``details["applied"]`` names those before it.
         """
         return run(self._running.apply())
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from kibo.branch.hostdir.apply import Applied, apply
+from kibo.branch.hostdir.apply import Applied, apply_all
 from kibo.branch.hostdir.frozen import PLACE, Frozen
 from kibo.branch.hostdir.plan import ApplyPlan, plan_apply
 from kibo.branch.worlds import InstanceWorld
@@ -174,9 +174,9 @@ class Deltas:
         flatten([self.path(each) for each in world.deltas[keep:]], self.path(name), self.home, flush=False)
         return replace(world, deltas=(*world.deltas[:keep], name))
 
-    def apply(self, instance: InstanceWorld) -> Applied:
-        """Brings what an instance made of its workspace to the host's directory; see `hostdir.apply`."""
-        return apply(self.plan(instance))
+    def apply(self, instances: Mapping[str, InstanceWorld]) -> dict[str, Applied]:
+        """Brings what instances made of their workspaces to the host's directories; see `hostdir.apply.apply_all`."""
+        return apply_all({name: self.plan(each) for name, each in instances.items()})
 
     def plan(self, instance: InstanceWorld) -> ApplyPlan:
         """Plans how what an instance made of its workspace comes to the host's directory."""

@@ -17,12 +17,12 @@ from typing import IO, Any, Final
 from kibo.branch.deltas import Deltas
 from kibo.branch.destinations import free_place
 from kibo.branch.history import History
+from kibo.branch.hostdir.refusing import on_host
 from kibo.branch.owning import Owner
 from kibo.branch.records import BranchRecord, SnapshotRecord
 from kibo.branch.worlds import InstanceWorld, to_json
 from kibo.model.errors import ArchiveInvalid, BranchUnknown, FileMissing, InvalidInput
 from kibo.model.ids import RandomId
-from kibo.runtime.layers.store import exhausting_disk
 from kibo.runtime.layers.temporary import remove_tree
 from kibo.runtime.trees.archive import MAX_HISTORY_BYTES, Exported, export_deltas, import_deltas
 from kibo.runtime.trees.building import flush_directory
@@ -100,6 +100,7 @@ def send(
         InvalidInput: Something is there already, or the log is longer than a file holds.
         FileMissing: There is no such directory.
         HostDiskFull: There is no room.
+        Denied: This user may not write there.
         SnapshotUnknown: It was collected just now.
     """
     to = free_place(to, "file")
@@ -109,7 +110,7 @@ def send(
     try:
         lines = _history(history, snapshot)
         names = sorted({name for each in world.values() for name in each.deltas})
-        with exhausting_disk(to.parent):
+        with on_host(to, outcome="nothing was kept"):
             with open(part, "xb") as out:
                 done = export_deltas([(name, deltas.path(name)) for name in names], out, history=lines)
                 out.flush()

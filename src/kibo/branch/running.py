@@ -513,9 +513,7 @@ class RunningBranch:
         async with turns(self.members.values()):
             made = await self._snapshot_held()
             wanted = {name: each for name, each in world_of(made).items() if each.frozen}
-            return await self.family.waiting.aside(
-                lambda: {name: self.family.deltas.apply(each) for name, each in wanted.items()}
-            )
+            return await self.family.waiting.aside(lambda: self.family.deltas.apply(wanted))
 
     # -- how it goes on
 

@@ -15,8 +15,7 @@ from typing import Final
 from kibo.branch.deltas import BranchChange, Deltas
 from kibo.branch.family import Flusher
 from kibo.branch.history import History
-from kibo.branch.hostdir.apply import Applied, apply
-from kibo.branch.hostdir.drift import drifted
+from kibo.branch.hostdir.apply import Applied, apply_all
 from kibo.branch.hostdir.plan import ApplyPlan
 from kibo.branch.hostdir.staging import HOST_BITS
 from kibo.branch.owning import Owner, collect, foreseen
@@ -254,14 +253,11 @@ class Standing:
 
         Raises:
             HostDrift: The host's files are not what they were. Nothing was written.
-            HostDiskFull, Denied: What `kibo.branch.hostdir.apply` says; workspaces before are applied.
+            HostDiskFull, Denied: Nothing of that workspace was written; ``details["applied"]`` names those before it.
             BranchUnknown, BranchClosed, WrongState, InvalidInput: As `plan`.
         """
         root, plans = self.plan(ref)
-        for plan in plans.values():
-            if drift := plan.drift():
-                raise drifted(plan.frozen, drift)
-        return root, {name: apply(plan) for name, plan in plans.items()}
+        return root, apply_all(plans)
 
     # -- going on
 

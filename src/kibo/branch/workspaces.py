@@ -12,12 +12,12 @@ from kibo.branch.deltas import Deltas
 from kibo.branch.destinations import free_place, taken
 from kibo.branch.hostdir.frozen import PLACE
 from kibo.branch.hostdir.places import Places
+from kibo.branch.hostdir.refusing import on_host
 from kibo.branch.hostdir.staging import Staging
 from kibo.branch.worlds import InstanceWorld, World
 from kibo.model.errors import InvalidInput
 from kibo.model.ids import RandomId
 from kibo.runtime import kernel
-from kibo.runtime.layers.store import exhausting_disk
 from kibo.runtime.trees.removing import remove
 
 
@@ -46,6 +46,7 @@ def write_workspaces(deltas: Deltas, world: World, to: Path) -> tuple[dict[str, 
         InvalidInput: Something is there already, or no workspace has a file.
         FileMissing: There is no directory to make it in.
         HostDiskFull: There is no room.
+        Denied: This user may not write there.
     """
     to = free_place(to, "directory")
     filled = {name: each for name, each in world.items() if _has_files(deltas, each)}
@@ -56,11 +57,12 @@ def write_workspaces(deltas: Deltas, world: World, to: Path) -> tuple[dict[str, 
             details={"instances": sorted(world)},
         )
     hidden = os.fsencode(f".{WrittenId.new()}")
-    places = Places(os.path.realpath(to.parent))
+    with on_host(to.parent, "opened", "nothing was written"):
+        places = Places(os.path.realpath(to.parent))
     fd = places.root
     staging = Staging(places)
     try:
-        with exhausting_disk(to.parent):
+        with on_host(to, outcome="nothing was kept"):
             written = _write(staging, deltas, filled, fd, hidden)
             staging.flush()
             _rename(fd, hidden, to)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from kibo.branch.hostdir.recover import conclude, end, recover_host, rows_at, se
 from kibo.branch.hostdir.refusing import on_host
 from kibo.branch.hostdir.staging import Staging, host_mode
 from kibo.branch.hostdir.steps import Raced, forward, identify, look_of
-from kibo.model.errors import Unavailable
+from kibo.model.errors import KiboError, Unavailable
 from kibo.model.ids import RandomId
 from kibo.runtime.layers.locking import holding
 from kibo.runtime.layers.store import exhausting_disk
@@ -59,6 +59,25 @@ class Applied:
     attributes: tuple[bytes, ...]
     already: tuple[bytes, ...]
     dropped: tuple[bytes, ...]
+
+
+def apply_all(plans: Mapping[str, ApplyPlan]) -> dict[str, Applied]:
+    """Does what plans for several host directories say: none of them where any has drifted.
+
+    Raises:
+        KiboError: As `apply`, of one. Where another was applied before, ``details["applied"]`` names it.
+    """
+    for plan in plans.values():
+        if drift := plan.drift():
+            raise drifted(plan.frozen, drift)
+    done: dict[str, Applied] = {}
+    for name, plan in plans.items():
+        try:
+            done[name] = apply(plan)
+        except KiboError as error:
+            error.details["applied"] = list(done)
+            raise
+    return done
 
 
 def apply(plan: ApplyPlan) -> Applied:

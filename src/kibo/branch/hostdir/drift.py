@@ -105,7 +105,7 @@ def drifted(frozen: Frozen, found: Sequence[Drift]) -> HostDrift:
     remedies = [remedy for hows, remedy in _REMEDIES.items() if any(one.how in hows for one in found)]
     return HostDrift(
         message,
-        hint=f"nothing was written; {', and '.join(remedies)}",
+        hint=f"nothing of the workspace was applied; {', and '.join(remedies)}",
         details={
             "host": os.fspath(frozen.host),
             "paths": [one.to_dict(frozen.host) for one in found],

@@ -9,13 +9,14 @@ from typing import Final
 
 from kibo.model.errors import Denied, HostDiskFull, KiboError, Unavailable
 
+NOTHING_APPLIED: Final = "nothing of the workspace was applied"
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 #: What a person can do about each.
 _REMEDIES: Final = {
-    errno.EACCES: "give this user the right (`chmod u+rwx`), or apply as its owner, and apply again",
-    errno.EPERM: "see who owns it, and whether it is immutable (`lsattr -d`); apply again once it can be changed",
-    errno.EROFS: "mount it so that it can be written, and apply again",
-    errno.EBUSY: "see what is mounted or running there, and apply again once it is not",
+    errno.EACCES: "give this user the right (`chmod u+rwx`), or do it as its owner, and try again",
+    errno.EPERM: "see who owns it, and whether it is immutable (`lsattr -d`); try again once it can be changed",
+    errno.EROFS: "mount it so that it can be written, and try again",
+    errno.EBUSY: "see what is mounted or running there, and try again once it is not",
 }
 
 
@@ -25,10 +26,10 @@ class on_host:
     Args:
         place: The path.
         deed: What was tried, as a participle.
-        outcome: What has become of the apply, as a clause.
+        outcome: What has become of it all, as a clause.
     """
 
-    def __init__(self, place: Path, deed: str = "written", outcome: str = "nothing was applied") -> None:
+    def __init__(self, place: Path, deed: str = "written", outcome: str = NOTHING_APPLIED) -> None:
         self._place, self._deed, self._outcome = place, deed, outcome
 
     def __enter__(self) -> None:
@@ -40,20 +41,18 @@ class on_host:
             raise refused(error, self._place, self._deed, self._outcome) from error
 
 
-def refused(
-    error: OSError, place: Path, deed: str = "written", outcome: str = "nothing was applied"
-) -> KiboError:
+def refused(error: OSError, place: Path, deed: str = "written", outcome: str = NOTHING_APPLIED) -> KiboError:
     """Makes the error for what the kernel said; see `on_host`."""
     why = os.strerror(error.errno or 0)
     details = {"path": str(place), "error": why}
     if error.errno in _FULL:
         return HostDiskFull(
             f"the disk that holds {place} is full; {outcome}",
-            hint="make room there, and apply again",
+            hint="make room there, and try again",
             details=details,
         )
     message = f"{place} cannot be {deed}: {why}; {outcome}"
     if error.errno in _REMEDIES:
         return Denied(message, hint=_REMEDIES[error.errno], details=details)
-    hint = "see that disk's and the kernel's own messages (`dmesg`), and apply again"
+    hint = "see that disk's and the kernel's own messages (`dmesg`), and try again"
     return Unavailable(message, hint=hint, details=details)
