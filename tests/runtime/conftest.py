@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import kibo
 import leftovers
 from kibo import wiring
+from kibo.branch.branch import Branch
 from kibo.runtime.layers.temporary import remove_tree
 
 
@@ -39,3 +41,19 @@ def _nothing_left(home: Path) -> Iterator[None]:
     wiring.runtime().close()
     left = leftovers.await_clean(home, os.getpid(), before, within_s=5.0)
     assert not left, f"left behind: {left}"
+
+
+@pytest.fixture
+def main() -> Iterator[Branch]:
+    """The root of a tree of its own."""
+    with kibo.branch("to be tested") as branch:
+        yield branch
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Path]:
+    """A directory to be a workspace, which may hold what pytest could not remove."""
+    place = tmp_path / "work"
+    place.mkdir()
+    yield place
+    remove_tree(place)
