@@ -160,7 +160,7 @@ def check_length(directory: bytes, names: Iterable[bytes]) -> None:
     if len(longest) > MAX_TREE_PATH_BYTES:
         shown = os.fsdecode(longest)
         raise PathTooLong(
-            f"'{shown[:_SHOWN]}...' is a path of {len(longest)} bytes; at most {MAX_TREE_PATH_BYTES} can be kept",
+            f"{shown[:_SHOWN]!r}... is a path of {len(longest)} bytes; at most {MAX_TREE_PATH_BYTES} can be kept",
             hint="remove it, or move it up: `cd` into its directories and use a relative path",
             details={"path": shown, "bytes": len(longest), "limit": MAX_TREE_PATH_BYTES},
         )
