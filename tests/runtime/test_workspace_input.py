@@ -225,6 +225,23 @@ def test_fifos_come_in_and_go_out_and_lead_nowhere(main: Branch, work: Path) -> 
     }  # fmt: skip
 
 
+def test_a_fifo_that_the_host_uses_meanwhile_has_not_changed(main: Branch, work: Path) -> None:
+    (work / "dir").mkdir()
+    for name in ("removed", "replaced", "dir/within"):
+        os.mkfifo(work / name)
+    box = main.spawn(Values(), workspace=work)
+    for name in ("removed", "replaced", "dir/within"):
+        fd = os.open(work / name, os.O_RDWR | os.O_NONBLOCK)
+        os.write(fd, b"through")
+        os.close(fd)
+    run(
+        box,
+        "import shutil; shutil.rmtree('dir'); os.unlink('removed'); os.unlink('replaced'); os.mkdir('replaced')",
+    )
+    main.apply()
+    assert tree(work) == {"replaced": "d"}
+
+
 def test_sockets_are_left_out_and_neither_replaced_nor_removed(main: Branch, work: Path, home: Path) -> None:
     (work / "dir").mkdir()
     here = os.getcwd()

@@ -35,9 +35,11 @@ class Identity:
 
     @classmethod
     def of(cls, info: os.stat_result) -> Identity:
-        """Reads it from a status; of a directory without what changes with its entries."""
+        """Reads it from a status; of a directory without what changes with its entries, of a FIFO with its use."""
         if stat.S_ISDIR(info.st_mode):
             return cls(info.st_dev, info.st_ino, stat.S_IFDIR, 0, 0)
+        if stat.S_ISFIFO(info.st_mode):
+            return cls(info.st_dev, info.st_ino, info.st_mode, 0, 0)
         return cls(info.st_dev, info.st_ino, info.st_mode, info.st_size, info.st_mtime_ns)
 
     def same_file(self, other: Identity | None) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -55,6 +56,8 @@ class Row(NamedTuple):
 
     def near(self, info: os.stat_result) -> bool:
         """Whether only the time of the inode differs, as after a hard link of it was made or removed elsewhere."""
+        if stat.S_ISFIFO(self.mode):  # its times change with whatever passes through it
+            return (self.mode, self.ino) == (info.st_mode, info.st_ino)
         return self[:3] == (info.st_mode, info.st_size, info.st_mtime_ns) and self.ino == info.st_ino
 
 
