@@ -28,7 +28,7 @@ def open_workspace(named: str | os.PathLike[str], home: Path) -> tuple[Path, int
         WorkspaceUnreadable: It cannot be read by this user.
         PathTooLong: Its path is longer than the kernel takes one.
     """
-    text = os.fspath(named)
+    text = os.fsdecode(named)
     if not text or "\0" in text:
         raise InvalidInput(
             f"{text!r} names no directory",
@@ -66,7 +66,8 @@ def _refused(host: Path, error: OSError) -> KiboError:
     if error.errno in (errno.EACCES, errno.EPERM):
         hint = "make it readable (`chmod u+rx`), or run as its owner"
         return WorkspaceUnreadable(f"{host} cannot be read by this user", hint=hint, details=shown)
-    return InvalidInput(f"{host} cannot be opened: {error.strerror}", details=shown)
+    hint = "see whether the disk or server that it is on answers, and name a directory that can be opened"
+    return InvalidInput(f"{host} cannot be opened: {error.strerror}", hint=hint, details=shown)
 
 
 def _check(host: Path, info: os.stat_result, home: Path) -> None:
