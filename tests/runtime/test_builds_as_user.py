@@ -1,7 +1,6 @@
-"""The same builds as an ordinary user: with one id, and with a range of ids where the host grants one."""
+"""The same builds as an ordinary user, with one id."""
 
 import os
-import pwd
 import shutil
 import subprocess
 import sys
@@ -104,25 +103,3 @@ def test_debian_and_its_packages_need_one_id_only(place: Path) -> None:
     output = build(place, ONE_ID, env)
     assert "built" in output, output
     assert read(output, "srv/hello") == "Hello, world!\nbox\n"
-
-
-@pytest.fixture
-def granted() -> Iterator[pwd.struct_passwd]:
-    """A user of the system's with a range of ids, for the time of one test."""
-    if shutil.which("newuidmap") is None:
-        pytest.skip("make setup installs newuidmap")
-    user = pwd.getpwnam("games")
-    before = {path: Path(path).read_text() for path in ("/etc/subuid", "/etc/subgid")}
-    for path, text in before.items():
-        Path(path).write_text(f"{text}games:2000000000:65536\n")
-    yield user
-    for path, text in before.items():
-        Path(path).write_text(text)
-
-
-def test_a_range_of_ids_lets_packages_own_files_as_they_like(place: Path, granted: pwd.struct_passwd) -> None:
-    env = 'Env(files={"/work/a": b"a"}, run=["chown 5:5 /work/a; stat -c %u /work > /srv/id"])'
-    output = build(place, granted.pw_uid, env, granted.pw_gid)
-    assert output.startswith("subuid\nbuilt"), output
-    assert read(output, "srv/id") == "1000\n"
-    assert Path(output.split()[-1], "work/a").stat().st_uid == 2_000_000_004

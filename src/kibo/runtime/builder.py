@@ -19,7 +19,6 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -77,18 +76,13 @@ def _write_maps(pid: int, idmap: IdMap) -> int:
     """Gives a process its ids. Returns an exit status, with an ``error`` event where it is not 0."""
     try:
         write_maps(pid, idmap)
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = (
-            error.stderr.decode(errors="replace").strip()
-            if isinstance(error, subprocess.CalledProcessError)
-            else ""
-        )
+    except OSError as error:
         emit(
             {
                 "event": "error",
                 "code": "host.unsupported",
-                "message": f"the kernel or newuidmap refused the id map: {said or error}",
-                "hint": "run `kibo doctor`; the range in /etc/subuid and /etc/subgid must be this user's",
+                "message": f"the kernel or newuidmap refused the id map: {error.strerror}",
+                "hint": "Run `kibo doctor`; the range in /etc/subuid and /etc/subgid must be this user's.",
                 "details": {"missing": "id-map", "kind": idmap.kind},
             }
         )

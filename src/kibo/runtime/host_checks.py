@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kibo.runtime.cgroups import open_cgroups
-from kibo.runtime.idmap import choose_map
+from kibo.runtime.idmap import choose_map, granted_range
 
 Level = Literal["required", "recommended", "optional"]
 
@@ -201,10 +201,12 @@ def _user() -> str:
 def ids(tried: dict[str, Any]) -> list[Check]:
     """How many users a box can have."""
     chosen = choose_map()
+    granted = chosen.has_range or granted_range() is not None
     found = {
         "root": "65,536 ids, because Kibo runs as root",
-        "subuid": "65,536 ids granted by /etc/subuid",
-        "single": f"one id: {os.geteuid()}",
+        "subuid": "65,536 ids granted by /etc/subuid, as KIBO_IDS asks",
+        "single": f"one id: {os.geteuid()}"
+        + ("; KIBO_IDS=range uses those of /etc/subuid" if granted else ""),
     }[chosen.kind]
     helpers = [name for name in ("newuidmap", "newgidmap") if shutil.which(name) is None]
     remedy = f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {_user()}"
@@ -213,11 +215,11 @@ def ids(tried: dict[str, Any]) -> list[Check]:
     return [
         Check(
             "range of ids",
-            chosen.has_range,
+            granted,
             "recommended",
             "packages whose files have several owners; programs as another user than the files' owner",
             found,
-            "" if chosen.has_range else remedy,
+            "" if granted else remedy,
         ),
         _tried(tried, "id_map", "id map", "naming the box's users", remedy),
     ]

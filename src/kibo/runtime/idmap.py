@@ -1,12 +1,14 @@
 """Which host ids a box's ids are, and how they are written into a user namespace.
 
-Three ways, best first: as the host's root, a private range of 65,536 ids; as an ordinary user with a range granted in
-``/etc/subuid`` and the ``newuidmap`` programs, that range; else one id, the user's own. What a way cannot do is named
-by ``kibo doctor``. Source: user_namespaces(7), newuidmap(1).
+Three ways: as the host's root, a private range of 65,536 ids; as an ordinary user one id, the user's own; or, where
+``KIBO_IDS=range`` asks for it, a range granted in ``/etc/subuid``, by way of ``newuidmap``. What a way cannot do is
+named by ``kibo doctor``; decision 0017 says why a granted range is not used unasked. Source: user_namespaces(7),
+newuidmap(1).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import subprocess
@@ -15,11 +17,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from kibo.model.errors import HostUnsupported, InvalidInput
+
 #: First host id of the range that root's boxes use; inside the range that container tools keep free (systemd's
 #: "container UIDs", 524288 to 1879048191), and fixed, because the files of stored layers carry these ids.
 ROOT_BASE = 589_824_000
 #: Ids in a full range: every 16-bit id that a distribution's packages may use.
 RANGE = 65_536
+#: A whole range by its own numbers, for namespaces below the first. In two extents, because each must lie within one of
+#: the parent's, and a range that is granted begins with the user's own id, which stands alone.
+ALL_IDS = ((0, 0, 1), (1, 1, RANGE - 1))
 #: The id that programs in a box run as, unless the box asks for root.
 BOX_ID = 1000
 
@@ -73,15 +80,40 @@ def _owns(first: int) -> bool:
 
 @lru_cache(maxsize=1)
 def choose_map() -> IdMap:
-    """Chooses the best map that this process may have. Reads ``/etc/subuid`` and ``/etc/subgid`` once."""
+    """Chooses the map of this process's boxes, once.
+
+    Raises:
+        HostUnsupported: ``KIBO_IDS=range`` asks for a range, and none is granted.
+        InvalidInput: ``KIBO_IDS`` says something else than ``range`` or ``single``.
+    """
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0 and _owns(ROOT_BASE):
         lines = ((0, ROOT_BASE, RANGE),)
         return IdMap("root", lines, lines)
+    asked = os.environ.get("KIBO_IDS") or "single"
+    if asked not in ("range", "single"):
+        raise InvalidInput(
+            f"KIBO_IDS={asked!r} says nothing", hint="Set it to range or single, or leave it out."
+        )
+    if asked == "single":
+        return IdMap("single", ((0, uid, 1),), ((0, gid, 1),))
+    granted = granted_range()
+    if granted is None:
+        raise HostUnsupported(
+            "KIBO_IDS=range asks for a range of ids, and this user has none",
+            hint="`kibo doctor` says how to have one granted; without KIBO_IDS boxes have your own id.",
+            details={"missing": "range of ids"},
+        )
+    return granted
+
+
+def granted_range() -> IdMap | None:
+    """Returns the range that ``/etc/subuid`` and ``/etc/subgid`` grant an ordinary user, if it can be used."""
+    uid, gid = os.geteuid(), os.getegid()
     try:
         user = pwd.getpwuid(uid).pw_name
     except KeyError:
-        user = str(uid)
+        return None  # newuidmap(1) maps nothing for a user without a name
     import shutil  # late: it brings three compression libraries along, which every fork would pay for
 
     first_uid = _granted("/etc/subuid", user, uid)
@@ -92,20 +124,23 @@ def choose_map() -> IdMap:
             ((0, uid, 1), (1, first_uid, RANGE - 1)),
             ((0, gid, 1), (1, first_gid, RANGE - 1)),
         )
-    return IdMap("single", ((0, uid, 1),), ((0, gid, 1),))
+    return None
 
 
 def write_maps(pid: int, idmap: IdMap) -> None:
     """Gives the new user namespace of process ``pid`` its map. The caller is in the parent namespace.
 
     Raises:
-        OSError: The kernel refused the map.
-        subprocess.CalledProcessError: ``newuidmap`` or ``newgidmap`` refused the range.
+        OSError: The kernel, ``newuidmap`` or ``newgidmap`` refused the map.
     """
     if idmap.kind == "subuid":
         for program, lines in (("newuidmap", idmap.uid_lines), ("newgidmap", idmap.gid_lines)):
             arguments = [str(number) for line in lines for number in line]
-            subprocess.run([program, str(pid), *arguments], check=True, capture_output=True)
+            done = subprocess.run(
+                [program, str(pid), *arguments], check=False, capture_output=True, text=True
+            )
+            if done.returncode != 0:
+                raise PermissionError(errno.EPERM, done.stderr.strip() or f"{program} refused")
         return
     if idmap.kind == "single":
         # An unprivileged writer may map its group only once setgroups(2) is given up in the namespace.

@@ -88,7 +88,7 @@ class Session(Orders):
                     executable=executable,
                     pass_fds=(*passed, *copy),
                     stdin=settings,
-                    env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+                    env=_variables(),
                     cwd="/",
                 )
         finally:
@@ -162,6 +162,12 @@ def _in_memory(data: bytes) -> int:
     os.write(fd, data)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
+
+
+def _variables() -> dict[str, str]:
+    """The keeper's environment: nothing of the user's but where programs are, and whose ids boxes are to have."""
+    kept = {name: os.environ[name] for name in ("KIBO_IDS",) if name in os.environ}
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", **kept}
 
 
 def _keeper_path() -> str:

@@ -25,7 +25,7 @@ from kibo.runtime import guest, kernel, roots, seccomp_listener, wire, world
 from kibo.runtime.cells import Cell, CellState, Groups, is_ending
 from kibo.runtime.commands import Commands
 from kibo.runtime.held import Held, Step, stops
-from kibo.runtime.idmap import format_lines
+from kibo.runtime.idmap import ALL_IDS, format_lines
 from kibo.runtime.loop import Loop
 from kibo.runtime.mapwriter import Nursery
 from kibo.runtime.points import Points
@@ -444,7 +444,7 @@ class Warden:
         cell.own_userns = True
         # The one id is called what the box asks to run as: its programs' own id, or root.
         inside: int | None = cell.setup["uid"] if self.settings.single_id else None
-        lines = ((inside, inside, 1),) if inside is not None else ((0, 0, 65536),)
+        lines = ((inside, inside, 1),) if inside is not None else ALL_IDS
         if not source.own_userns:
             # The parent of the new namespace is the warden's own, so it may write.
             outside = os.getuid() if self.settings.single_id else None

@@ -102,7 +102,7 @@ def _range(what: str) -> int | None:
     if kind == "subuid":
         raise HostUnsupported(
             f"{what} needs files that belong to ids of the granted range, which this user cannot give away",
-            hint="Run as root, or without a range in /etc/subuid: `kibo doctor` says what each way can do.",
+            hint="Leave KIBO_IDS out: boxes then have your own id, and their branches your own files.",
         )
     return ROOT_BASE if kind == "root" else None
 

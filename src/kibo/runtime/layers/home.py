@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from kibo.model.errors import WrongState
 from kibo.runtime.idmap import ROOT_BASE, choose_map
 
 
@@ -29,8 +30,11 @@ def prepare_home(home: Path) -> None:
 
     Raises:
         OSError: The directory cannot be made or entered.
+        WrongState: It is of boxes with other ids, to which its files would belong.
     """
+    chosen = choose_map()
     if (home / "deltas").is_dir():
+        _check_ids(home, chosen.kind)
         return
     for path in (
         home,
@@ -40,7 +44,25 @@ def prepare_home(home: Path) -> None:
     # Boxes' ids, which are nobody's on the host, pass through to the layers; the directory above keeps others out.
     (home / "layers").chmod(0o711)
     (home / "deltas").chmod(0o711)
-    chosen = choose_map()
+    _check_ids(home, chosen.kind)
     if chosen.kind == "root":
         # The warden makes what lies in there, and is no root of the host's.
         os.chown(home / "deltas", ROOT_BASE, ROOT_BASE)
+
+
+def _check_ids(home: Path, kind: str) -> None:
+    """Notes whose ids the files of a state directory have, or sees that they are these boxes' own."""
+    note = home / "ids"
+    try:
+        with open(note, "x") as file:
+            file.write(kind)
+        return
+    except FileExistsError:
+        before = note.read_text()
+    # Empty: whoever makes the directory at this moment, or lost its power doing so, is of the same user.
+    if before and before != kind:
+        raise WrongState(
+            f"the boxes of {home} have other ids ({before}) than those of this process ({kind})",
+            hint="Point KIBO_HOME at another directory, or go on as the same user, with the same KIBO_IDS.",
+            details={"path": str(home), "before": before, "now": kind},
+        )
