@@ -24,6 +24,8 @@ fi
 # uv reads none of pip's settings; a machine that reaches its packages through a mirror tells pip of it.
 index=$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null || true)
 [ -z "${UV_DEFAULT_INDEX:-}" ] && [ -n "${PIP_INDEX_URL:-$index}" ] && export UV_DEFAULT_INDEX="${PIP_INDEX_URL:-$index}"
+# Nor does it trust by itself whom the machine trusts, as pip does: a network with an authority of its own needs that.
+[ ! -s /etc/ssl/certs/ca-certificates.crt ] || export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-1}"
 export VIRTUAL_ENV=$PWD/$venv
 echo "setup: installing $pins pinned packages from $lock"
 "$uv" pip install --quiet --require-hashes -r "$lock"
