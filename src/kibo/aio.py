@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -171,8 +172,9 @@ async def _ensure(states: States, box: Box, progress: BuildProgress | None) -> S
 class Files:
     """The files of one instance; see `kibo.runtime.instance.Files`, whose calls these are."""
 
-    def __init__(self, access: FileAccess) -> None:
+    def __init__(self, access: FileAccess, box: object) -> None:
         self._access = access
+        self._box = box  # an instance that nothing else refers to lives for as long as its files are used
 
     def close(self) -> None:
         """Ends the server in the box; the next use starts another."""
@@ -206,9 +208,11 @@ class Files:
         """Copies a file or a tree of the box to the host. Writes to the host's disk happen on the loop."""
         return await self._access.download(source, target, progress)
 
-    def watch(self, path: str = ".") -> AsyncGenerator[FileChange, None]:
+    async def watch(self, path: str = ".") -> AsyncGenerator[FileChange, None]:
         """Yields changes in one directory as they happen, until closed."""
-        return self._access.watch(path)
+        async with aclosing(self._access.watch(path)) as changes:
+            async for change in changes:
+                yield change
 
 
 class Instance:
@@ -225,8 +229,13 @@ class Instance:
             session, spawned.instance, AnyioWaiting(), spawned.state.plan, spawned.channel
         )
         self.branch: Any = BranchId("br_0")
-        self.files = Files(FileAccess(self._conversation))
+        self._access = FileAccess(self._conversation)
         self._finalizer = finalizer(self, spawned)
+
+    @property
+    def files(self) -> Files:
+        """Its files."""
+        return Files(self._access, self)
 
     @property
     def id(self) -> InstanceId:
@@ -293,7 +302,7 @@ class Instance:
         """Forks it, as `kibo.runtime.instance.Instance.fork` does. Cancelled, it leaves no fork."""
         talk = self._conversation
         children, point = await forking.fork_once(talk.waiting, self._spawned, talk, n, live)
-        self.files.close()
+        self._access.close()
         return Forks(map(Instance, children), live=bool(point.cell), reasons=point.reasons)
 
     def tools(self, format: Literal["openai", "anthropic", "mcp"] = "openai") -> list[dict[str, Any]]:
@@ -311,7 +320,7 @@ class Instance:
         try:
             await self._conversation.destroy()
         finally:
-            self.files.close()
+            self._access.close()
 
 
 class _BoundAction:

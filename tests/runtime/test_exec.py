@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -127,6 +128,31 @@ def test_a_file_that_is_no_program_is_an_error(machine: Instance) -> None:
 def test_a_command_that_is_none_is_refused(machine: Instance, command: object) -> None:
     with pytest.raises(errors.InvalidInput):
         machine.exec(command)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout_s": "1"},
+        {"timeout_s": 0},
+        {"timeout_s": -1},
+        {"variables": {"A": 1}},
+        {"variables": {"A=B": "x"}},
+        {"variables": {"A": "\0"}},
+        {"variables": ["A=1"]},
+        {"stdin": 5},
+        {"cwd": "a\0b"},
+        {"cwd": 5},
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused_before_anything_runs(
+    machine: Instance, options: dict[str, Any]
+) -> None:
+    with pytest.raises(errors.InvalidInput) as caught:
+        machine.exec("touch /work/ran", **options)
+    assert caught.value.hint
+    with pytest.raises(errors.FileMissing):
+        machine.files.read("ran")
 
 
 def test_bytes_that_are_no_text_are_replaced(machine: Instance) -> None:

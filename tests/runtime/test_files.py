@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -307,9 +309,33 @@ def test_many_large_files_arrive_whole(shelf: Instance, tmp_path: Path) -> None:
 def test_a_source_that_is_missing_on_the_host_is_an_error_and_the_box_lives_on(
     shelf: Instance, tmp_path: Path
 ) -> None:
-    with pytest.raises(OSError, match="nothing"):
+    with pytest.raises(errors.FileMissing, match=r"nothing on this host"):
         shelf.files.upload(tmp_path / "nothing", "x")
+    with pytest.raises(errors.FileMissing, match="on this host"):
+        shelf.files.download("given", "/proc/nothing/there")
     assert shelf.files.read("given") == b"given"
+
+
+@pytest.mark.parametrize("content", [5, None, ["x"]])
+def test_content_that_is_none_is_refused_and_nothing_is_written(shelf: Instance, content: Any) -> None:
+    with pytest.raises(errors.InvalidInput, match="bytes or text"):
+        shelf.files.write("none", content)
+    with pytest.raises(errors.PathRefused):
+        shelf.files.read(content)
+    with pytest.raises(errors.FileMissing):
+        shelf.files.read("none")
+
+
+def test_an_instance_without_a_name_lives_while_its_files_and_commands_are_used() -> None:
+    assert Shelf().spawn().files.read("/etc/hostname") == b"box\n"
+    files = Shelf().spawn().files
+    gc.collect()
+    files.write("note", "kept")
+    assert files.read("note") == b"kept"
+    command = Shelf().spawn().popen("sleep 0.2; echo done")
+    gc.collect()
+    assert command.stdout.read() == b"done\n"
+    command.close()
 
 
 def test_an_upload_where_the_box_may_not_write_says_where(shelf: Instance, tmp_path: Path) -> None:
@@ -358,7 +384,8 @@ def test_a_full_disk_is_the_boxs_own_and_is_an_error(shelf: Instance) -> None:
 def test_an_action_that_fills_the_disk_raises_and_says_so(shelf: Instance) -> None:
     with pytest.raises(errors.KiboError, match="No space left") as caught:
         shelf.fill_and_fail()
-    assert caught.value.code in ("action.raised", "limit.disk")
+    assert caught.value.code == "action.raised"
+    assert "Limits.disk_bytes" in caught.value.hint
     assert shelf.files.read("given") == b"given"
 
 

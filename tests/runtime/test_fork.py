@@ -7,6 +7,7 @@ import random
 import tempfile
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import anyio
 import pytest
@@ -283,10 +284,12 @@ def test_an_ended_instance_cannot_be_forked(counter: Instance) -> None:
         counter.fork()
 
 
-@pytest.mark.parametrize("n", [0, -1, 10_001])
-def test_a_number_of_forks_that_makes_no_sense_is_refused(counter: Instance, n: int) -> None:
+@pytest.mark.parametrize("n", [0, -1, 10_001, "2", 1.0, True])
+def test_a_number_of_forks_that_makes_no_sense_is_refused(counter: Instance, n: Any) -> None:
     with pytest.raises(errors.InvalidInput):
         counter.fork(n)
+    with pytest.raises(errors.InvalidInput, match="live"):
+        counter.fork(1, live="yes")  # type: ignore[arg-type]
     assert counter.add() == 2
 
 

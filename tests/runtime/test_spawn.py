@@ -131,6 +131,14 @@ def test_an_instance_has_an_identity_of_its_own(pair: tuple[Instance, Instance])
     assert repr(one).startswith(f"<Instance {one.id} running: Notebook")
 
 
+@pytest.mark.parametrize("name", [5, "a\nb", "x" * 201])
+def test_a_name_that_is_none_is_refused_and_the_runtime_lives_on(name: Any) -> None:
+    with pytest.raises(errors.InvalidInput, match="called"):
+        Notebook().spawn(name=name)
+    with Notebook().spawn(name="a name") as box:
+        assert box.status == "running"
+
+
 def test_parameters_arrive_and_make_other_states() -> None:
     with Notebook(owner="ada").spawn() as box, Notebook(owner="bo").spawn() as other:
         assert box.who()["owner"] == "ada"

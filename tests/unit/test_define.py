@@ -8,6 +8,7 @@ from coffee_boxes import Account, Browser, Coffee, OatCoffee
 from kibo import Allow, Box, Deny, Env, Limits, Secret, action, on_event, use
 from kibo.box.inheritance import actions_of, egress_of, environment_of, secrets_of
 from kibo.box.skills import guidance_of
+from kibo.box.sums import digest_of
 from kibo.model.errors import InvalidDefinition, WrongState
 
 
@@ -187,3 +188,25 @@ def test_an_event_handler_keeps_being_a_method():
     listener = Listener.__new__(Listener)
     Box.__kibo_restore__(listener, {}, {})
     assert listener.note(3) == 3
+
+
+@pytest.mark.parametrize("join", [lambda a, b: a + b, lambda a, b: a | b])
+def test_a_class_in_place_of_a_box_is_told_of_the_parentheses(join):
+    class Plain(Box):
+        pass
+
+    with pytest.raises(InvalidDefinition, match="class") as caught:
+        join(Plain(), Plain)
+    assert "Plain()" in caught.value.hint
+    with pytest.raises(InvalidDefinition, match="class"):
+        digest_of(Plain)
+
+
+@pytest.mark.parametrize("seconds", ["3", 0, -1, True])
+def test_a_time_limit_that_is_no_time_is_refused(seconds):
+    with pytest.raises(InvalidDefinition, match="timeout_s"):
+
+        class Late(Box):
+            @action(timeout_s=seconds)
+            def go(self) -> None:
+                """Go."""

@@ -74,8 +74,40 @@ def test_a_service_is_ready_by_port_or_by_command(ready):
         Service("db", "postgres", ready=ready)
 
 
+@pytest.mark.parametrize(
+    ("make", "remedy"),
+    [
+        (lambda: Env(apt=None), "apt=["),
+        (lambda: Env(pip=5), "pip=["),
+        (lambda: Env(run="make"), "run=["),
+        (lambda: Env(npm={"a": 1}), "npm=["),
+        (lambda: Env(variables=["A=1"]), "variables={"),
+        (lambda: Env(variables={"A": 1}), "variables={"),
+        (lambda: Env(files=["/a"]), "files={"),
+        (lambda: Env(files={"/a": 1}), "files={"),
+        (lambda: Env(services=Service(name="db", command="run")), "services=["),
+        (lambda: Env(services=[{"name": "db"}]), "services=["),
+        (lambda: Env(limits={"pids": 3}), "limits=Limits("),
+        (lambda: Env(user="me"), "root"),
+        (lambda: Env(atp=["curl"]), "'apt'"),
+        (lambda: Limits(memory_bytes="2GB"), "2 << 30"),
+        (lambda: Service(name="db"), "command"),
+        (lambda: Service(name=5, command="run"), "letters"),
+        (lambda: Service(name="db", command=""), "command="),
+        (lambda: Service(name="db", command="run", start_timeout_s="soon"), "seconds"),
+        (lambda: Service(name="db", command="run", restart="yes"), "on-failure"),
+        (Allow, "target"),
+        (lambda: Secret(5, hosts=["a.example"]), "SHOP_PASSWORD"),
+    ],
+)
+def test_what_is_written_wrongly_is_refused_with_how_to_write_it(make, remedy):
+    with pytest.raises(InvalidDefinition) as caught:
+        make()
+    assert remedy in caught.value.hint
+
+
 def test_a_records_unknown_field_is_named():
-    with pytest.raises(TypeError, match="no field 'memory'"):
+    with pytest.raises(InvalidDefinition, match="Did you mean 'memory_bytes'"):
         Limits(memory=3)
 
 

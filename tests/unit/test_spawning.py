@@ -28,8 +28,8 @@ def recorder():
 
 
 def test_spawning_a_definition_asks_the_installed_spawner(recorder):
-    assert Browser().spawn(workspace="./repo") == "an instance"
-    assert recorder.asked == [(Browser(), {"workspace": "./repo"})]
+    assert Browser().spawn(name="web", progress=print) == "an instance"
+    assert recorder.asked == [(Browser(), {"name": "web", "progress": print})]
 
 
 def test_the_spawner_is_made_once_on_first_use():

@@ -1,6 +1,6 @@
 """Environments: what a box's world is made of, as data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from kibo.model.errors import InvalidDefinition
@@ -43,7 +43,9 @@ class Limits(Record):
             if isinstance(value, bool) or not isinstance(value, numbers) or not value > 0:
                 raise InvalidDefinition(
                     f"Limits({name}={value!r}) must be a {'number' if float in numbers else 'whole number'} above 0",
-                    hint="Leave it out for the default.",
+                    hint=f"{name}=2 << 30 is 2 GiB. Leave it out for the default."
+                    if name.endswith("_bytes")
+                    else "Leave it out for the default.",
                     details={"field": name, "value": repr(value)},
                 )
 
@@ -84,19 +86,27 @@ class Service(Record):
     variables: Mapping[str, str] = {}
 
     def _settle(self) -> None:
-        if not self.name or "/" in self.name or "\0" in self.name:
+        if not isinstance(self.name, str) or not self.name or "/" in self.name or "\0" in self.name:
             raise InvalidDefinition(
                 f"a service cannot be named {self.name!r}", hint="Use letters, digits, - and _."
             )
         if not isinstance(self.command, str):
             self._store("command", _strings("Service.command", self.command))
         if not self.command:
-            raise InvalidDefinition(f"service {self.name!r} has no command")
+            raise InvalidDefinition(
+                f"service {self.name!r} has no command", hint='Write command="postgres -D /srv/db".'
+            )
         if self.ready is not None:
             self._check_ready(self.ready)
         if self.restart not in ("always", "on-failure", "never"):
             raise InvalidDefinition(
-                f"service {self.name!r}: restart={self.restart!r} is not one of always, on-failure, never"
+                f"service {self.name!r}: restart={self.restart!r} says nothing",
+                hint='Write restart="always", "on-failure" or "never".',
+            )
+        if not is_seconds(self.start_timeout_s):
+            raise InvalidDefinition(
+                f"service {self.name!r}: start_timeout_s={self.start_timeout_s!r} is no time",
+                hint="Give seconds above 0.",
             )
         self._store("variables", _mapping("Service.variables", self.variables))
 
@@ -149,9 +159,15 @@ class Env(Record):
         self._store("variables", _mapping("Env.variables", self.variables))
         self._store("services", _services(self.services))
         if not isinstance(self.limits, Limits):
-            raise InvalidDefinition(f"Env.limits must be Limits(...), got {type(self.limits).__name__}")
+            raise InvalidDefinition(
+                f"Env.limits must be Limits(...), got {type(self.limits).__name__}",
+                hint="Write limits=Limits(memory_bytes=1 << 30).",
+            )
         if self.user not in ("box", "root"):
-            raise InvalidDefinition(f'Env.user must be "box" or "root", got {self.user!r}')
+            raise InvalidDefinition(
+                f'Env.user must be "box" or "root", got {self.user!r}',
+                hint="A box has these two users; root is root of the box alone.",
+            )
 
     def _check_base(self) -> None:
         kind, _, rest = self.base.partition(":") if isinstance(self.base, str) else ("", "", "")
@@ -163,10 +179,20 @@ class Env(Record):
             )
 
 
+def is_seconds(value: object) -> bool:
+    """Whether a value does as a time: a number above 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
 def _strings(what: str, values: Any) -> tuple[str, ...]:
-    if isinstance(values, str) or not all(isinstance(v, str) and v for v in values):
-        raise InvalidDefinition(f"{what} must be a list of non-empty strings, got {values!r}")
-    return tuple(values)
+    listed = isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping)
+    strings = tuple(values) if listed else ()
+    if not listed or not all(isinstance(value, str) and value for value in strings):
+        raise InvalidDefinition(
+            f"{what} must be a list of non-empty strings, got {values!r}",
+            hint=f'Write {what.rpartition(".")[2]}=["one", "another"].',
+        )
+    return strings
 
 
 class FrozenMapping(dict[str, Any]):
@@ -186,13 +212,19 @@ class FrozenMapping(dict[str, Any]):
 
 
 def _mapping(what: str, values: Mapping[str, str]) -> Mapping[str, str]:
+    hint = 'Write variables={"NAME": "value"}.'
+    if not isinstance(values, Mapping):
+        raise InvalidDefinition(f"{what} must be a dict, got {values!r}", hint=hint)
     for key, value in values.items():
         if not isinstance(key, str) or not key or "=" in key or "\0" in key or not isinstance(value, str):
-            raise InvalidDefinition(f"{what}: {key!r}: {value!r} must be a name and a string")
+            raise InvalidDefinition(f"{what}: {key!r}: {value!r} must be a name and a string", hint=hint)
     return FrozenMapping(values)
 
 
 def _files(files: Mapping[str, str | bytes]) -> Mapping[str, str | bytes]:
+    hint = 'Write files={"/etc/app.toml": "app.toml"}, or the content as bytes: {"/etc/app.toml": b"..."}.'
+    if not isinstance(files, Mapping):
+        raise InvalidDefinition(f"Env.files must be a dict, got {files!r}", hint=hint)
     for path, source in files.items():
         parts = path.split("/") if isinstance(path, str) else []
         if not parts or parts[0] or parts[-1] in ("", ".") or ".." in parts or "\0" in path:
@@ -201,14 +233,19 @@ def _files(files: Mapping[str, str | bytes]) -> Mapping[str, str | bytes]:
                 hint='Write it from the root, without "..": {"/etc/app.toml": "app.toml"}.',
             )
         if not isinstance(source, str | bytes):
-            raise InvalidDefinition(f"Env.files[{path!r}] must be a host path (str) or content (bytes)")
+            raise InvalidDefinition(
+                f"Env.files[{path!r}] must be a host path (str) or content (bytes), got {type(source).__name__}",
+                hint=hint,
+            )
     return FrozenMapping(files)
 
 
 def _services(services: Sequence[Service]) -> tuple[Service, ...]:
-    names = [s.name if isinstance(s, Service) else None for s in services]
+    listed = services if isinstance(services, list | tuple) else [None]
+    names = [s.name if isinstance(s, Service) else None for s in listed]
     if None in names or len(set(names)) < len(names):
         raise InvalidDefinition(
-            f"Env.services must be Service(...) values with different names, got {services!r}"
+            f"Env.services must be a list of Service(...) values with different names, got {services!r}",
+            hint='Write services=[Service(name="db", command="...")].',
         )
     return tuple(services)

@@ -30,7 +30,10 @@ def environment_of(cls: type[Box]) -> Env:
     env = Env()
     for owner, own in _own(cls, "env"):
         if not isinstance(own, Env):
-            raise InvalidDefinition(f"{owner.__name__}.env must be Env(...), got {type(own).__name__}")
+            raise InvalidDefinition(
+                f"{owner.__name__}.env must be Env(...), got {type(own).__name__}",
+                hint='Write env = Env(pip=["..."]).',
+            )
         files = {
             path: located(owner, source) if isinstance(source, str) else source
             for path, source in own.files.items()
@@ -94,7 +97,10 @@ def _checked(owner: type, attribute: str, values: Any, kinds: tuple[type, ...]) 
     for value in listed:
         if not isinstance(value, kinds):
             names = " or ".join(kind.__name__ for kind in kinds)
-            raise InvalidDefinition(f"{owner.__name__}.{attribute} must be a list of {names}, got {value!r}")
+            raise InvalidDefinition(
+                f"{owner.__name__}.{attribute} must be a list of {names}, got {value!r}",
+                hint=f'Write {attribute} = [{kinds[0].__name__}("...")].',
+            )
     return listed
 
 

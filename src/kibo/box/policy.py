@@ -82,8 +82,11 @@ class Secret(Record):
         return f"kibo-secret-{self.name}"
 
     def _settle(self) -> None:
-        if not (self.name.isascii() and self.name.isidentifier()):
-            raise InvalidDefinition(f"Secret({self.name!r}): the name must do as an environment variable's")
+        if not (isinstance(self.name, str) and self.name.isascii() and self.name.isidentifier()):
+            raise InvalidDefinition(
+                f"Secret({self.name!r}): the name must do as an environment variable's",
+                hint="Use letters, digits and _, such as SHOP_PASSWORD.",
+            )
         if isinstance(self.hosts, str) or not self.hosts:
             raise InvalidDefinition(
                 f"Secret({self.name!r}) needs the hosts that may receive it", hint='hosts=["shop.example"]'

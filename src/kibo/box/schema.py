@@ -95,6 +95,7 @@ def validate_parameter(cls: type[Box], owner: type, name: str, annotation: Any, 
         got = type(value).__name__
         raise InvalidDefinition(
             f"{cls.__name__}: {name!r} must be {shown(annotation)}, got {got}{refused}",
+            hint=f"Give {cls.__name__}({name}=...) what it is annotated with, or mend the annotation.",
             details={"parameter": name, "expected": shown(annotation), "got": got},
         ) from None
 

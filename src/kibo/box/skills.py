@@ -58,11 +58,14 @@ def read_skill(path: str) -> Skill:
         with open(path, "rb") as file:
             raw = file.read(MAX_SKILL_BYTES + 1)
         if len(raw) > MAX_SKILL_BYTES:
-            raise InvalidDefinition(f"the skill file {path} is larger than {MAX_SKILL_BYTES} bytes")
+            raise InvalidDefinition(
+                f"the skill file {path} is larger than {MAX_SKILL_BYTES} bytes",
+                hint="Keep what a model should always read in it, and the rest in files that it may open.",
+            )
         return parse_skill(raw.decode())
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidDefinition(
-            f"the skill file {path} cannot be read: {error}",
+            f"the skill file {path} cannot be read: {getattr(error, 'strerror', None) or error}",
             hint="`skill` is relative to the file that defines the class.",
             details={"path": path},
         ) from error

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kibo.box.conflicts import Yield, check, conflicts, winners
-from kibo.box.define import Box
+from kibo.box.define import Box, is_box
 from kibo.box.identity import describe, digest_bytes
 from kibo.box.skills import guidance_of
 from kibo.model.errors import InvalidDefinition
@@ -94,6 +94,8 @@ def digest_of(box: Box) -> str:
     """Returns the digest of a definition, computed once per value (about half a millisecond for a small class)."""
     known: str | None = box.__dict__.get(_DIGEST)
     if known is None:
+        if not is_box(box):
+            raise InvalidDefinition(f"{box!r} is not a box", hint="Give an instance of a Box class.")
         known = _part_digest(box) if not isinstance(box, Sum) else prefix_digest(box.parts, box.yields)
         box.__dict__[_DIGEST] = known
     return known

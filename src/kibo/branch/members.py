@@ -91,7 +91,7 @@ class Member:
     async def take(self, waiting: Waiting, live: Live) -> Point:
         """Seals it; see `forking.take`. The caller has its turn."""
         point = await forking.take_held(waiting, self.spawned, self.talk, live)
-        self.face.files.close()  # its server does not come along
+        self.face._access.close()  # its server does not come along
         return point
 
     async def fork(

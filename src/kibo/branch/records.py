@@ -122,7 +122,9 @@ def written(world: World) -> str:
     try:
         text = json.dumps(world, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"a world is not a value of JSON: {error}") from error
+        raise InvalidInput(
+            f"a world is not a value of JSON: {error}", hint="Use str, int, float, bool, None, list and dict."
+        ) from error
     if len(text) > MAX_WORLD_BYTES:
         raise InvalidInput(
             f"a world of {len(text)} characters is larger than a snapshot holds",

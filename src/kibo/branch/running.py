@@ -36,7 +36,6 @@ from kibo.model.errors import (
     WrongState,
 )
 from kibo.model.ids import BranchId
-from kibo.model.limits import MAX_FORKS
 from kibo.runtime import forking
 from kibo.runtime.forking import Live, Point
 from kibo.runtime.instance import adopt, conversation_of, give_up, spawned_of, was_destroyed
@@ -186,10 +185,9 @@ class RunningBranch:
 
     async def fork(self, n: int, names: Sequence[str], live: Live) -> list[RunningBranch]:
         """Makes branches that begin where this one is; see `Branch.fork`."""
-        if not 1 <= n <= MAX_FORKS:
-            raise InvalidInput(f"a fork makes 1 to {MAX_FORKS:,} branches, not {n}")
+        forking.check_wanted(n, live)
         if len(names) > n:
-            raise InvalidInput(f"{len(names)} names for {n} branches")
+            raise InvalidInput(f"{len(names)} names for {n} branches", hint="Give at most one name a branch.")
         self._check()
         members = list(self.members.values())
         made: dict[str, list[Spawned]] = {}
@@ -306,7 +304,10 @@ class RunningBranch:
         if onto == "validated":
             return await self.merge(None, reads)
         if onto != "unmoved":
-            raise InvalidInput(f'onto={onto!r}: it is "unmoved" or "validated"')
+            raise InvalidInput(
+                f"onto={onto!r} says nothing",
+                hint='Write onto="validated", or leave it out to commit where the parent has not moved.',
+            )
         if overwrite and self._ended == "stale":
             return await self._join(lambda base, ours, theirs: dict(theirs), overwrite=True)
         self._check()

@@ -45,7 +45,10 @@ def build(
     wanted = plan(definition)
     record = Lock.read(lock) if locked else None
     if not lock.absolute().parent.is_dir():
-        raise InvalidInput(f"there is no directory {lock.absolute().parent} for the lock file")
+        raise InvalidInput(
+            f"there is no directory {lock.absolute().parent} for the lock file",
+            hint="Make it, or name another file with --lock.",
+        )
     begin = time.monotonic()
     with BuildDisplay() as display:
         built = anyio.run(_build, wanted, record, display)

@@ -65,7 +65,10 @@ def _part(module: ModuleType, name: str, parameters: str | None) -> Box:
         )
     if isinstance(found, Box):
         if parameters is not None:
-            raise InvalidInput(f"{name} is a definition already and takes no parameters")
+            raise InvalidInput(
+                f"{name} is a definition already and takes no parameters",
+                hint=f"Write {name} alone.",
+            )
         return found
     made: Box = found(**_parameters(found, parameters or ""))
     return made

@@ -74,17 +74,19 @@ class KiboError(Exception):
 
     Args:
         message: What went wrong, in one sentence that names the thing.
-        hint: What to do next, as one sentence; empty where there is nothing to do.
+        hint: What to do next, as one sentence; by default what the class says.
         details: The facts behind the message (path, id, expected, actual), as values that JSON can hold.
     """
 
     code: ClassVar[str] = "kibo.error"
     retry: ClassVar[Retry] = "never"
+    #: What to do next, where that is the same for every error of the class.
+    remedy: ClassVar[str] = ""
 
     def __init__(self, message: str, *, hint: str = "", details: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.remedy
         self.details: dict[str, Any] = details or {}
 
     def __str__(self) -> str:
@@ -164,6 +166,7 @@ class ArchiveInvalid(InvalidInput):
     """An exported file is damaged, or claims what no export would; nothing of it was kept."""
 
     code = "archive.invalid"
+    remedy = "Get the file again from where it was exported; nothing of it was kept."
 
 
 class LockMismatch(InvalidInput):
@@ -319,6 +322,7 @@ class ActionRaised(ActionFailed):
     """
 
     code = "action.raised"
+    remedy = "Code in the box raised it: the traceback says where."
 
     def __init__(
         self,
@@ -423,6 +427,7 @@ class RuntimeLost(Unavailable):
     """The warden ended; every instance it held ended with it."""
 
     code = "runtime.lost"
+    remedy = "Spawn again: another runtime starts with that. What ran in the lost one has ended."
 
 
 class StoreUnavailable(Unavailable):
@@ -508,6 +513,7 @@ class GuestViolation(KiboError):
 
     code = "guest.protocol"
     retry = "unknown"
+    remedy = "Code in the box changed its runner, and the instance was destroyed; spawn another one."
 
 
 class Bug(KiboError):
@@ -515,6 +521,7 @@ class Bug(KiboError):
 
     code = "kibo.bug"
     retry = "unknown"
+    remedy = "Please report this, with what you did."
 
 
 class Surface(NamedTuple):

@@ -39,6 +39,9 @@ MAX_TREE_PATH_BYTES = 4000
 #: A SKILL.md is guidance for a prompt; 256 KiB is some 60,000 tokens.
 MAX_SKILL_BYTES = 256 * KIB
 
+#: Characters of an instance's name, which people type.
+MAX_NAME = 200
+
 #: Parts of one sum. Each is a cached state, forked from the one before it and so a level of PID and user namespaces
 #: deeper. The kernel allows 31 levels below the first; the warden and the instance take one each, and a host that is
 #: a container itself some more.

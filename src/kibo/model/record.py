@@ -6,6 +6,8 @@ megabytes that it never uses, and these records are imported in every box.
 
 from typing import Any, ClassVar, Self, dataclass_transform
 
+from kibo.model.errors import InvalidDefinition
+
 
 @dataclass_transform(frozen_default=True, kw_only_default=False)
 class Record:
@@ -13,6 +15,9 @@ class Record:
 
     A subclass annotates its fields in order, with class attributes as defaults. `__init__` takes them by position or
     by name, then calls `_settle`, where a subclass turns what is convenient to write into what is stored.
+
+    Raises:
+        InvalidDefinition: A field is missing, unknown, or given twice.
     """
 
     _fields: ClassVar[tuple[str, ...]] = ()
@@ -25,23 +30,31 @@ class Record:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         fields = self._fields
         if len(args) > len(fields):
-            raise TypeError(f"{type(self).__name__} takes at most {len(fields)} values, got {len(args)}")
+            raise self._refused(f"takes at most {len(fields)} values, got {len(args)}")
         values = self.__dict__
         values.update(zip(fields, args, strict=False))
         for name, value in kwargs.items():
             if name not in fields:
-                known = ", ".join(fields)
-                raise TypeError(f"{type(self).__name__} has no field {name!r}; it has {known}")
+                raise self._refused(f"has no {name!r}", name)
             if name in values:
-                raise TypeError(f"{type(self).__name__} got {name!r} twice")
+                raise self._refused(f"got {name!r} twice")
             values[name] = value
         for name in fields:
             if name not in values:
                 try:
                     values[name] = getattr(type(self), name)
                 except AttributeError:
-                    raise TypeError(f"{type(self).__name__} needs {name!r}") from None
+                    raise self._refused(f"needs {name!r}") from None
         self._settle()
+
+    def _refused(self, problem: str, unknown: str = "") -> InvalidDefinition:
+        hint = f"It takes {', '.join(self._fields)}."
+        if unknown:
+            from difflib import get_close_matches  # here: no box needs it
+
+            close = get_close_matches(unknown, self._fields, n=1)
+            hint = f"Did you mean {close[0]!r}? {hint}" if close else hint
+        return InvalidDefinition(f"{type(self).__name__} {problem}", hint=hint)
 
     def _settle(self) -> None:
         """Checks the fields and stores them in their settled form, with `_store`."""

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from fcntl import ioctl
 from typing import IO, Any, Final
 
+from kibo.box.env import is_seconds
 from kibo.model.errors import (
     CommandTimedOut,
     FileMissing,
@@ -26,6 +27,7 @@ from kibo.model.limits import MAX_EXEC_OUTPUT_BYTES
 from kibo.model.record import Record
 from kibo.runtime import wire
 from kibo.runtime.channel import Reply
+from kibo.runtime.files import box_path
 from kibo.runtime.orders import Orders
 from kibo.runtime.refusals import refusal_error
 from kibo.runtime.waiting import Waiting
@@ -33,6 +35,9 @@ from kibo.runtime.waiting import Waiting
 _READ_BYTES: Final = 65536
 
 Command = str | Sequence[str]
+
+_COMMAND_HINT: Final = 'Write "ls -l" for the shell, or ["ls", "-l"].'
+_VARIABLES_HINT: Final = 'Write variables={"NAME": "value"}.'
 
 
 class Completed(Record):
@@ -57,7 +62,7 @@ def argv_of(command: Command) -> list[str]:
     """
     if isinstance(command, str):
         if not command or "\0" in command:
-            raise InvalidInput("a command is empty or holds a zero byte")
+            raise InvalidInput("a command is empty or holds a zero byte", hint=_COMMAND_HINT)
         try:
             words = shlex.split(command)
         except ValueError:
@@ -66,10 +71,29 @@ def argv_of(command: Command) -> list[str]:
         if len(words) == 1 and words[0] == command and command.replace("-", "").replace("_", "").isalnum():
             return words
         return ["/bin/sh", "-c", command]
-    arguments = list(command)
+    arguments = list(command) if isinstance(command, Sequence) else []
     if not arguments or not all(isinstance(word, str) and "\0" not in word for word in arguments):
-        raise InvalidInput("a command is a string, or a sequence of strings without zero bytes")
+        raise InvalidInput(
+            f"a command is a string, or a sequence of strings without zero bytes, and not {command!r}",
+            hint=_COMMAND_HINT,
+        )
     return arguments
+
+
+def _checked_variables(variables: Mapping[str, str] | None) -> dict[str, str]:
+    if not isinstance(variables or {}, Mapping):
+        raise InvalidInput(f"variables must be a dict, got {variables!r}", hint=_VARIABLES_HINT)
+    given = dict(variables or {})
+    for name, value in given.items():
+        if not isinstance(name, str) or not isinstance(value, str) or not name or "=" in name:
+            raise InvalidInput(
+                f"variables: {name!r}: {value!r} must be a name and a string", hint=_VARIABLES_HINT
+            )
+        if "\0" in name + value:
+            raise InvalidInput(
+                f"the variable {name!r} holds a zero byte", hint="No variable can; use a file."
+            )
+    return given
 
 
 class Running:
@@ -131,14 +155,14 @@ class Running:
 
 
 def _not_started(message: dict[str, Any]) -> KiboError:
+    said, details = f"the command could not be started: {message['message']}", {"errno": message["errno"]}
     if message["errno"] in (2, 20):
-        return FileMissing(
-            f"the command could not be started: {message['message']}",
-            hint="Is the program installed in the box (Env.apt, Env.pip), and the directory there?",
-            details={"errno": message["errno"]},
-        )
+        hint = "Is the program installed in the box (Env.apt, Env.pip), and the directory there?"
+        return FileMissing(said, hint=hint, details=details)
     return InvalidInput(
-        f"the command could not be started: {message['message']}", details={"errno": message["errno"]}
+        said,
+        hint="Is it a program, and executable by the box's user? `ls -l` in the box tells.",
+        details=details,
     )
 
 
@@ -156,8 +180,8 @@ def start(
     order = {
         "id": instance,
         "argv": argv_of(command),
-        "cwd": cwd or "",
-        "variables": dict(variables or {}),
+        "cwd": box_path(cwd) if cwd else "",
+        "variables": _checked_variables(variables),
         "terminal": terminal,
     }
     reply = Reply()
@@ -182,6 +206,8 @@ async def execute(
     timeout_s: float | None,
 ) -> Completed:
     """Runs a command to its end; see `Instance.exec`."""
+    if timeout_s is not None and not is_seconds(timeout_s):
+        raise InvalidInput(f"timeout_s={timeout_s!r} is no time", hint="Give seconds above 0, or None.")
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     in_read, in_write = (
         os.pipe2(os.O_CLOEXEC) if stdin else (os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -1)

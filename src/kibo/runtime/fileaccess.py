@@ -10,7 +10,15 @@ from typing import TypeVar
 from kibo.model.errors import FrameTooLarge, GuestViolation, KiboError
 from kibo.runtime import wire
 from kibo.runtime.channel import Channel
-from kibo.runtime.files import FileChange, FileInfo, FileStream, Progress, box_path
+from kibo.runtime.files import (
+    FileChange,
+    FileInfo,
+    FileStream,
+    Progress,
+    box_path,
+    content_of,
+    host_files,
+)
 from kibo.runtime.handle import Handle
 
 Result = TypeVar("Result")
@@ -70,8 +78,7 @@ class FileAccess:
 
     async def write(self, path: str, content: bytes | str, mode: int) -> None:
         """Writes a whole file; makes the directories above it."""
-        data = content.encode() if isinstance(content, str) else bytes(content)
-        place = box_path(path)
+        data, place = content_of(content), box_path(path)
         await self._do(lambda stream: stream.write(self._waiting, place, data, mode))
 
     async def list(self, path: str) -> list[FileInfo]:
@@ -87,12 +94,16 @@ class FileAccess:
     async def upload(self, source: str | os.PathLike[str], target: str, progress: Progress | None) -> int:
         """Copies a file or a tree of the host into the box."""
         place = box_path(target)
-        return await self._do(lambda stream: stream.upload(self._waiting, Path(source), place, progress))
+        with host_files():
+            return await self._do(lambda stream: stream.upload(self._waiting, Path(source), place, progress))
 
     async def download(self, source: str, target: str | os.PathLike[str], progress: Progress | None) -> int:
         """Copies a file or a tree of the box to the host."""
         place = box_path(source)
-        return await self._do(lambda stream: stream.download(self._waiting, place, Path(target), progress))
+        with host_files():
+            return await self._do(
+                lambda stream: stream.download(self._waiting, place, Path(target), progress)
+            )
 
     async def watch(self, path: str) -> AsyncGenerator[FileChange, None]:
         """Yields changes in one directory as they happen, until closed."""

@@ -6,13 +6,23 @@ above all the names that are about to become files of the host.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from kibo.model.errors import DiskFull, FileMissing, FrameTooLarge, InvalidInput, KiboError, PathRefused
+from kibo.model.errors import (
+    DiskFull,
+    FileMissing,
+    FrameTooLarge,
+    HostDiskFull,
+    InvalidInput,
+    KiboError,
+    PathRefused,
+)
 from kibo.model.limits import MAX_PATH_BYTES, MAX_READ_BYTES
 from kibo.model.record import Record
 from kibo.runtime import wire
@@ -65,17 +75,59 @@ def box_path(path: str | os.PathLike[str]) -> str:
     Raises:
         PathRefused: It is empty, too long, or holds a zero byte.
     """
-    text = os.fspath(path)
+    text = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
     try:
         length = len(os.fsencode(text))
     except UnicodeEncodeError:
         length = 0
     if not 0 < length < MAX_PATH_BYTES or "\0" in text:
         raise PathRefused(
-            f"not a path in a box: {text[:80]!r}",
+            f"not a path in a box: {text[:80] or path!r}",
             hint=f"A path has 1 to {MAX_PATH_BYTES - 1} bytes and no zero byte.",
         )
     return text if text.startswith("/") else f"/work/{text}"
+
+
+def content_of(content: bytes | str) -> bytes:
+    """Checks what is to be written or read by a program: bytes, or text, which becomes UTF-8.
+
+    Raises:
+        InvalidInput: It is neither.
+    """
+    if isinstance(content, str):
+        return content.encode()
+    if isinstance(content, bytes | bytearray | memoryview):
+        return bytes(content)
+    raise InvalidInput(
+        f"content must be bytes or text, got {type(content).__name__}",
+        hint="Write str(value), or value.to_bytes(...).",
+    )
+
+
+@contextmanager
+def host_files() -> Iterator[None]:
+    """Gives what the host refuses the user's process, such as a file that is not there, as an error of ours."""
+    try:
+        yield
+    except ConnectionError:
+        raise  # the box, and not a file
+    except OSError as error:
+        raise _host_error(error) from error
+
+
+def _host_error(error: OSError) -> KiboError:
+    place = os.fsdecode(error.filename or "a file")
+    message = f"{place} on this host: {error.strerror}"
+    details = {"errno": error.errno, "path": place}
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return FileMissing(
+            message, hint="Name a file or directory of this host that exists.", details=details
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return HostDiskFull(message, hint="Make room there, and call again.", details=details)
+    return InvalidInput(
+        message, hint="It is this program's own user who must read it, or write it.", details=details
+    )
 
 
 class FileStream:
@@ -297,4 +349,4 @@ def _file_error(number: int, text: str, path: str) -> KiboError:
         return DiskFull(message, hint="Raise Limits.disk_bytes, or remove files in the box.", details=details)
     if number in (13, 1, 40, 30):
         return PathRefused(message, hint="The box's own programs may not do that either.", details=details)
-    return InvalidInput(message, details=details)
+    return InvalidInput(message, hint="files.list() tells what there is, and of which kind.", details=details)

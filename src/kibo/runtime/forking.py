@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from kibo.model.errors import InvalidInput, KiboError, NotLive
 from kibo.model.ids import DeltaId, InstanceId, StateId
@@ -242,6 +242,20 @@ async def go_on(waiting: Waiting, spawned: Spawned, talk: Conversation) -> None:
             door.close()
 
 
+def check_wanted(n: int, live: Live) -> None:
+    """Checks what a fork is asked for.
+
+    Raises:
+        InvalidInput: ``n`` is not between 1 and `MAX_FORKS`, or ``live`` no word for how.
+    """
+    if type(n) is not int or not 1 <= n <= MAX_FORKS:
+        raise InvalidInput(
+            f"a fork makes 1 to {MAX_FORKS:,} others, not {n!r}", hint="Give a number, such as fork(3)."
+        )
+    if live not in get_args(Live):
+        raise InvalidInput(f"live={live!r} says nothing", hint=f"One of {', '.join(get_args(Live))}.")
+
+
 async def fork_once(
     waiting: Waiting, spawned: Spawned, talk: Conversation, n: int, live: Live
 ) -> tuple[list[Spawned], Point]:
@@ -249,10 +263,9 @@ async def fork_once(
 
     Raises:
         NotLive: As `take`.
-        InvalidInput: ``n`` is not between 1 and `MAX_FORKS`.
+        InvalidInput: ``n`` is not between 1 and `MAX_FORKS`, or ``live`` no word for how.
     """
-    if not 1 <= n <= MAX_FORKS:
-        raise InvalidInput(f"a fork makes 1 to {MAX_FORKS} others, not {n}")
+    check_wanted(n, live)
     point = await take(waiting, spawned, talk, live)
     try:
         return await spread(waiting, spawned, point, n, live)

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, Final
 
 from kibo.box.results import to_builtins
+from kibo.model.errors import KiboError
 from kibo.model.limits import MAX_ERROR_TEXT_BYTES
 from kibo.runtime import hugepages, kernel, seccomp, wire
 from kibo.runtime.afterfork import AfterFork
@@ -505,18 +506,19 @@ def _rehome_packages(python_path: list[str]) -> None:
 
 def describe(error: BaseException, where: str = "") -> dict[str, Any]:
     """Tells an exception as data: the host shows it, and never rebuilds the object."""
-    text = "".join(traceback.format_exception(error)[-40:])
-    kind = type(error)
+    kind, trace = type(error), error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next  # the way through the runner tells nobody anything
+    lines = traceback.format_exception(kind, error, trace or error.__traceback__)[-40:]
+    message, hint = (error.message, error.hint) if isinstance(error, KiboError) else (str(error), "")
     return {
         "kind": "raised",
         "type": f"{kind.__module__}.{kind.__qualname__}"
         if kind.__module__ != "builtins"
         else kind.__qualname__,
-        "message": _bounded(str(error)),
-        "traceback": _bounded(text),
-        "frames": [
-            (f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(error.__traceback__)[-40:]
-        ],
+        "message": _bounded(message),
+        "hint": _bounded(hint),
+        "traceback": _bounded("".join(lines)),
         "where": where,
         "code": getattr(error, "code", ""),
     }

@@ -12,6 +12,7 @@ from kibo.model.record import Record
 from kibo.runtime import commandline, wire
 from kibo.runtime.channel import Channel
 from kibo.runtime.commandline import Command, Completed, Process, Terminal
+from kibo.runtime.files import content_of
 from kibo.runtime.orders import Orders, lost
 from kibo.runtime.refusals import refusal_error
 from kibo.runtime.waiting import Waiting
@@ -91,7 +92,7 @@ class Handle:
             self.session,
             self.instance,
             command,
-            stdin=stdin.encode() if isinstance(stdin, str) else stdin,
+            stdin=content_of(stdin),
             cwd=cwd,
             variables=variables,
             timeout_s=timeout_s,

@@ -30,8 +30,9 @@ __all__ = ["Change", "Files", "Instance", "Popen", "RunningBox"]
 class Files:
     """The files of one instance. Paths are the box's own; relative ones start at ``/work``."""
 
-    def __init__(self, access: FileAccess) -> None:
+    def __init__(self, access: FileAccess, box: object) -> None:
         self._access = access
+        self._box = box  # an instance that nothing else refers to lives for as long as its files are used
 
     def close(self) -> None:
         """Ends the server in the box; the next use starts another."""
@@ -112,7 +113,12 @@ class RunningBox:
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
-        self.files = Files(FileAccess(handle))
+        self._access = FileAccess(handle)
+
+    @property
+    def files(self) -> Files:
+        """Its files."""
+        return Files(self._access, self)
 
     def __enter__(self) -> Self:
         return self
@@ -166,7 +172,7 @@ class RunningBox:
         self, command: Command, *, cwd: str | None = None, variables: Mapping[str, str] | None = None
     ) -> Popen:
         """Starts a command in the box and returns it with its streams. Close it, or use it as a context manager."""
-        return Popen(self._handle.start(command, cwd, variables), self._handle.waiting)
+        return Popen(self._handle.start(command, cwd, variables), self._handle.waiting, self)
 
     def shell(self, command: Command = ("/bin/sh", "-i"), *, rows: int = 24, columns: int = 80) -> Terminal:
         """Starts a command on a terminal of its own in the box."""
@@ -193,7 +199,7 @@ class RunningBox:
         try:
             run(self._handle.destroy())
         finally:
-            self.files.close()
+            self._access.close()
 
 
 class Instance(RunningBox):
@@ -295,7 +301,8 @@ class Popen:
         stderr: The same of its standard error.
     """
 
-    def __init__(self, process: Process, waiting: Waiting) -> None:
+    def __init__(self, process: Process, waiting: Waiting, box: object) -> None:
+        self._box = box  # lives for as long as its command is held
         self._process = process
         self._waiting = waiting
         self.stdin, self.stdout, self.stderr = process.stdin, process.stdout, process.stderr
@@ -357,7 +364,7 @@ class _BoundAction:
 async def _fork(instance: Instance, n: int, live: Live) -> tuple[list[Spawned], Point]:
     talk, spawned = instance._conversation, instance._spawned
     children, point = await forking.fork_once(talk.waiting, spawned, talk, n, live)
-    instance.files.close()
+    instance._access.close()
     return children, point
 
 
@@ -385,7 +392,7 @@ def hand_over(instance: Instance) -> Spawned:
 def adopt(instance: Any, winner: Any) -> None:
     """Makes an instance, of either face, what another is; that one is given up. Its guest of before is not ended."""
     for face in (instance, winner):
-        face.files.close()
+        face._access.close()
         face._finalizer.detach()
     instance._conversation.become(winner._conversation)
     # A copy: what the winner was stays what it was.
@@ -401,7 +408,7 @@ def give_up(instance: Any, why: str) -> None:
     talk.ended = talk.ended or why
     talk.channel.hang_up()
     # Not now: a call may be waiting on it.
-    instance._finalizer = weakref.finalize(instance, _close, talk.channel, instance.files)
+    instance._finalizer = weakref.finalize(instance, _close, talk.channel, instance._access)
     if talk.session.owner_pid == os.getpid():
         talk.session.forget(talk.instance)
 
@@ -411,20 +418,22 @@ def was_destroyed(instance: Any) -> bool:
     return not instance._finalizer.alive
 
 
-def _close(channel: Channel, files: Any) -> None:
+def _close(channel: Channel, access: FileAccess) -> None:
     channel.close()
-    files.close()
+    access.close()
 
 
 def finalizer(face: Any, spawned: Spawned) -> weakref.finalize[..., Any]:
     """Has an instance end when nobody refers to its face any more."""
     session = spawned.states.session
-    return weakref.finalize(face, forget, session, spawned.channel, spawned.instance, os.getpid())
+    return weakref.finalize(
+        face, forget, session, spawned.channel, face._access, spawned.instance, os.getpid()
+    )
 
 
-def forget(session: Orders, channel: Channel, instance: str, owner: int) -> None:
+def forget(session: Orders, channel: Channel, access: FileAccess, instance: str, owner: int) -> None:
     """Ends an instance that nobody refers to any more, without waiting."""
-    channel.close()
+    _close(channel, access)
     if os.getpid() == owner:
         session.forget(instance)
 

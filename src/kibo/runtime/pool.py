@@ -39,7 +39,10 @@ class Pool:
             KiboError: The first instances could not be made.
         """
         if not 1 <= least <= most:
-            raise InvalidInput(f"a pool needs 1 <= min <= max, got min={least}, max={most}")
+            raise InvalidInput(
+                f"a pool needs 1 <= min <= max, got min={least}, max={most}",
+                hint="It is refilled up to max once fewer than min are ready.",
+            )
         self._make = make
         self._least = least
         self._most = most

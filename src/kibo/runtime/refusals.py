@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kibo.model.errors import (
+    ActionFailed,
     ActionRaised,
     Bug,
     Exhausted,
@@ -12,6 +13,7 @@ from kibo.model.errors import (
     HostDiskFull,
     HostUnsupported,
     InstanceEnded,
+    InvalidResult,
     KiboError,
     MemoryExceeded,
     NotFound,
@@ -19,6 +21,7 @@ from kibo.model.errors import (
     PathTooLong,
     Unavailable,
 )
+from kibo.runtime.remedies import of_exception
 
 _BY_CODE: dict[str, tuple[type[KiboError], str]] = {
     "instance.ended": (InstanceEnded, "Spawn another one."),
@@ -62,16 +65,23 @@ def refusal_error(report: object) -> KiboError:
             hint="Run `kibo doctor`: it says what is missing and how to get it.",
             details={"traceback": str(report.get("traceback", ""))},
         )
-    cls, hint = _BY_CODE.get(str(report.get("code")), (Bug, "Please report this, with what you did."))
+    cls, hint = _BY_CODE.get(str(report.get("code")), (Bug, ""))
     details = report.get("details")
     return cls(message, hint=hint, details=details if isinstance(details, dict) else {})
 
 
-def raised_error(report: dict[str, Any]) -> ActionRaised:
-    """Builds the error for an exception in a box."""
+def raised_error(report: dict[str, Any]) -> ActionFailed:
+    """Builds the error for an exception in a box, or for a result of it that no message can hold."""
     where, kind = str(report.get("where", "")), str(report.get("type", "?"))
-    message = f"{where + ': ' if where else ''}{kind}: {report.get('message', '')}"
-    return ActionRaised(message, remote_type=kind, remote_traceback=str(report.get("traceback", "")))
+    said, hint = str(report.get("message", "")), str(report.get("hint", ""))
+    if report.get("code") == InvalidResult.code:
+        return InvalidResult(f"{where + ': ' if where else ''}{said}", hint=hint)
+    return ActionRaised(
+        f"{where + ': ' if where else ''}{kind}: {said}",
+        remote_type=kind,
+        remote_traceback=str(report.get("traceback", "")),
+        hint=hint or of_exception(kind, said),
+    )
 
 
 def violation(what: str) -> GuestViolation:

@@ -14,7 +14,14 @@ from kibo.box.define import Box
 from kibo.box.plan import Plan, plan
 from kibo.box.ship import encode_parts
 from kibo.box.sums import digest_of, prefix
-from kibo.model.errors import ActionRaised, BuildFailed, HostUnsupported, KiboError, StateNotForkable
+from kibo.model.errors import (
+    ActionRaised,
+    BuildFailed,
+    HostUnsupported,
+    InvalidInput,
+    KiboError,
+    StateNotForkable,
+)
 from kibo.model.ids import InstanceId, StateId
 from kibo.model.limits import (
     DEFAULT_DISK_BYTES,
@@ -22,6 +29,7 @@ from kibo.model.limits import (
     DEFAULT_MEMORY_BYTES,
     DEFAULT_OPEN_FILES,
     DEFAULT_PIDS,
+    MAX_NAME,
 )
 from kibo.runtime import wire
 from kibo.runtime.channel import Channel
@@ -185,6 +193,7 @@ class States:
             upper: The layer on disk that it is to write to; one in memory where empty.
             over: Sealed layers on disk that it is to lie on, besides the state's own, lowest first.
         """
+        _check_name(name)
         cell = InstanceId.new()
         arguments: dict[str, Any] = {"id": cell, "source": state.cell, "upper": upper, "over": list(over)}
         if name:
@@ -359,8 +368,8 @@ class States:
             raise
         except ActionRaised as error:
             raise BuildFailed(
-                f"{part.name}.launch() raised {error.remote_type}: {error.message}",
-                hint="See the remote traceback; nothing of the state was kept.",
+                f"{part.name}.launch() raised {error.message}",
+                hint=error.hint,
                 step=f"launch {part.name}",
                 log_tail=error.remote_traceback,
             ) from error
@@ -392,6 +401,14 @@ class States:
             run(self.session.ask(self._waiting, "seal", {"id": cell}, timeout_s=FORK_S))
         except TimeoutError:
             raise violation("its runner no longer does as the warden asks") from None
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
+        raise InvalidInput(
+            f"an instance cannot be called {name!r}",
+            hint=f"Give a word or two, of at most {MAX_NAME} characters.",
+        )
 
 
 def _launch_s(wanted: Plan) -> float:

@@ -99,7 +99,7 @@ def _topmost(layers: Sequence[Layer], name: str) -> bytes | None:
         if len(data) > MAX_BUNDLE_BYTES:
             raise BuildFailed(
                 f"/{name} has more than {MAX_BUNDLE_BYTES} bytes",
-                hint="a bundle of certificates has some 200 KB: look at what wrote it",
+                hint="A bundle of certificates has some 200 KB: look at what wrote it",
             )
         return data
     return None

@@ -273,7 +273,7 @@ class Store:
         if self._dialect.classify(error) == "full":
             return HostDiskFull(
                 f"the disk that holds {self.name} is full",
-                hint="run `kibo gc`, or make room on that disk",
+                hint="Run `kibo gc`, or make room on that disk.",
                 details={"store": self.name},
             )
         hint = self._dialect.remedy(error)

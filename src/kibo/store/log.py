@@ -424,7 +424,10 @@ def _encoded(body: Any) -> bytes:
         try:
             body = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         except (TypeError, ValueError) as error:
-            raise InvalidInput(f"a body is neither bytes nor a value of JSON: {error}") from error
+            raise InvalidInput(
+                f"a body is neither bytes nor a value of JSON: {error}",
+                hint="Use bytes, or str, int, float, bool, None, list and dict.",
+            ) from error
     encoded: bytes = body
     if len(encoded) > MAX_ENTRY_BYTES:
         raise InvalidInput(

@@ -49,7 +49,10 @@ class Runtime:
             return running
         with self._guard:
             if self._over:
-                raise RuntimeLost("the process is ending, and its runtime with it")
+                raise RuntimeLost(
+                    "the process is ending, and its runtime with it",
+                    hint="Join the threads that spawn before the program ends.",
+                )
             if self._states is None or not self._states.session.alive:
                 if self._states is not None:
                     self._states.session.close()

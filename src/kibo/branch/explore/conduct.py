@@ -107,7 +107,10 @@ class Conductor:
         self._crew.post(self._stopped)
 
     def _stopped(self) -> None:
-        raise BranchClosed("the attempt that this exploration is part of was stopped")
+        raise BranchClosed(
+            "the attempt that this exploration is part of was stopped",
+            hint="Its policy wanted no more of it; nothing is to be done.",
+        )
 
     def _say(self, number: int, text: str) -> None:
         line = text.strip().rpartition("\n")[2]

@@ -267,7 +267,10 @@ class Search:
                         self._usable(one)
                 self._ask(numbers, by, score=False)
             case _:
-                raise InvalidInput(f"the policy returned {action!r}, which is no action")
+                raise InvalidInput(
+                    f"the policy returned {action!r}, which is no action",
+                    hint="A policy's step() returns a list of Fork, Stop, Win, Ask or GiveUp.",
+                )
 
     def _fork(self, fork: Fork) -> None:
         if len(self.rows) >= MAX_ATTEMPTS:
@@ -296,7 +299,10 @@ class Search:
     def _win(self, number: int) -> None:
         row = self._usable(number)
         if row.state not in ("finished", "held"):
-            raise InvalidInput(f"the policy lets attempt {number} win, which is {row.state}")
+            raise InvalidInput(
+                f"the policy lets attempt {number} win, which is {row.state}",
+                hint="Wait for its Finished: an attempt that runs or failed cannot win.",
+            )
         self._decide(number, f"budget: {self._spent}" if self._spent else "won")
         self.changes.append(Change("won", number))
 
@@ -393,7 +399,10 @@ class Search:
 
     def _row(self, number: int) -> Row:
         if not 0 <= number < len(self.rows):
-            raise InvalidInput(f"the policy names attempt {number}, and there are {len(self.rows)}")
+            raise InvalidInput(
+                f"the policy names attempt {number}, and there are {len(self.rows)}",
+                hint="Attempts are numbered from 0, in the order of their forks.",
+            )
         return self.rows[number]
 
     def _usable(self, number: int) -> Row:

@@ -106,7 +106,9 @@ async def follow_job(job: dict[str, Any], on_event: Callable[[dict[str, Any]], N
             *lines, pending = (pending + chunk).split(b"\n")
             if len(pending) > _MAX_LINE_BYTES:
                 raise errors.FrameTooLarge(
-                    "the builder sent an event without end", details={"bytes": len(pending)}
+                    "the builder sent an event without end",
+                    hint="A build step prints a line of many megabytes; have it print less.",
+                    details={"bytes": len(pending)},
                 )
             for line in lines:
                 _take(line, on_event)
@@ -188,7 +190,7 @@ def _check_end(status: int, complaint: bytes) -> None:
         raise errors.BuildFailed(
             "the builder process ended before its work was done",
             log_tail=complaint.decode(errors="replace")[-4096:],
-            hint="run the build again; the steps that were finished are kept",
+            hint="Run the build again; the steps that were finished are kept.",
             details={"status": status},
         )
 

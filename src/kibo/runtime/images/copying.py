@@ -42,7 +42,7 @@ def describe_source(destination: str, source: str | bytes) -> dict[str, Any]:
     except OSError as error:
         raise InvalidDefinition(
             f"Env.files: {source!r} for {destination!r} cannot be read: {error.strerror}",
-            hint="give a path that exists, from where the program runs, or the content as bytes",
+            hint="A relative path begins beside the file that defines the class. Content can be given as bytes.",
             details={"path": source},
         ) from error
 

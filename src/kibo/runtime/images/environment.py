@@ -180,7 +180,7 @@ def _teller(progress: Progress | None) -> Callable[[dict[str, Any]], None]:
 def _vanished(home: Path) -> Bug:
     return Bug(
         f"layers in {home} vanish as soon as they are built",
-        hint="look for something that removes files there, such as a cleaner of temporary files",
+        hint="Look for something that removes files there, such as a cleaner of temporary files",
     )
 
 
@@ -246,7 +246,7 @@ def _refuse_lock(what: str, record: LockedStep | None) -> None:
     has = "something else" if record is None else f"{record.kind} {record.spec}"
     raise LockMismatch(
         f"the environment has {what}, and the lock has {has}",
-        hint="the Env changed since the lock was made; run `kibo build` without --locked to make it anew",
+        hint="The Env changed since the lock was made; run `kibo build` without --locked to make it anew",
     )
 
 

@@ -196,7 +196,7 @@ def _distribution(name: str) -> importlib.metadata.Distribution:
     except importlib.metadata.PackageNotFoundError:
         raise HostUnsupported(
             f"the Python package {name} is not installed for {sys.executable}",
-            hint="install kibo with its dependencies: `pip install kibo`",
+            hint="Install kibo with its dependencies: `pip install` brings them.",
             details={"missing": name},
         ) from None
 

@@ -66,7 +66,7 @@ class Lock:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise LockMismatch(
-                f"the lock cannot be read: {error}", hint="make it anew with `kibo build` without --locked"
+                f"the lock cannot be read: {error}", hint="Make it anew with `kibo build` without --locked."
             ) from error
 
     @classmethod
@@ -80,7 +80,7 @@ class Lock:
             return cls.from_text(path.read_text())
         except FileNotFoundError:
             raise LockMismatch(
-                f"there is no lock at {path}", hint="make it with `kibo build` without --locked"
+                f"there is no lock at {path}", hint="Make it with `kibo build` without --locked."
             ) from None
 
     def write(self, path: Path) -> None:

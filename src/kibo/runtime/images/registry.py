@@ -81,7 +81,7 @@ class Layout:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InvalidDefinition(
                 f"{self._path} is not an OCI layout: it has no index.json",
-                hint='write base="oci:dir:/path/to/layout:tag", with the path of a directory that holds one',
+                hint='Write base="oci:dir:/path/to/layout:tag", with the path of a directory that holds one.',
                 details={"path": str(self._path)},
             ) from error
         entries = index["manifests"]
@@ -91,7 +91,7 @@ class Layout:
         if len(entries) != 1:
             raise InvalidDefinition(
                 f"{self._path} has {len(entries)} images that {self._tag or 'no tag'} names",
-                hint="name one by its tag: oci:dir:PATH:TAG",
+                hint="Name one by its tag: oci:dir:PATH:TAG.",
                 details={"path": str(self._path), "tag": self._tag},
             )
         return str(entries[0]["digest"])
@@ -156,7 +156,7 @@ class Registry:
         return BuildFailed(
             f"the registry did not give {path} of {self._repository}: {why}",
             step=f"oci: {self._repository}",
-            hint="check the reference, and that the registry gives it without signing in",
+            hint="Check the reference, and that the registry is up and gives it without signing in.",
             details={"repository": self._repository, "reference": self._reference},
         )
 
@@ -178,7 +178,8 @@ def open_source(reference: str) -> Source:
     if match is None:
         raise InvalidDefinition(
             f"{reference!r} is not an image reference",
-            hint='write base="oci:registry.example/name:tag", or @sha256:... in place of the tag',
+            hint='Write base="oci:registry.example/name:tag", or @sha256:... in place of the tag; '
+            '"oci:dir:/path/to/layout:tag" for an image on this host.',
             details={"reference": reference},
         )
     host, name = match["host"] or _DEFAULT_HOST, match["name"]
@@ -214,7 +215,7 @@ def _choose(entries: list[dict[str, Any]]) -> str:
         if place.get("os", "linux") == "linux" and place.get("architecture", wanted) == wanted:
             return str(entry["digest"])
     raise BuildFailed(
-        f"the image has no variant for linux/{wanted}", hint="choose an image that is built for it"
+        f"the image has no variant for linux/{wanted}", hint="Choose an image that is built for it."
     )
 
 
@@ -229,7 +230,9 @@ def _read_document(stream: IO[bytes]) -> bytes:
     data = stream.read(_MAX_DOCUMENT_BYTES + 1)
     if len(data) > _MAX_DOCUMENT_BYTES:
         raise BuildFailed(
-            "the registry sent a document that is too large to be one", details={"bytes": len(data)}
+            "the registry sent a document that is too large to be one",
+            hint="Is that reference an image? Something else answers there.",
+            details={"bytes": len(data)},
         )
     return data
 
@@ -264,13 +267,13 @@ def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
 
 def _check_digest(digest: str) -> None:
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-        raise BuildFailed(f"{digest!r} is not a digest that Kibo can verify", hint="only sha256 is known")
+        raise BuildFailed(f"{digest!r} is not a digest that Kibo can verify", hint="Only sha256 is known.")
 
 
 def _verify(digest: str, found: str) -> None:
     if digest != f"sha256:{found}":
         raise BuildFailed(
             f"content that is named {digest} has the digest sha256:{found}",
-            hint="the registry, a proxy or the disk changed it; nothing of it was used",
+            hint="The registry, a proxy or the disk changed it; nothing of it was used.",
             details={"expected": digest, "actual": f"sha256:{found}"},
         )

@@ -24,6 +24,7 @@ from kibo.runtime.layers.beneath import beneath
 from kibo.runtime.layers.normalise import EPOCH_S, Cleaning
 from kibo.runtime.layers.store import Built, disk_full
 from kibo.runtime.layers.temporary import TemporaryEntry, remove_tree
+from kibo.runtime.remedies import of_build
 
 if TYPE_CHECKING:
     from kibo.runtime.images.work import Worker
@@ -170,13 +171,13 @@ class StepRun:
             tools = " ".join(self.step.spec["packages"])
             raise HostUnsupported(
                 f"{tools} is not installed, and only root can bring it along in a layer",
-                hint=f"ask for it on this host: `apt install {tools}`",
+                hint=f"Ask for it on this host: `apt install {tools}`.",
                 details={"missing": tools, "step": self.step.label},
             )
         if self.step.host_usr and self.worker.idmap.kind != "root":
             raise HostUnsupported(
                 'apt packages on base="host" need root: only root can show the host\'s files with other owners',
-                hint='use base="debian:bookworm" for this Env, or run as root',
+                hint='Use base="debian:bookworm" for this Env, or run as root.',
                 details={"missing": "idmapped-mounts", "step": self.step.label},
             )
 
@@ -198,7 +199,7 @@ class StepRun:
                 return f"/run/kibo/{wheel.name}/pip"
         raise HostUnsupported(
             "there is no pip for this Python, and Env.pip needs it",
-            hint="install it beside kibo: `python -m ensurepip`, or `apt install python3-pip`",
+            hint="Install it beside kibo: `python -m ensurepip`, or `apt install python3-pip`.",
             details={"missing": "pip"},
         )
 
@@ -220,7 +221,7 @@ class StepRun:
             if description != self.step.spec["files"][index]:
                 raise InvalidDefinition(
                     f"the source of {item['to']} changed while it was built",
-                    hint="build again once it is at rest",
+                    hint="Build again once it is at rest.",
                 )
             sources.append((item["to"], Path(f"/run/kibo/files/{index}")))
         if self.worker.idmap.kind == "root":
@@ -262,7 +263,7 @@ class StepRun:
                 raise BuildFailed(
                     f"{self.step.label}: the step replaced /{path.relative_to(tree)}, which must be a directory",
                     step=self.step.label,
-                    hint="leave the system's own directories where they are",
+                    hint="Leave the system's own directories where they are.",
                 )
             if not path.exists():
                 path.mkdir(mode=0o755)
@@ -286,24 +287,24 @@ class StepRun:
         tail = b"\n".join(log[-MAX_ERROR_TEXT_BYTES:].splitlines()[-40:]).decode(errors="replace")
         details = {"step": self.step.label, **refusal.details}
         if refusal.code == "unsupported":
-            hint = "point KIBO_HOME at a directory on ext4, xfs, btrfs or tmpfs"
+            hint = "Point KIBO_HOME at a directory on ext4, xfs, btrfs or tmpfs."
             return HostUnsupported(
                 f"the file system of {self.worker.home} cannot hold the writable side of an overlay",
                 hint=hint,
                 details={**details, "missing": "overlay-upper", "path": str(self.worker.home)},
             )
         if refusal.code == "locked":
-            hint = "build without --locked to record what there is now"
+            hint = "Build without --locked to record what there is now."
             return LockMismatch(refusal.message, hint=hint, details=details)
         if "No space left on device" in tail or "Errno 28" in refusal.message:
             return disk_full(self.worker.home)
-        hint = "read the log above; a build with the same inputs starts again at this step"
+        hint = of_build(tail) or "Its log says why; the next build starts again at this step."
         if refusal.code == "timeout":
-            hint = "does it wait for an answer, or a network that is not there? Raise Limits.step_s if it needs longer"
+            hint = "Does it wait for an answer, or a network that is not there? Raise Limits.step_s if it needs longer."
         if refusal.code == "memory":
-            hint = "raise Limits.memory_bytes, or have the step use less, such as fewer jobs at once"
+            hint = "Raise Limits.memory_bytes, or have the step use less, such as fewer jobs at once."
         if refusal.code == "missing":
-            hint = f"add the package that has {refusal.details['program']!r} to Env.apt, or choose a base that has it"
+            hint = f"Add the package that has {refusal.details['program']!r} to Env.apt, or choose a base that has it."
         return BuildFailed(
             f"{self.step.label}: {refusal.message}",
             step=self.step.label,

@@ -118,7 +118,7 @@ class Worker:
         if locked and digests != locked["layers"]:
             raise LockMismatch(
                 f"{step.label} gave other files than the lock records, from the same packages",
-                hint="the step depends on something that the lock does not hold (the host's own packages, a time, "
+                hint="The step depends on something that the lock does not hold (the host's own packages, a time, "
                 "the network); build without --locked to record what it gives now",
                 details={"step": step.label, "locked": locked["layers"], "found": digests},
             )

@@ -195,7 +195,7 @@ def disk_full(home: Path) -> HostDiskFull:
     """Makes the error for a full state directory."""
     return HostDiskFull(
         f"the disk that holds {home} is full",
-        hint="run `kibo gc` to remove layers that nothing uses, or point KIBO_HOME at a larger disk",
+        hint="Run `kibo gc` to remove layers that nothing uses, or point KIBO_HOME at a larger disk",
         details={"path": str(home)},
     )
 
