@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from codeop import compile_command
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,17 @@ def test_the_readmes_examples_run_as_they_are_written(tmp_path: Path) -> None:
     assert told["kept"].strip() == "True"
     refused = next(line for line in lines if line.startswith("action.arguments - "))
     assert "'rounds' must be int, got str" in refused
+
+
+@pytest.mark.parametrize("number", range(len(blocks("README.md"))))
+def test_each_of_the_readmes_examples_can_be_pasted_into_a_prompt(number: int) -> None:
+    lines: list[str] = []
+    for line in [*blocks("README.md")[number].splitlines(), ""]:
+        lines.append(line)
+        # As the prompt of Python 3.12 and older does: an empty line ends a block, and nothing else does.
+        if compile_command("\n".join(lines)) is not None:
+            lines.clear()
+    assert lines == []
 
 
 def test_the_tutorials_examples_run_as_they_are_written(tmp_path: Path) -> None:

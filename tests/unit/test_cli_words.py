@@ -69,6 +69,12 @@ def test_what_begins_like_json_and_is_none_is_refused() -> None:
         read_arguments(SPEC, ["a", "1", "b", "[c"])
 
 
+def test_an_option_that_there_is_not_is_told_from_an_argument() -> None:
+    with pytest.raises(InvalidInput, match="no option --timout"):
+        read_arguments(SPEC, ["a", "1", "b", "[]", "{}", "--timout", "3"])
+    assert read_arguments(SPEC, ["--dashes"]) == (["--dashes"], {})
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("7d", 604800), ("0", 0), ("250ms", 0.25)],

@@ -144,7 +144,13 @@ def _check_action(method: Callable[..., Any], effect: str, timeout_s: float | No
 
 
 def on_event(name: str) -> Callable[[Function], Function]:
-    """Marks a method of a Box as the handler of the events called `name`; it runs inside the instance."""
+    """Marks a method of a Box as the handler of events; it is to run inside the instance.
+
+    Accepted, and not called yet: nothing publishes events so far.
+
+    Args:
+        name: What the events are called.
+    """
 
     def mark(method: Function) -> Function:
         method.__kibo_event__ = name  # type: ignore[attr-defined]
@@ -179,6 +185,12 @@ def use(box: type[BoxType]) -> BoxType:
     """Declares that a Box needs another, which some part to its left in a sum must be an instance of.
 
     Where several are, the nearest to the left is used.
+
+    Args:
+        box: The class that is needed, or one that it inherits from.
+
+    Returns:
+        What stands for the part: in a running box the attribute is the part itself, with all its methods.
 
     Raises:
         InvalidDefinition: `box` is not a Box class.
@@ -327,6 +339,12 @@ class Box:
 
     def tools(self, format: "Format" = "openai") -> list[dict[str, Any]]:
         """Returns the actions as a model provider's tool definitions: names, guidance and arguments, nothing else.
+
+        Args:
+            format: ``"openai"``, ``"anthropic"`` or ``"mcp"``.
+
+        Returns:
+            One definition an action, as JSON would hold it, in the order of the sum.
 
         Raises:
             UnmetNeed: As for `spawn`.

@@ -137,6 +137,9 @@ class Branch(BranchFace[Instance]):
     def snapshot(self, label: str = "") -> SnapshotRecord:
         """Seals what it is, to come back to. Where nothing has changed, its last snapshot is returned.
 
+        Args:
+            label: A name for it, which moves here if another snapshot of the tree has it.
+
         Raises:
             NotLive: As `fork`.
             BranchClosed, BranchStale: The branch is not open.

@@ -18,7 +18,7 @@ def read_arguments(spec: ActionSpec, words: Sequence[str]) -> tuple[list[Any], d
     action's own check to say.
 
     Raises:
-        InvalidInput: Something begins like a JSON object or list and is none.
+        InvalidInput: Something begins like a JSON object or list and is none, or like an option that there is not.
     """
     properties = argument_schema(spec, {})["properties"]
     names = list(properties)
@@ -42,6 +42,12 @@ def read_arguments(spec: ActionSpec, words: Sequence[str]) -> tuple[list[Any], d
             named |= _document(word)
         else:
             positional.append(_value(word, here))
+    option = next((word for word in words if word.startswith("--")), "")
+    if option and len(positional) > len(names):
+        raise InvalidInput(
+            f"there is no option {option}, and {spec.name}() takes no argument of that name",
+            hint="What follows the action's name is its arguments; --help tells the options.",
+        )
     return positional, named
 
 

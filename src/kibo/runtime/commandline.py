@@ -338,11 +338,16 @@ class Terminal:
             os.close(inside)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Tells the program the size of its screen, in characters."""
+        """Tells the program the size of its screen.
+
+        Args:
+            rows: Its height, in characters.
+            columns: Its width.
+        """
         ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def read(self, size: int = 65536) -> bytes:
-        """Reads what the program wrote; empty once it has ended."""
+        """Reads what the program wrote, up to ``size`` bytes; waits for some. Empty once it has ended."""
         try:
             return os.read(self.fd, size)
         except OSError as error:
@@ -351,7 +356,7 @@ class Terminal:
             raise
 
     def write(self, data: bytes) -> None:
-        """Types."""
+        """Types ``data``, as a keyboard would send it."""
         view = memoryview(data)
         while view:
             view = view[os.write(self.fd, view) :]

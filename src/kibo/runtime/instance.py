@@ -28,7 +28,11 @@ __all__ = ["Change", "Files", "Instance", "Popen", "RunningBox"]
 
 
 class Files:
-    """The files of one instance. Paths are the box's own; relative ones start at ``/work``."""
+    """The files of one instance. Paths are the box's own; relative ones start at ``/work``.
+
+    Files are read and written with the rights of the box's programs, and while an action runs. Every call raises
+    `InstanceEnded` once the instance is over, and `Unavailable`, to be made again, where the box killed what serves it.
+    """
 
     def __init__(self, access: FileAccess, box: object) -> None:
         self._access = access
@@ -41,27 +45,61 @@ class Files:
     def read(self, path: str) -> bytes:
         """Reads a whole file.
 
+        Args:
+            path: In the box.
+
+        Returns:
+            Its content, of up to 256 MiB.
+
         Raises:
             FileMissing: It is not there.
             PathRefused: The box's programs may not read it.
+            InvalidInput: It is a directory, or no regular file.
+            FrameTooLarge: It is larger; `download` streams.
         """
         return run(self._access.read(path))
 
     def write(self, path: str, content: bytes | str, mode: int = 0o644) -> None:
         """Writes a whole file; makes the directories above it.
 
+        Args:
+            path: In the box.
+            content: Bytes, or text, which is written as UTF-8.
+            mode: The file's permissions.
+
         Raises:
-            DiskFull: The box's share is used up.
+            DiskFull: The box's share is used up. The file may have been written in part; retry once there is room.
             PathRefused: The box's programs may not write there.
+            InvalidInput: There is a directory or something else of that name, or the content is no content.
         """
         run(self._access.write(path, content, mode))
 
     def list(self, path: str = ".") -> list[FileInfo]:
-        """Lists a directory, in order of name."""
+        """Lists a directory.
+
+        Args:
+            path: In the box.
+
+        Returns:
+            What is in it, in order of name.
+
+        Raises:
+            FileMissing: It is not there.
+            PathRefused: The box's programs may not read it.
+            InvalidInput: It is no directory.
+        """
         return run(self._access.list(path))
 
     def remove(self, path: str) -> None:
-        """Removes a file, or a directory with all that is in it."""
+        """Removes a file, or a directory with all that is in it.
+
+        Args:
+            path: In the box.
+
+        Raises:
+            FileMissing: It is not there.
+            PathRefused: The box's programs may not remove it, or something in it; the rest may be gone.
+        """
         run(self._access.remove(path))
 
     def upload(
@@ -76,6 +114,11 @@ class Files:
 
         Returns:
             The number of files and directories copied.
+
+        Raises:
+            FileMissing: The source is not on this host.
+            DiskFull, PathRefused: As `write`. What was copied before stays; copying again replaces it.
+            InvalidInput: This process may not read a file of the source.
         """
         return run(self._access.upload(source, target, progress))
 
@@ -91,12 +134,22 @@ class Files:
             The number of files and directories copied.
 
         Raises:
+            FileMissing: The source is not in the box, or the target's directory not on this host.
+            HostDiskFull: The host's disk is. What was copied before stays.
+            InvalidInput: This process may not write the target.
             GuestViolation: The box sent a name that would leave the target.
         """
         return run(self._access.download(source, target, progress))
 
     def watch(self, path: str = ".") -> Generator[FileChange, None, None]:
-        """Yields changes in one directory as they happen, until closed."""
+        """Yields changes in one directory as they happen, until closed.
+
+        Args:
+            path: A directory in the box; those below it are not watched.
+
+        Raises:
+            FileMissing: It is not there.
+        """
         changes = self._access.watch(path)
         try:
             while True:
@@ -161,8 +214,11 @@ class RunningBox:
 
         Raises:
             CommandTimedOut: It was killed, with all that it started in its process group.
-            FileMissing: The program is not in the box.
+            FileMissing: The program, or the directory, is not in the box.
+            InvalidInput: It is no program, or an argument makes no sense; nothing ran.
+            FrameTooLarge: It wrote more than 64 MiB, and was killed; `popen` streams.
             InstanceEnded: The box ended first.
+            Unavailable: The box killed what ran the command. It may have run in part.
         """
         return run(
             self._handle.execute(command, timeout_s=timeout_s, cwd=cwd, stdin=stdin, variables=variables)
@@ -171,11 +227,30 @@ class RunningBox:
     def popen(
         self, command: Command, *, cwd: str | None = None, variables: Mapping[str, str] | None = None
     ) -> Popen:
-        """Starts a command in the box and returns it with its streams. Close it, or use it as a context manager."""
+        """Starts a command in the box and returns it with its streams. Close it, or use it as a context manager.
+
+        Args:
+            command: As for `exec`.
+            cwd: Directory in the box; ``/work`` by default.
+            variables: Environment variables besides the box's own.
+
+        Raises:
+            InvalidInput: As `exec`. That its program is not there is told by `Popen.wait`.
+            InstanceEnded: The box has ended.
+        """
         return Popen(self._handle.start(command, cwd, variables), self._handle.waiting, self)
 
     def shell(self, command: Command = ("/bin/sh", "-i"), *, rows: int = 24, columns: int = 80) -> Terminal:
-        """Starts a command on a terminal of its own in the box."""
+        """Starts a command on a terminal of its own in the box. Close it at the end.
+
+        Args:
+            command: As for `exec`.
+            rows: The height of its screen, in characters.
+            columns: The width.
+
+        Raises:
+            InvalidInput, InstanceEnded: As `popen`.
+        """
         return self._handle.terminal(command, rows, columns)
 
     def logs(self, tail_bytes: int | None = None, *, service: str = "") -> str:
@@ -187,11 +262,16 @@ class RunningBox:
 
         Raises:
             NotFound: The box has no service of that name.
+            InstanceEnded: It has ended.
         """
         return run(self._handle.logs(tail_bytes, service))
 
     def diff(self) -> list[Change]:
-        """Lists what it changed since it was spawned, in order of path."""
+        """Lists what it changed since it was spawned, in order of path. Read from outside: the box is not asked.
+
+        Raises:
+            InstanceEnded: It has ended, and its files with it.
+        """
         return run(self._handle.diff())
 
     def destroy(self) -> None:
@@ -262,7 +342,7 @@ class Instance(RunningBox):
         return Forks((type(self)(child) for child in children), live=bool(point.cell), reasons=point.reasons)
 
     def tools(self, format: Literal["openai", "anthropic", "mcp"] = "openai") -> list[dict[str, Any]]:
-        """Returns the actions as a model provider's tool definitions."""
+        """Returns the actions as a model provider's tool definitions; see `Box.tools`."""
         from kibo.box.tools import tools_of_plan
 
         return tools_of_plan(self._conversation.plan, format)
@@ -313,15 +393,20 @@ class Popen:
         return self._process.running.returncode
 
     def wait(self, timeout_s: float | None = None) -> int:
-        """Waits for its end and returns its exit status.
+        """Waits for its end and returns its exit status, or minus the number of the signal that ended it.
+
+        Args:
+            timeout_s: Seconds to wait; None waits for ever.
 
         Raises:
+            FileMissing: Its program is not in the box, so that it never started.
+            InstanceEnded: The box ended first.
             TimeoutError: It has not ended in time; it goes on.
         """
         return run(self._process.running.wait(self._waiting, timeout_s))
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
-        """Signals the command and what it started."""
+        """Signals the command and what it started, with SIGKILL or the signal ``signum``. Nothing once it has ended."""
         self._process.kill(signum)
 
     def close(self) -> None:

@@ -21,6 +21,10 @@ class Pool:
     """Keeps instances of one box ready. Thread-safe. A context manager that destroys those nobody took.
 
     Made by `kibo.pool`. While it is open, `spawn()` of that box takes from it.
+
+    Attributes:
+        hits: Spawns that found an instance ready.
+        misses: Spawns that had to make one.
     """
 
     def __init__(

@@ -87,6 +87,10 @@ class Budget:
     def spend(self, *, tokens: int = 0, money: float = 0.0) -> None:
         """Reports what was used, from a strategy or anything else that the budget is for. Thread-safe.
 
+        Args:
+            tokens: How many more.
+            money: How much more, in the budget's unit.
+
         Raises:
             BudgetSpent: That, or what was used before it, is more than the budget or one around it. It counts all
                 the same; whatever runs under the budget is stopped.
@@ -143,7 +147,7 @@ class Budget:
             return wanted
 
     def return_branches(self, count: int) -> None:
-        """Gives back branches that were taken and could not be made."""
+        """Gives back ``count`` branches that were taken and could not be made."""
         with _guard:
             for budget in self.chain():
                 budget._branches -= count
@@ -173,7 +177,7 @@ class Budget:
                 budget._told.append(tell)
 
     def unlisten(self, tell: Callable[[str], None]) -> None:
-        """Ends what `listen` began."""
+        """Ends what `listen` began with the same ``tell``."""
         with _guard:
             for budget in self.chain():
                 budget._told.remove(tell)
