@@ -15,10 +15,10 @@ PYTEST_ARGS ?=
 # One worker a processor; WORKERS=0 runs all in one process.
 WORKERS ?= auto
 
-.PHONY: help setup system demo test lint format types arch bench soak docs check lock clean
+.PHONY: help setup system demo test lint format types arch bench soak docs reference check lock clean
 
 help: ## list these words
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: system $(STAMP) ## bring the machine's packages (as root) and .venv, from pinned hashes
 
@@ -64,8 +64,11 @@ soak: setup ## kill it at many moments, then spawn, act and destroy for minutes;
 	@$(PY) -m pytest -m soak
 	@$(PY) -m benchmarks.soak
 
-docs: $(STAMP) ## check that the links and the examples of docs/ hold
+docs: $(STAMP) ## check that the links and the examples of docs/ hold, and that its reference is current
 	@$(PY) docs/check.py
+
+reference: $(STAMP) ## write docs/reference/ from the docstrings
+	@$(PY) docs/reference.py
 
 clean: ## remove what these words made (not the boxes' state directory)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -1,4 +1,5 @@
-"""Checks that the documentation holds together: every link leads somewhere, every Python example compiles.
+"""Checks that the documentation holds together: every link leads somewhere, every Python example compiles, and the
+reference is what the source says.
 
 Run by `make docs`. Prints each problem with its file and line, and exits with 1 if there is one.
 """
@@ -9,6 +10,8 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+
+import reference
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
@@ -69,6 +72,9 @@ def followed(page: Path, target: str, line: int) -> Iterator[tuple[int, str]]:
 
 def main() -> int:
     found = [f"{page.relative_to(ROOT)}:{line}: {text}" for page in pages() for line, text in problems(page)]
+    found += [
+        f"{page.relative_to(ROOT)}: `make reference` writes it anew" for page in reference.outdated()
+    ]
     print("\n".join(found) or f"docs: {len(pages())} pages hold together")
     return 1 if found else 0
 

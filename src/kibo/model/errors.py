@@ -194,7 +194,7 @@ class InstanceUnknown(NotFound):
 
 
 class FileMissing(NotFound):
-    """The box has no such file."""
+    """There is no such file or program in the box, or no such file on the host."""
 
     code = "files.missing"
 
