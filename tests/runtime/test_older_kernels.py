@@ -23,6 +23,9 @@ MODULES = {
     "runtime/test_exec.py": "",
     "runtime/test_files.py": "climb or link or root",
     "runtime/test_builds.py": "cached or steps",
+    "runtime/test_fork.py": "not hundred and not nests",
+    "runtime/test_cold_fork.py": "moment or comes_along or changes_of_usr",
+    "runtime/test_branch.py": "commit or apply",
     "fault/test_leaks.py": "spawn and warden or seen",
     "security/test_namespaces.py": "ordinary and command",
 }
