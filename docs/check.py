@@ -72,9 +72,7 @@ def followed(page: Path, target: str, line: int) -> Iterator[tuple[int, str]]:
 
 def main() -> int:
     found = [f"{page.relative_to(ROOT)}:{line}: {text}" for page in pages() for line, text in problems(page)]
-    found += [
-        f"{page.relative_to(ROOT)}: `make reference` writes it anew" for page in reference.outdated()
-    ]
+    found += [f"{page.relative_to(ROOT)}: `make reference` writes it anew" for page in reference.outdated()]
     print("\n".join(found) or f"docs: {len(pages())} pages hold together")
     return 1 if found else 0
 

@@ -355,7 +355,7 @@ class InvalidResult(ActionFailed):
 
 
 class ActionTimedOut(ActionFailed):
-    """The action ran past its time limit and was stopped."""
+    """The action ran past its time limit and was stopped; `details["traceback"]` says where it was."""
 
     code = "action.timeout"
 

@@ -18,7 +18,7 @@ from kibo.model.errors import (
     MemoryExceeded,
     UnknownAction,
 )
-from kibo.model.limits import DEFAULT_ACTION_S, DEFAULT_LAUNCH_S
+from kibo.model.limits import DEFAULT_ACTION_S, DEFAULT_LAUNCH_S, MAX_ERROR_TEXT_BYTES
 from kibo.runtime import wire
 from kibo.runtime.channel import Channel
 from kibo.runtime.handle import Handle, ended_error
@@ -224,7 +224,7 @@ class Conversation(Handle):
         if reply[0] == "error" and len(reply) == 3 and isinstance(reply[2], dict):
             raise self._raised(spec, reply[2])
         if reply[0] == "interrupted":
-            raise self._too_slow(spec, limit_s, "The instance lives on.")
+            raise self._too_slow(spec, limit_s, "The instance lives on.", "".join(map(str, reply[2:3])))
         known = ("ok", "item", "stopped") if self._asked[0] == "stream" else ("ok",)
         if reply[0] not in known or (reply[0] != "stopped" and len(reply) != 3):
             self._destroy("broke the protocol")
@@ -266,11 +266,16 @@ class Conversation(Handle):
             self._destroy("an action was cancelled")
             raise
 
-    def _too_slow(self, spec: ActionSpec, limit_s: float, then: str) -> ActionTimedOut:
+    def _too_slow(self, spec: ActionSpec, limit_s: float, then: str, where: str = "") -> ActionTimedOut:
         return ActionTimedOut(
             f"{spec.name}() did not end within {limit_s:g} s and was interrupted",
             hint=f"{then} Raise @action(timeout_s=...) or Limits.action_s if it needs longer.",
-            details={"action": spec.name, "timeout_s": limit_s, "ended": bool(self.ended)},
+            details={
+                "action": spec.name,
+                "timeout_s": limit_s,
+                "ended": bool(self.ended),
+                "traceback": where[-MAX_ERROR_TEXT_BYTES:],
+            },
         )
 
     async def why(self, action: str) -> KiboError:

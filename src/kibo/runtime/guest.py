@@ -262,8 +262,8 @@ class Guest:
         kind, number, *rest = request
         try:
             reply = getattr(self, f"_do_{kind}")(number, *rest)
-        except ActionInterrupted:
-            reply = ["interrupted", number]
+        except ActionInterrupted as error:
+            reply = ["interrupted", number, describe(error)["traceback"]]
         except BaseException as error:  # noqa: BLE001 - whatever an action raises is its caller's to see
             reply = ["error", number, describe(error)]
         try:
