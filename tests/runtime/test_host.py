@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from kibo.model.errors import HostUnsupported
+from kibo.runtime import host_checks
 from kibo.runtime.host import Check, probe, require_host
 
 pytestmark = pytest.mark.runtime
@@ -110,6 +111,25 @@ def test_a_host_without_user_namespaces_is_refused_with_the_setting_to_change(op
     assert refusal["code"] == HostUnsupported.code
     assert "user.max_user_namespaces" in refusal["hint"]
     assert "user namespaces" in refusal["message"]
+
+
+@pytest.mark.parametrize("failing", ["user_namespace", "mount_namespace"])
+def test_where_apparmor_takes_the_rights_of_new_namespaces_its_setting_is_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """As on Ubuntu 24.04: either making the namespace fails, or what needs a right in it."""
+    settings = {"/proc/sys/kernel/apparmor_restrict_unprivileged_userns": 1}
+    monkeypatch.setattr(host_checks, "_number", settings.get)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    works = dict.fromkeys(
+        [f"{name}_namespace" for name in ("user", "mount", "pid", "ipc", "uts", "network")], ""
+    )
+    tried = {"failures": works | {failing: "[Errno 1] Operation not permitted"}}
+    (missing,) = [check for check in host_checks.namespaces(tried) if not check.ok]
+    assert "apparmor_restrict_unprivileged_userns=0" in missing.remedy
+    settings.clear()
+    (missing,) = [check for check in host_checks.namespaces(tried) if not check.ok]
+    assert "apparmor" not in missing.remedy
 
 
 def test_a_state_directory_that_cannot_hold_an_upper_layer_is_named(open_folder: Path) -> None:

@@ -96,7 +96,7 @@ def test_of_other_exceptions_nothing_is_said() -> None:
 @pytest.mark.parametrize(
     ("log", "remedy"),
     [
-        ("Temporary failure resolving 'deb.debian.org'", "network"),
+        ("Temporary failure resolving 'deb.example'", "network"),
         ("curl: (6) Could not resolve host: nosuch.invalid", "network"),
         ("Failed to establish a new connection: [Errno 111] Connection refused", "network"),
         ("npm error code EAI_AGAIN", "network"),

@@ -9,12 +9,16 @@ import resource
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from kibo.runtime.cgroups import open_cgroups
 from kibo.runtime.idmap import choose_map, granted_range
 
 Level = Literal["required", "recommended", "optional"]
+
+
+#: What Ubuntu needs from 24.04 on.
+_APPARMOR: Final = "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with 'userns,' for Python"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,15 @@ def _tried(
         or failures.get("id_map")
     )
     failure = failures.get(key, f"not tried: {untried or 'no folder to try in'}")
+    if level == "required" and _is_confined(failure):
+        remedy = _APPARMOR
     return Check(name, not failure, level, needed_for, failure or "works", remedy if failure else "")
+
+
+def _is_confined(failure: str) -> bool:
+    """Whether AppArmor is to blame: a process without a profile has no right in a user namespace that it made."""
+    restricts = os.geteuid() != 0 and _number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+    return bool(restricts) and ("[Errno 1]" in failure or "[Errno 13]" in failure)
 
 
 def _number(path: str) -> int | None:
@@ -71,11 +83,6 @@ def namespaces(tried: dict[str, Any]) -> list[Check]:
     remedy = "sysctl -w user.max_user_namespaces=65536"
     if _number("/proc/sys/kernel/unprivileged_userns_clone") == 0:
         remedy = "sysctl -w kernel.unprivileged_userns_clone=1"
-    elif _number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"):
-        remedy = (
-            "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, "
-            "or an AppArmor profile with 'userns,' for Python"
-        )
     elif _number("/proc/sys/user/max_user_namespaces") != 0:
         remedy = "where this is a container, start it with its seccomp profile allowing clone(CLONE_NEWUSER)"
     most = _number("/proc/sys/user/max_user_namespaces")
