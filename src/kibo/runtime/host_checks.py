@@ -18,7 +18,9 @@ Level = Literal["required", "recommended", "optional"]
 
 
 #: What Ubuntu needs from 24.04 on.
-_APPARMOR: Final = "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with 'userns,' for Python"
+_APPARMOR: Final = (
+    "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile that allows userns"
+)
 
 
 @dataclass(frozen=True, slots=True)
