@@ -1,7 +1,8 @@
-"""Spawns, uses and destroys boxes for minutes, then counts what is left: ``python -m benchmarks.soak 5``.
+"""Spawns, forks, commits and destroys boxes for minutes, then counts what is left: ``python -m benchmarks.soak 5``.
 
 What must not grow: this process's descriptors and threads, the warden's memory and descriptors, processes, mounts,
-control groups, and files below the state directory. What must be gone at the end: everything but the layers.
+control groups, and files below the state directory. What must be gone at the end: everything but the layers of
+environments and what the history of the branches names, and of that everything once it is collected.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ from pathlib import Path
 
 from rich.console import Console
 
+import kibo
 from benchmarks.boxes import ECHO
 from benchmarks.idle import guest_pids, own_pid
 from kibo.wiring import runtime
+from kibo.wiring.branches import Records
 
 THREADS = 2
 WARM_S = 5.0
 #: What the warden may gain after its first seconds: its allocator's arenas, and control groups, which are kept for use
 #: again and are as many as there were boxes at once. A leak of one a box would be thousands.
-SLACK = {"warden_bytes": 2 << 20, "warden_descriptors": 32, "descriptors": 4}
+SLACK = {"warden_bytes": 2 << 20, "warden_descriptors": 32, "descriptors": 4, "threads": 1}
+#: Branches of which each thread's tree consists before it begins another.
+TREE = 50
 
 
 def main() -> int:
@@ -37,7 +42,7 @@ def main() -> int:
     until = time.monotonic() + minutes * 60
     while time.monotonic() < until and not failures:
         count += soak(min(10.0, until - time.monotonic()), failures)
-        console.print(f"[dim]{count} boxes[/]")
+        console.print(f"[dim]{count} boxes, the warden {resident(warden_pid()) >> 10:,} KiB[/]")
     after = measure()
     console.print(f"after {count} boxes: {after}")
     left = [f"{type(error).__name__}: {error}" for error in failures]
@@ -47,6 +52,10 @@ def main() -> int:
         if after[name] > before[name] + SLACK.get(name, 0)
     ]
     runtime().close()
+    records = Records(runtime().home)
+    records.standing().collect(0.0, 0.0)
+    records.close()
+    left += [f"layer {path.name} is left" for path in (runtime().home / "deltas").iterdir()]
     left += [f"process {pid} is left" for pid in guest_pids()]
     run = runtime().home / "run"
     own = (
@@ -68,7 +77,9 @@ def soak(seconds: float, failures: list[BaseException]) -> int:
 
     def run(index: int) -> None:
         try:
-            work(index, until, counts)
+            while time.monotonic() < until:
+                work(index, until, counts)
+                branch_out(index, until, counts)
         except BaseException as error:  # noqa: BLE001 - told at the end, after what is left has been counted
             failures.append(error)
 
@@ -81,11 +92,12 @@ def soak(seconds: float, failures: list[BaseException]) -> int:
 
 
 def work(index: int, until: float, counts: list[int]) -> None:
-    """Makes boxes of several lives: used, unused, with files, with a command, left to the garbage collector."""
-    number = 0
-    while time.monotonic() < until:
+    """Makes boxes of several lives: used, unused, with files, with a command, forked, left to the collector."""
+    for number in range(TREE):
+        if time.monotonic() > until:
+            return
         box = ECHO.spawn()
-        match number % 5:
+        match number % 6:
             case 0:
                 assert box.echo("hello") == "hello"
             case 1:
@@ -95,11 +107,41 @@ def work(index: int, until: float, counts: list[int]) -> None:
             case 3:
                 with box.popen(["sleep", "100"]):
                     box.echo("while it runs")
+            case 4:
+                for fork in box.fork(2):
+                    assert fork.echo("forked") == "forked"
         if number % 2:
             box.destroy()
         del box
-        number += 1
-        counts[index] = number
+        counts[index] += 1
+
+
+def branch_out(index: int, until: float, counts: list[int]) -> None:
+    """Makes a tree of branches that are committed, merged, aborted, or end with it; live, and cold under a command."""
+    with kibo.branch(f"soak {index}") as main:
+        box = main.spawn(ECHO)
+        for number in range(TREE):
+            if time.monotonic() > until:
+                break
+            one, two = main.fork(2)
+            one[box].files.write("one", str(number).encode())
+            two[box].files.write("two", str(number).encode())
+            match number % 4:
+                case 0:
+                    one.commit()
+                case 1:
+                    one.commit()
+                    two.merge()
+                case 2:
+                    one.abort()
+                case 3:
+                    with two[box].popen(["sleep", "100"]):
+                        (cold,) = two.fork()
+                        assert cold[box].files.read("two") == str(number).encode()
+                        cold.abort()
+                    two.commit()
+            counts[index] += 2
+        main.abort()
 
 
 def measure() -> dict[str, int]:
@@ -110,6 +152,7 @@ def measure() -> dict[str, int]:
     warden = warden_pid()
     return {
         "descriptors": len(list(Path("/proc/self/fd").iterdir())),
+        "threads": threading.active_count(),
         "guests": len(guest_pids()),
         "warden_descriptors": len(list(Path(f"/proc/{warden}/fd").iterdir())),
         "warden_bytes": resident(warden),

@@ -15,6 +15,7 @@ BENCHES = (
     "history",
     "branches",
     "workspaces",
+    "large",
     "search",
     "spawn",
     "forks",

@@ -90,3 +90,9 @@ class Small(kibo.Box):
     """May write little."""
 
     env = kibo.Env(limits=kibo.Limits(disk_bytes=8 << 20))
+
+
+class Few(kibo.Box):
+    """May make few files."""
+
+    env = kibo.Env(limits=kibo.Limits(disk_files=2000))

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import kibo
-from examples.merge_sqlite.resolver import DatabaseMerger, merge
+from examples.merge_sqlite.resolver import DatabaseMerger
 from examples.merge_sqlite.shop import Shop, make_database
 
 
@@ -37,11 +37,11 @@ def sell(path: Path) -> int:
         eve[shop].set_price("latte", 1)
         ada.commit()
         merger = DatabaseMerger()
-        merge(bob, merger)
+        bob.merge(merger)
         print(f"merged     {', '.join(merger.merged)}: {shop.orders()}")
         print(f"goods      {shop.goods()}")
         try:
-            merge(eve, merger)
+            eve.merge(merger)
         except kibo.KiboError as error:
             print(f"refused    {error.message}")
             for kept in merger.kept.values():

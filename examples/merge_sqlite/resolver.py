@@ -5,23 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import kibo
 from examples.merge_sqlite.database import MAGIC, MAX_BYTES, SIDECARS, Refused
 from examples.merge_sqlite.merging import merge_databases
 from examples.merge_sqlite.rows import Clash
-from kibo.branch.branch import Branch
-from kibo.branch.deltas import BranchChange
-from kibo.branch.records import Committed
 from kibo.runtime.trees.conflict import KEEP, Conflict, Resolution, Resolver
 from kibo.runtime.trees.stack import Node
 
 #: A rollback journal that holds no transaction begins with zeros, in SQLite's persistent mode.
 _NO_TRANSACTION: Final = bytes(8)
+_UNFINISHED: Final = (
+    "one side changed the database and the other has a log beside it: close its connections, or "
+    "PRAGMA wal_checkpoint(TRUNCATE), in each branch; then merge"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,9 @@ class DatabaseMerger:
     def __call__(self, conflict: Conflict) -> Resolution:
         """Decides one conflict."""
         ours, theirs = conflict.ours, conflict.theirs
+        if conflict.kind == "together":
+            self.kept[os.fsdecode(conflict.path)] = Kept(_UNFINISHED)
+            return KEEP
         if conflict.kind not in ("content", "added") or not (_is_database(ours) and _is_database(theirs)):
             return KEEP if self._otherwise is None else self._otherwise(conflict)
         name = os.fsdecode(conflict.path)
@@ -83,38 +85,6 @@ class DatabaseMerger:
             into = Path(place) / "merged"
             clashes = merge_databases(paths["base"], ours, theirs, into)
             return clashes, b"" if clashes else into.read_bytes()
-
-
-class Unfinished(kibo.KiboError):
-    """A database was changed whose log has not been brought into it."""
-
-    code = "example.database_unfinished"
-
-
-def merge(branch: Branch, merger: DatabaseMerger) -> Committed:
-    """Merges a branch into its parent, databases row by row.
-
-    A database is its file and the log beside it. Where only one side has changed the one, and only the other the other,
-    files would be joined that do not belong together, without a conflict and so without a word: so logs are looked for.
-
-    Raises:
-        Unfinished: A side has such a log. Nothing has changed.
-        MergeConflict: `merger.kept` says which rows. Nothing has changed.
-    """
-    parent = branch.parent
-    found = unfinished(branch.diff()) + ([] if parent is None else unfinished(parent.diff()))
-    if found:
-        raise Unfinished(
-            f"a database is in use or was not closed: {', '.join(sorted(set(found)))}",
-            hint="Close its connections, or PRAGMA wal_checkpoint(TRUNCATE), in each branch; then merge.",
-            details={"paths": found},
-        )
-    return branch.merge(merger)
-
-
-def unfinished(changes: Iterable[BranchChange]) -> list[str]:
-    """Returns the paths of logs among changed files that may hold what their databases do not."""
-    return [change.path for change in changes if change.size and change.path.endswith(SIDECARS)]
 
 
 def _is_database(node: Node | None) -> bool:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from examples.fix_tests.repository import make_repository
-from examples.merge_sqlite.resolver import DatabaseMerger, Unfinished, merge
+from examples.merge_sqlite.resolver import DatabaseMerger
 from examples.merge_sqlite.shop import Shop, make_database
 
 import kibo
+from kibo.model.errors import MergeConflict
 from own_runtimes import own_runtime
 
 pytestmark = pytest.mark.e2e
@@ -104,10 +105,9 @@ def test_a_database_whose_log_was_not_brought_into_it_is_not_merged(tmp_path: Pa
         assert two[shop].exec(["python3", "-c", f"{write} os._exit(0)"]).returncode == 0
         one.commit()
         merger = DatabaseMerger()
-        with pytest.raises(Unfinished) as caught:
-            merge(two, merger)
-        assert caught.value.details["paths"] == ["/work/shop.db-wal"]
-        assert shop.orders() == ["mon-1", "one"]
-        with pytest.raises(kibo.KiboError, match="both sides changed"):
-            two.merge(merger)  # without looking for logs first
+        with pytest.raises(MergeConflict) as caught:
+            two.merge(merger)
+        kinds = {path["path"]: path["kind"] for path in caught.value.details["paths"]}
+        assert kinds == {"/work/shop.db": "content", "/work/shop.db-wal": "together"}
         assert "has a log beside it" in merger.kept["work/shop.db"].reason
+        assert shop.orders() == ["mon-1", "one"]

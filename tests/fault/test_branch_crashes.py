@@ -42,7 +42,8 @@ class Home:
 
     def __init__(self, built: Path, place: Path, starter: subprocess.Popen[str]) -> None:
         self._built, self._place, self._starter = built, place, starter
-        self.path, self.host = place / "home", place / "host"
+        # Named at random: mounts are told by it, and others have theirs below their homes.
+        self.path, self.host = place / f"of-{place.name}", place / "host"
         self.pid = 0
         # The tests before these may have left a runtime of this process's own.
         self._others = set(leftovers.descendants(os.getpid()))

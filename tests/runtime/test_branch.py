@@ -13,16 +13,24 @@ from pathlib import Path
 import pytest
 
 import kibo
+from kibo import wiring
+from kibo.branch import watching
 from kibo.branch.branch import Branch
 from kibo.model import errors
 from kibo.runtime.trees.conflict import THEIRS, Resolution
-from value_boxes import Lines, Small, Values
+from own_runtimes import own_runtime
+from value_boxes import Few, Lines, Small, Values
 
 
 @pytest.fixture
 def main() -> Iterator[Branch]:
     with kibo.branch("to be tested") as branch:
         yield branch
+
+
+@pytest.fixture
+def built() -> Path:
+    return wiring.runtime().home
 
 
 @pytest.fixture
@@ -481,6 +489,65 @@ def test_an_instance_that_outgrows_its_disk_is_ended_and_its_files_can_be_read(m
         fork[box].exec("true")
     assert ("added", "/work/big") in paths(fork)
     assert box.files.read("note") == b"kept\n"
+
+
+def test_branches_that_ended_hold_no_descriptor_though_they_can_be_read_and_their_tree_goes_on(main):
+    box = main.spawn(Values())
+    ended = []
+
+    def round_of_two() -> None:
+        one, two = main.fork(2)
+        for fork in (one, two):
+            fork[box].put("a", len(ended))
+            fork[box].files.write("b", b"b")
+        ended.append(two)
+        one.abort() if len(ended) % 2 else one.commit()
+
+    for _ in range(4):
+        round_of_two()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(12):
+        round_of_two()
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
+    ended[0].abort()
+    assert ("added", "/work/b") in paths(ended[0])
+    with pytest.raises(errors.KiboError):
+        ended[0][box].files.read("b")
+
+
+#: Makes empty files for ever; directories too, and one hundred in each.
+FLOOD = "i=0; while mkdir d$i; do for f in $(seq 100); do : > d$i/$f; done; i=$((i+1)); done"
+
+
+def test_an_instance_that_makes_too_many_files_is_ended_and_told_so(main):
+    box = main.spawn(Few())
+    box.exec("echo kept > note; for f in $(seq 1000); do : > $f; done")
+    (fork,) = main.fork()
+    with pytest.raises((errors.DiskFull, errors.InstanceEnded)):
+        fork[box].exec(FLOOD)
+    with pytest.raises(errors.DiskFull, match="more files") as caught:
+        fork[box].exec("true")
+    assert "disk_files" in caught.value.hint
+    assert box.files.read("note") == b"kept\n"
+    assert ("added", "/work/d0/") in paths(fork)
+
+
+def test_a_flood_of_files_is_seen_though_looking_at_all_is_not_due(monkeypatch, built):
+    """Where looking takes long it is done seldom; what the disk loses meanwhile says when it must be done at once."""
+    monkeypatch.setattr(watching, "SHARE", 1e-12)
+    with own_runtime(built), kibo.branch() as main:
+        quiet, box = main.spawn(Values()), main.spawn(Few())
+        # From here on none is due by itself.
+        deadline = time.monotonic() + 20
+        watch = wiring.runtime().records().watch
+        while watch._due_s < time.monotonic() + 60 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert watch._due_s > time.monotonic() + 60
+        with pytest.raises((errors.DiskFull, errors.InstanceEnded)):
+            box.exec(FLOOD, timeout_s=60)
+        with pytest.raises(errors.DiskFull, match="more files"):
+            box.exec("true")
+        assert quiet.exec("true").returncode == 0
 
 
 def test_a_branch_ends_though_something_is_called_in_it():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -178,6 +179,40 @@ def test_open_files_are_bounded() -> None:
         assert "Too many open files" in answer
         assert int(answer.split()[0]) < 64
         assert box.exec("ulimit -n").stdout == "64\n"
+
+
+class Few(Box):
+    """May make few files."""
+
+    env = Env(limits=Limits(disk_files=500))
+
+    @action
+    def make(self, place: str) -> int:
+        """Make empty files until none can be made; return how many there are."""
+        count = 0
+        os.mkdir(place)
+        while True:
+            try:
+                os.close(os.open(f"{place}/{count}", os.O_CREAT | os.O_WRONLY))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                return count
+            count += 1
+
+
+def test_the_files_of_a_box_are_bounded_in_number_those_in_shared_memory_too() -> None:
+    with Few().spawn() as one, Few().spawn() as other:
+        made = one.make("/work/many")
+        assert 450 <= made <= 520
+        with pytest.raises(errors.DiskFull, match="No space left"):
+            one.files.write("more", b"x")
+        one.exec("rm -r /work/many")
+        assert 450 <= one.make("/dev/shm/many") <= 520
+        assert other.exec("touch /work/room").returncode == 0
+        (fork,) = other.fork()
+        with fork:
+            assert 450 <= fork.make("/work/many") <= 520
 
 
 def test_the_disk_of_a_box_is_bounded_and_shared_memory_too() -> None:

@@ -13,7 +13,7 @@ import ordinary_user
 #: In no one's use: packages' users end at 999, people's begin at 1000, nobody is 65534.
 ORDINARY = 64_322
 
-#: These become an ordinary user by themselves; so do those of tests/security, one by one.
+#: These become an ordinary user by themselves; so do those of tests/security that attack from a box, one by one.
 NEED_ROOT = {
     "test_ordinary_user.py",
     "test_range_of_ids.py",
@@ -29,6 +29,8 @@ MODULES = [
     for path in sorted((ordinary_user.CHECKOUT / "tests" / folder).glob("test_*.py"))
     if path.name not in NEED_ROOT | OF_STORES
 ]
+#: Those of tests/security that have no box.
+MODULES += [f"security/test_{name}.py" for name in ("applies", "archives", "journals", "history_rows")]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 
 from kibo.branch.branch import Branch
 from kibo.branch.hostdir.freeze import freeze
-from kibo.branch.watching import used_bytes
+from kibo.branch.watching import Room, used_room
 from kibo.model import errors
 from kibo.model.limits import MAX_TREE_PATH_BYTES
 from kibo.runtime.trees.conflict import THEIRS
@@ -123,12 +123,12 @@ def test_a_longer_path_that_a_box_made_is_named_until_it_is_gone(
 
 def test_what_lies_deeper_than_paths_reach_counts_towards_the_disk_that_a_box_may_use(work: Path) -> None:
     deep(work, 9000, "x" * (1 << 20))
-    used = used_bytes(str(work), 1 << 30)
+    used = used_room(str(work), Room(1 << 30, 1 << 30)).bytes
     assert 1 << 20 < used < 2 << 20
-    assert used_bytes(str(work), 1 << 20) > 1 << 20
+    assert used_room(str(work), Room(1 << 20, 1 << 30)).bytes > 1 << 20
     deep(work, 100_000)
-    assert used_bytes(str(work), 1 << 30) > 1 << 30, "nobody can tell what is at its end"
-    assert used_bytes(str(work / "gone"), 1 << 30) == 0
+    assert used_room(str(work), Room(1 << 30, 1 << 30)).bytes > 1 << 30, "nobody can tell what is at its end"
+    assert used_room(str(work / "gone"), Room(1 << 30, 1 << 30)).bytes == 0
 
 
 # -- what files can be

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 from examples.merge_sqlite import resolver
-from examples.merge_sqlite.resolver import DatabaseMerger, unfinished
+from examples.merge_sqlite.resolver import DatabaseMerger
 
-from kibo.branch.deltas import BranchChange
 from kibo.model.errors import MergeConflict
 from kibo.runtime.trees.conflict import OURS
 from kibo.runtime.trees.merge import merge_trees
@@ -160,11 +159,3 @@ def test_what_is_no_database_is_somebody_elses(merge: Callable[..., Path]) -> No
     merge(merger, writing(b"\0one"), writing(b"\0two"), writing(b"\0"))
     assert asked == [b"shop.db"]
     assert (merger.merged, merger.kept) == ([], {})
-
-
-def test_logs_of_databases_are_found_among_changes() -> None:
-    def change(path: str, size: int) -> BranchChange:
-        return BranchChange(kind="added", path=path, size=size, instance="Shop")
-
-    changes = [change("/work/shop.db", 9), change("/work/shop.db-wal", 9), change("/work/old.db-journal", 0)]
-    assert unfinished(changes) == ["/work/shop.db-wal"]

@@ -18,6 +18,7 @@ class Limits(Record):
         cpus: CPU time as a multiple of one CPU; 0.5 is half of one.
         pids: Processes and threads.
         disk_bytes: What it may write to its own file system.
+        disk_files: Files, directories and links that it may make there.
         open_files: Descriptors of one process.
         wall_s: Seconds from spawn until the instance is destroyed.
         action_s: Seconds one action may take where it sets no `timeout_s` of its own.
@@ -29,6 +30,7 @@ class Limits(Record):
     cpus: float | None = None
     pids: int | None = None
     disk_bytes: int | None = None
+    disk_files: int | None = None
     open_files: int | None = None
     wall_s: float | None = None
     action_s: float | None = None

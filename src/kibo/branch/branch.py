@@ -57,7 +57,8 @@ class Branch(BranchFace[Instance]):
             workspace: A directory of the host, which the instance sees at ``/work`` as it is now. The directory itself
                 is changed by `apply` alone.
             name: What to call it in the branch; by default the names of its parts, and a number from the second on.
-            progress: Told of each step where something has to be built.
+            progress: Told of each step where something has to be built, and several times a second of how far the
+                workspace is read: a `kibo.branch.hostdir.reading.Reading`.
 
         Returns:
             The instance. It lives for as long as the branch does, unless it is destroyed before.

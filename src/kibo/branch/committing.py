@@ -211,7 +211,7 @@ def abort(tx: Transaction, branch: str, epoch: int | None) -> list[BranchId]:
     row = fencing.lock(tx, branch)
     if row.status == ABORTED:
         return []
-    waiting = [fencing.hold(tx, branch, epoch)]
+    waiting, met = [fencing.hold(tx, branch, epoch)], {branch}
     ended: list[BranchId] = []
     now = time.time()
     while waiting:
@@ -220,7 +220,9 @@ def abort(tx: Transaction, branch: str, epoch: int | None) -> list[BranchId]:
             update_branch(tx, row._replace(status=ABORTED, epoch=row.epoch + 1, closed=now))
             ended.append(BranchId(row.id))
             crash.point("abort.before_next")
-        waiting += [fencing.lock(tx, child) for child, _ in tx.rows(_CHILDREN, parent_id=row.id)]
+        children = [child for child, _ in tx.rows(_CHILDREN, parent_id=row.id) if child not in met]
+        met.update(children)
+        waiting += [fencing.lock(tx, child) for child in children]
     crash.point("abort.before_commit")
     return ended
 

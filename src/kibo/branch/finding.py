@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import bindparam, select
 
 from kibo.branch import marks
-from kibo.branch.records import BranchRecord, SnapshotRecord
+from kibo.branch.records import BranchRecord, SnapshotRecord, unreadable
 from kibo.branch.rows import WITH_PARENT, branch_record, read_snapshot, snapshot_record
 from kibo.model.errors import BranchUnknown, SnapshotUnknown
 from kibo.model.ids import ID_HEX_DIGITS, BranchId, Id, SnapshotId
@@ -78,7 +78,9 @@ def roots(tx: Transaction) -> list[BranchRecord]:
 def open_from(tx: Transaction, start: str) -> str | None:
     """Returns the nearest open branch, from one upwards, or None."""
     at: str | None = start
-    while at is not None:
+    passed = set[str]()
+    while at is not None and at not in passed:
+        passed.add(at)
         try:
             row = fencing.lock(tx, at)
         except BranchUnknown:
@@ -86,7 +88,7 @@ def open_from(tx: Transaction, start: str) -> str | None:
         if row.status == OPEN:
             return at
         at = row.parent
-    return None
+    return None  # all are closed, or, damaged, they lead back to where they began
 
 
 def snapshot(tx: Transaction, name: str) -> SnapshotRecord:
@@ -117,7 +119,11 @@ def line(tx: Transaction, of: str, limit: int) -> list[SnapshotRecord]:
     """Returns snapshots from a branch's head, or from a snapshot, towards the root."""
     at: Any = fencing.find(tx, of).head if of.startswith(BranchId.prefix) else of
     found: list[SnapshotRecord] = []
+    passed: set[str] = set()
     while at is not None and len(found) < limit:
+        if at in passed:
+            raise unreadable(at, ValueError("it descends from itself"))
+        passed.add(at)
         found.append(snapshot(tx, at))
         at = found[-1].parent
     return found

@@ -6,10 +6,11 @@ any other input: a world that names anything outside of the file is none.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -23,6 +24,7 @@ from kibo.branch.records import BranchRecord, SnapshotRecord
 from kibo.branch.worlds import InstanceWorld, to_json
 from kibo.model.errors import ArchiveInvalid, BranchUnknown, FileMissing, InvalidInput
 from kibo.model.ids import RandomId
+from kibo.model.limits import MAX_WORLD_BYTES
 from kibo.runtime.layers.temporary import remove_tree
 from kibo.runtime.trees.archive import MAX_HISTORY_BYTES, Exported, export_deltas, import_deltas
 from kibo.runtime.trees.building import flush_directory
@@ -186,8 +188,9 @@ def receive(
     try:
         with _opened(file) as source:
             found = import_deltas(source, deltas.home, place, owners=ids.reader())
-        note, lines = _note(found.history)
-        world = _world(lines, {exported: path.name for exported, path in made.items()})
+        note, first, size = _note(found.history)
+        world = _world(first, {exported: path.name for exported, path in made.items()})
+        lines = _lines(found.history, size)
         branch = history.import_snapshot(lines, world=to_json(world), goal=goal or note, name=name)
     except BaseException as error:
         for path in made.values():
@@ -211,26 +214,40 @@ def _opened(file: Path) -> IO[bytes]:
         ) from None
 
 
-def _note(section: bytes) -> tuple[str, list[str]]:
-    """Returns the goal, and the history's lines."""
+def _note(section: bytes) -> tuple[str, str, int]:
+    """Returns the goal, the history's first line, and where that begins."""
     try:
-        first, *lines = section.decode().removesuffix("\n").split("\n")
-        note = json.loads(first)
+        lines = io.BytesIO(section)
+        note = json.loads(lines.readline().decode())
         if note["kibo_parcel"] != _VERSION or not isinstance(note["goal"], str):
-            raise ValueError(first)
-    except (ValueError, KeyError, TypeError) as error:
+            raise ValueError("another version")
+        if len(note["goal"]) > MAX_WORLD_BYTES:
+            raise ValueError("a goal that nobody reads")
+        start = lines.tell()
+        return note["goal"], lines.readline().decode(), start
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArchiveInvalid(
             "it holds no snapshot of this version", hint="Give a file that `kibo snapshot export` wrote."
         ) from error
-    return note["goal"], lines
 
 
-def _world(lines: list[str], deltas: dict[str, str]) -> dict[str, InstanceWorld]:
+def _lines(section: bytes, start: int) -> Iterator[str]:
+    """Yields the history's lines one by one: of short ones there may be as many as a section has bytes."""
+    lines = io.BytesIO(section)
+    lines.seek(start)
+    for line in lines:
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise ArchiveInvalid("its history is no text") from error
+
+
+def _world(first: str, deltas: dict[str, str]) -> dict[str, InstanceWorld]:
     """Reads the world of the first line, with the names that its deltas have here."""
     try:
-        instances: Any = (json.loads(lines[0])["world"] or {}).get("instances") or {}
+        instances: Any = (json.loads(first)["world"] or {}).get("instances") or {}
         return {_name(name): _instance(each, deltas) for name, each in instances.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArchiveInvalid(f"its world is malformed: {error}") from error
 
 

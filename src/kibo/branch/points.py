@@ -100,7 +100,9 @@ class Points:
         """Returns the number of the living process that runs a branch or what it was forked from, if there is one."""
         known = running(self._deltas.home)
         at: BranchRecord | None = branch
-        while at is not None and at.status in ("open", "stale") and known:
+        passed: set[str] = set()
+        while at is not None and at.status in ("open", "stale") and known and at.id not in passed:
+            passed.add(at.id)
             if at.id in known:
                 return known[at.id]
             try:

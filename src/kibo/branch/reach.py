@@ -87,12 +87,13 @@ def _expired(rows: Mapping[str, BranchRow], undecided: set[str], before: float) 
         for row in rows.values()
         if row.status != OPEN and (row.closed or 0.0) < before and row.result not in undecided
     }
-    for row in rows.values():
-        ancestor = row.parent if row.id not in going else None
-        while ancestor is not None and ancestor in rows:
-            going.discard(ancestor)
+    stay: set[str] = set()
+    for row in [row for row in rows.values() if row.id not in going]:
+        ancestor = row.parent
+        while ancestor is not None and ancestor in rows and ancestor not in stay:
+            stay.add(ancestor)
             ancestor = rows[ancestor].parent
-    return going
+    return going - stay
 
 
 def _line(end: str, nodes: Mapping[str, Node], known: set[str]) -> Iterable[str]:
@@ -113,7 +114,8 @@ def _newest(head: str, nodes: Mapping[str, Node], count: int) -> Iterable[str]:
 def _deepest_first(names: set[str], rows: Mapping[str, BranchRow]) -> list[str]:
     def depth(name: str) -> int:
         steps, at = 0, rows[name].parent
-        while at is not None and at in rows:
+        # Damaged ones may lead back to where they began.
+        while at is not None and at in rows and steps < len(rows):
             steps, at = steps + 1, rows[at].parent
         return steps
 

@@ -142,8 +142,8 @@ def read_world(snapshot: str, text: str) -> dict[str, Any]:
     """
     try:
         world = json.loads(text)
-    except ValueError as error:
-        raise unreadable(snapshot, error) from error
+    except (ValueError, RecursionError, TypeError) as error:
+        raise unreadable(snapshot, ValueError(error)) from error
     if not isinstance(world, dict):
         raise unreadable(snapshot, ValueError(f"it begins {text[:40]!r}"))
     return world

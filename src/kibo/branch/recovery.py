@@ -155,8 +155,10 @@ def _survivor(
 ) -> str:
     """Walks back from a head to the newest snapshot that is on the disk, over whole commits."""
     commits = results.get(branch, {})
-    at = head
-    while at in lost:
+    at, passed = head, set[str]()
+    # A damaged line may lead back to itself; what is on it is lost then.
+    while at in lost and at not in passed:
+        passed.add(at)
         point = points[at]
         child = commits.get(at)
         if point.kind == "overwrite" and point.other in points:
@@ -172,6 +174,8 @@ def _survivor(
 
 def _on_line(snapshot: str | None, head: str, points: Mapping[str, Point]) -> bool:
     at: str | None = head
-    while at is not None and at != snapshot:
+    passed = set[str | None]()
+    while at is not None and at != snapshot and at not in passed:
+        passed.add(at)
         at = points[at].parent if at in points else None
-    return at is not None
+    return at is not None and at == snapshot

@@ -289,7 +289,7 @@ def worlds(store: Store) -> Iterator[tuple[str, dict[str, Any] | None]]:
 def _read(text: str) -> dict[str, Any] | None:
     try:
         world = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError, TypeError):
         return None
     return world if isinstance(world, dict) else None
 

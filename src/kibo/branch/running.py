@@ -97,7 +97,9 @@ class RunningBranch:
         frozen: Frozen | None = None
         if workspace is not None:
             keeper, home = family.keeper(state.plan.env.user == "root"), family.deltas.home
-            frozen = await family.waiting.aside(lambda: freeze(workspace, home, owner=keeper, flush=False))
+            frozen = await family.waiting.aside(
+                lambda: freeze(workspace, home, owner=keeper, progress=progress, flush=False)
+            )
             family.flusher.add(frozen.id)
             crash_point("spawn.frozen")
         over: tuple[str, ...] = frozen.deltas if frozen is not None else ()

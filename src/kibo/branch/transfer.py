@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -16,14 +17,14 @@ from typing import IO, Any, Final
 
 from kibo.branch.records import World, written
 from kibo.branch.rows import SnapshotRow, insert_branches, insert_snapshot, read_snapshot
-from kibo.model.errors import InvalidInput
+from kibo.model.errors import InvalidInput, KiboError
 from kibo.model.ids import BranchId, SnapshotId
 from kibo.model.limits import MIB
 from kibo.store import crash
 from kibo.store.database import Store, Transaction
 from kibo.store.fencing import OPEN, BranchRow
 from kibo.store.lineage import extend, segment_of
-from kibo.store.log import Entry, following_in, insert_copies, position_of, taken
+from kibo.store.log import Entry, following_in, insert_copies, position_of, settle, taken
 
 FORMAT: Final = 1
 
@@ -72,6 +73,23 @@ def _described(entry: Entry) -> dict[str, Any]:
     return {"seq": entry.seq, "kind": entry.kind, "at": entry.at_s, "origin": entry.origin, "body": body}
 
 
+#: Number, kind, body, time and origin of an entry.
+_Copy = tuple[int, str, bytes, float, str | None]
+
+
+def _read(value: dict[str, Any]) -> _Copy:
+    """Reads what `_described` wrote, or somebody else did.
+
+    Raises:
+        KiboError, ValueError, KeyError, TypeError, AttributeError, OverflowError: It is no entry.
+    """
+    at, origin = float(value["at"]), value["origin"]
+    if not math.isfinite(at):
+        raise ValueError(f"no time: {at}")
+    ((kind, body),) = settle([(value["kind"], base64.b64decode(value["body"], validate=True))])
+    return value["seq"], kind, body, at, None if origin is None else BranchId.parse(origin)
+
+
 def _verified(lines: Iterable[str], copy: IO[bytes]) -> dict[str, Any]:
     """Copies the lines of entries, and returns the first line once the last has vouched for all of them."""
     digest = hashlib.blake2b(digest_size=32)
@@ -82,10 +100,16 @@ def _verified(lines: Iterable[str], copy: IO[bytes]) -> dict[str, Any]:
             value = json.loads(text)
             if not isinstance(value, dict):
                 raise ValueError("not an object")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _refused(f"line {count + 1} is no JSON object", count) from error
         if not header:
-            if value.get("kibo_snapshot") != FORMAT or not isinstance(value.get("seq"), int):
+            world = value.get("world")
+            seq_is_number = type(value.get("seq")) is int and value["seq"] >= 0
+            if (
+                value.get("kibo_snapshot") != FORMAT
+                or not seq_is_number
+                or not isinstance(world, dict | None)
+            ):
                 raise _refused("it does not begin as a snapshot of this version does", count)
             header = value
         elif "digest" in value:
@@ -100,6 +124,10 @@ def _verified(lines: Iterable[str], copy: IO[bytes]) -> dict[str, Any]:
             count += 1
             if value.get("seq") != count:
                 raise _refused(f"entry {count} is missing", count)
+            try:
+                _read(value)
+            except (KiboError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+                raise _refused(f"entry {count} is none: {error}", count) from error
             copy.write(text.rstrip("\n").encode() + b"\n")
         digest.update(text.rstrip("\n").encode() + b"\n")
     raise _refused("it ends before its digest", count)
@@ -111,11 +139,9 @@ def _write(
     branch, snapshot, now, count = BranchId.new(), SnapshotId.new(), time.time(), header["seq"]
     while taken(tx, snapshot):
         snapshot = SnapshotId.new()
-    page: list[tuple[int, str, bytes, float, str | None]] = []
+    page: list[_Copy] = []
     for text in copy:
-        value = json.loads(text)
-        body = base64.b64decode(value["body"], validate=True)
-        page.append((value["seq"], value["kind"], body, value["at"], value["origin"]))
+        page.append(_read(json.loads(text)))
         if len(page) == _PAGE:
             insert_copies(tx, segment_of(snapshot), page)
             page = []

@@ -1,7 +1,8 @@
 """The disk that instances of branches use: no file system counts it for a directory, so it is looked at every so often.
 
-A box in memory is refused a write; one in a branch may write past its limit for as long as nobody looks, and is then
-ended. What it wrote before stays readable.
+A box in memory is refused a write; one in a branch may write past its limits for as long as nobody looks, and is then
+ended. What it wrote before stays readable. A look costs what the box has written; so that a box which writes much is
+not left alone for long, the whole disk is asked every second what it has lost, which costs nothing.
 """
 
 from __future__ import annotations
@@ -11,20 +12,23 @@ import os
 import threading
 import time
 import weakref
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kibo.branch.deltas import Deltas
 from kibo.branch.members import Member
 from kibo.branch.repeating import Repeating
-from kibo.model.limits import DEFAULT_DISK_BYTES
+from kibo.model.limits import DEFAULT_DISK_BYTES, DEFAULT_DISK_FILES
 from kibo.runtime import kernel
-from kibo.runtime.handle import OUT_OF_DISK
+from kibo.runtime.handle import OUT_OF_DISK, OUT_OF_FILES
 from kibo.runtime.instance import give_up
 
-#: Seconds between two looks at the least.
+#: Seconds between two looks at the disk as a whole.
 INTERVAL_S: Final = 1.0
-#: The share of one processor that looking may take.
+#: The share of one processor that looking at layers may take where the disk loses little.
 SHARE: Final = 0.05
+#: How much more than its limit a box may write, as a share of it, before it is looked at, whatever that costs: what
+#: the disk has lost since the last look tells that none can have.
+PAST: Final = 0.25
 _BLOCK: Final = 512  # what st_blocks counts, stat(2)
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _BENEATH: Final = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
@@ -32,6 +36,17 @@ _BENEATH: Final = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.R
 _ANCHORED: Final = 700
 #: Anchors on the way to one directory: each is an open file, and a path of 40 kB is nobody's project.
 _MOST_ANCHORS: Final = 64
+
+
+class Room(NamedTuple):
+    """An amount of a disk: used, left or allowed."""
+
+    bytes: int
+    files: int
+
+    def exceeds(self, other: Room) -> bool:
+        """Whether it is more in either."""
+        return self.bytes > other.bytes or self.files > other.files
 
 
 class DiskWatch:
@@ -43,14 +58,16 @@ class DiskWatch:
 
     def __init__(self, deltas: Deltas) -> None:
         self._deltas = deltas
-        self._members: weakref.WeakSet[Member] = weakref.WeakSet()
+        #: What the disk had left when an instance was looked at, and how much of it the instance might still take.
+        self._members: weakref.WeakKeyDictionary[Member, tuple[Room, Room]] = weakref.WeakKeyDictionary()
         self._guard = threading.Lock()
         self._repeating = Repeating("kibo-disk-watch", self._look_at_all, INTERVAL_S)
+        self._due_s = 0.0
 
     def add(self, member: Member) -> None:
         """Watches one more."""
         with self._guard:
-            self._members.add(member)
+            self._members[member] = (self._left(), _slack(_limit(member), Room(0, 0)))
         self._repeating.begin()
 
     def close(self) -> None:
@@ -59,23 +76,51 @@ class DiskWatch:
 
     def _look_at_all(self) -> float:
         with self._guard:
-            members = list(self._members)
+            members = dict(self._members)
+        left, all_of_them = self._left(), time.monotonic() >= self._due_s
         began = time.thread_time()
-        for member in members:
-            self._look(member)
-        return max(INTERVAL_S, (time.thread_time() - began) / SHARE)
+        for member, (before, slack) in members.items():
+            lost = Room(before.bytes - left.bytes, before.files - left.files)
+            if all_of_them or lost.exceeds(slack):
+                used = self._look(member)
+                with self._guard:
+                    self._members[member] = (left, _slack(_limit(member), used))
+        if all_of_them:
+            self._due_s = time.monotonic() + (time.thread_time() - began) / SHARE
+        return INTERVAL_S
 
-    def _look(self, member: Member) -> None:
+    def _left(self) -> Room:
+        found = os.statvfs(self._deltas.home)
+        # A file system that makes inodes as they are needed says that it has none.
+        return Room(found.f_bfree * found.f_frsize, found.f_ffree)
+
+    def _look(self, member: Member) -> Room:
         face: Any = member.face
         spawned = member.spawned
         if member.talk.ended or not spawned.upper:
-            return
-        limit = spawned.state.plan.limits.disk_bytes or DEFAULT_DISK_BYTES
-        if used_bytes(os.fspath(self._deltas.path(spawned.upper)), limit) > limit:
-            give_up(face, OUT_OF_DISK)
+            return Room(0, 0)
+        limit = _limit(member)
+        used = used_room(os.fspath(self._deltas.path(spawned.upper)), limit)
+        if used.exceeds(limit):
+            give_up(face, OUT_OF_DISK if used.bytes > limit.bytes else OUT_OF_FILES)
+        return used
 
 
-def used_bytes(directory: str, enough: int) -> int:
+def _limit(member: Member) -> Room:
+    limits = member.spawned.state.plan.limits
+    return Room(limits.disk_bytes or DEFAULT_DISK_BYTES, limits.disk_files or DEFAULT_DISK_FILES)
+
+
+def _slack(limit: Room, used: Room) -> Room:
+    """Returns what the disk may lose before a box must be looked at again."""
+    past = Room(int(limit.bytes * PAST), int(limit.files * PAST))
+    return Room(
+        max(limit.bytes - used.bytes, past.bytes),
+        max(limit.files - used.files, past.files),
+    )
+
+
+def used_room(directory: str, enough: Room) -> Room:
     """Returns what a tree takes on disk; stops counting past ``enough``. What vanishes meanwhile does not count.
 
     A box may nest directories deeper than a path can name, and move them about meanwhile. One that nests them deeper
@@ -84,9 +129,9 @@ def used_bytes(directory: str, enough: int) -> int:
     try:
         top = _Anchor(os.open(directory, _DIRECTORY), 1)
     except FileNotFoundError:
-        return 0
-    total, pending = 0, [(top, "")]
-    while pending and total <= enough:
+        return Room(0, 0)
+    size, files, pending = 0, 0, [(top, "")]
+    while pending and not Room(size, files).exceeds(enough):
         anchor, path = pending.pop()
         try:
             fd = kernel.openat2(anchor.fd, path or ".", _DIRECTORY, 0, _BENEATH)
@@ -97,18 +142,21 @@ def used_bytes(directory: str, enough: int) -> int:
             raise
         here = _Anchor(fd, anchor.number + 1)
         if here.number > _MOST_ANCHORS:
-            return enough + 1
+            return Room(enough.bytes + 1, files)
         with os.scandir(fd) as entries:
             for entry in entries:
                 try:
                     info = entry.stat(follow_symlinks=False)
                 except (FileNotFoundError, PermissionError):
                     continue
-                total += info.st_blocks * _BLOCK
+                size += info.st_blocks * _BLOCK
+                files += 1
+                if size > enough.bytes or files > enough.files:
+                    break
                 if entry.is_dir(follow_symlinks=False):
                     far = len(path) + len(entry.name) >= _ANCHORED
                     pending.append((here, entry.name) if far else (anchor, os.path.join(path, entry.name)))
-    return total
+    return Room(size, files)
 
 
 class _Anchor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -54,8 +55,7 @@ def diff(
     with standing() as here:
         try:
             if patch:
-                for piece in here.patch(a, b):
-                    sys.stdout.buffer.write(piece)
+                _print(here.patch(a, b))
                 return
             _show(list(here.diff(a, b)), as_json=common.json)
         except SnapshotUnknown as error:
@@ -66,6 +66,14 @@ def diff(
                     details=error.details,
                 ) from None
             raise
+
+
+def _print(patch: Iterator[bytes]) -> None:
+    """Prints a patch byte by byte for a program, and harmless to a terminal for a person."""
+    person = sys.stdout.isatty()
+    for piece in patch:
+        shown = visible(os.fsdecode(piece), "\n\t").encode() if person else piece
+        sys.stdout.buffer.write(shown)
 
 
 def _show(changes: Sequence[Change], *, as_json: bool) -> None:

@@ -73,7 +73,11 @@ def _escaped(char: str) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table: fitted to a terminal, and whole, with two spaces between columns, for anything else."""
+    """Prints a table: fitted to a terminal, and whole, with two spaces between columns, for anything else.
+
+    Its cells may be anybody's: a goal may come with a snapshot from elsewhere.
+    """
+    rows = [[visible(cell) for cell in row] for row in rows]
     if styled(sys.stdout):
         from rich.console import Console
         from rich.table import Table

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
-from kibo.cli.output import duration
+from kibo.branch.hostdir.reading import Reading
+from kibo.cli.output import duration, size
 from kibo.cli.styles import styled
 from kibo.runtime.images.environment import BuildEvent
 from kibo.runtime.states import Launched, Launching
+
+#: Seconds between two lines about one long step.
+_TOLD_S = 5.0
 
 
 class BuildDisplay(AbstractContextManager["BuildDisplay"]):
@@ -20,6 +25,7 @@ class BuildDisplay(AbstractContextManager["BuildDisplay"]):
         self._bar: Any = None
         self._task: Any = None
         self._rich = styled(sys.stderr)
+        self._told_s = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -44,8 +50,20 @@ class BuildDisplay(AbstractContextManager["BuildDisplay"]):
                     self._now(event.step, event.index + 1, event.total)
             case Launching():
                 self._now(f"launch {event.part}", None, None)
+            case Reading():
+                self._read(event)
             case Launched(cached=False) if event.seconds > 0.05:
                 self._line(f"launched {event.part} in {duration(event.seconds)}")
+
+    def _read(self, event: Reading) -> None:
+        """Shows how far a workspace is read, where that takes longer than a moment."""
+        copied = f"{event.copied:,} files copied ({size(event.copied_bytes)})"
+        told = f"read the workspace: {event.entries:,} paths, {copied}"
+        if self._rich:
+            self._now(told, None, None)
+        elif time.monotonic() - self._told_s >= _TOLD_S:
+            self._told_s = time.monotonic()
+            self._line(told)
 
     def _line(self, text: str) -> None:
         if self._bar is not None:

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from kibo.cli.output import duration
+from kibo.cli.output import duration, visible
 from kibo.cli.styles import styled
 
 if TYPE_CHECKING:
@@ -140,14 +140,14 @@ class TreeView(AbstractContextManager["TreeView"]):
         from rich.text import Text
 
         sign, style = SIGNS[attempt.state]
-        text = Text(f"{sign} {attempt.name}", style=style, overflow="ellipsis", no_wrap=True)
+        text = Text(f"{sign} {visible(attempt.name)}", style=style, overflow="ellipsis", no_wrap=True)
         if attempt.score is not None:
             text.append(f"  {attempt.score:g}", style="bold")
         running = attempt.state in ("running", "held") and attempt.number in self._began
         seconds = since - self._began[attempt.number] if running else attempt.seconds
         if seconds:
             text.append(f"  {duration(seconds)}", style="dim")
-        if note := _why(attempt) or self._logs.get(attempt.number, ""):
+        if note := _why(attempt) or visible(self._logs.get(attempt.number, "")):
             text.append(f"  {note}", style="red" if attempt.state == "failed" else "dim")
         return text
 
@@ -181,11 +181,11 @@ def as_line(event: ExploreEvent) -> str:
         if event.exploration is None:
             return ""
         spent = event.exploration.spent
-        return f"{clock} ended: {event.text} ({spent.branches} branches)"
+        return f"{clock} ended: {visible(event.text)} ({spent.branches} branches)"
     sign = SIGNS[attempt.state][0]
     what = {
         "started": "started" + (f" from attempt {attempt.parent}" if attempt.parent is not None else ""),
-        "log": event.text,
+        "log": visible(event.text),
         "held": "waits for its commit",
         "scored": f"scored {attempt.score:g}" if attempt.score is not None else "",
         "finished": f"finished after {duration(attempt.seconds)}",
@@ -193,7 +193,7 @@ def as_line(event: ExploreEvent) -> str:
         "stopped": f"stopped after {duration(attempt.seconds)}" if attempt.seconds else "stopped",
         "won": "won",
     }.get(event.kind)
-    return f"{clock} {sign} {attempt.name}: {what}" if what else ""
+    return f"{clock} {sign} {visible(attempt.name)}: {what}" if what else ""
 
 
 def as_document(event: ExploreEvent) -> dict[str, Any]:
@@ -214,4 +214,4 @@ def as_document(event: ExploreEvent) -> dict[str, Any]:
 def _why(attempt: Attempt) -> str:
     from kibo.branch.explore.exploration import one_line
 
-    return "" if attempt.error is None else one_line(attempt.error)
+    return "" if attempt.error is None else visible(one_line(attempt.error))

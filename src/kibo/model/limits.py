@@ -56,6 +56,10 @@ DEFAULT_PIDS = 1024
 #: What one box may write to its own file system.
 DEFAULT_DISK_BYTES = 4 * GIB
 
+#: Files, directories and links that one box may make in its own file system: each takes an inode, of which a disk has
+#: so many and no more. The largest installs have some 300,000; an ext4 of 256 GB has 16 million.
+DEFAULT_DISK_FILES = 1_000_000
+
 #: Open descriptors of one process of a box.
 DEFAULT_OPEN_FILES = 4096
 

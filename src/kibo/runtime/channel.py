@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import socket
+import threading
 import time
 from typing import Any, Final
 
@@ -26,6 +27,10 @@ class Channel:
         sock.setblocking(False)
         self.sock = sock
         self._buffer = bytearray()
+        #: Who uses the socket now, and whether it is to be closed when nobody does; under the guard.
+        self._users = 0
+        self._over = False
+        self._guard = threading.Lock()
 
     @classmethod
     def pair(cls) -> tuple[Channel, socket.socket]:
@@ -41,11 +46,16 @@ class Channel:
             wire.FrameError: The message is larger than a frame may be.
         """
         view = memoryview(wire.pack(message))
-        while view:
-            try:
-                view = view[self.sock.send(view) :]
-            except BlockingIOError:
-                await waiting.ready((), (self.sock.fileno(),))
+        if not self._enter():
+            raise BrokenPipeError(errno.EPIPE, "the conversation was ended")
+        try:
+            while view:
+                try:
+                    view = view[self.sock.send(view) :]
+                except BlockingIOError:
+                    await waiting.ready((), (self.sock.fileno(),))
+        finally:
+            self._leave()
 
     async def receive(self, waiting: Waiting, timeout_s: float | None = None) -> Any:
         """Receives one frame.
@@ -55,6 +65,14 @@ class Channel:
             wire.FrameError: It sent something that is no frame.
             TimeoutError: No whole frame came within ``timeout_s`` seconds.
         """
+        if not self._enter():
+            raise wire.Closed
+        try:
+            return await self._receive(waiting, timeout_s)
+        finally:
+            self._leave()
+
+    async def _receive(self, waiting: Waiting, timeout_s: float | None) -> Any:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         need = 4
         while True:
@@ -86,23 +104,45 @@ class Channel:
 
     def replace(self, sock: socket.socket) -> None:
         """Goes on with another socket in place of the one it has, which is closed."""
-        self.sock.close()
         sock.setblocking(False)
-        self.sock = sock
-        self._buffer.clear()
+        with self._guard:
+            self.sock.close()
+            self.sock = sock
+            self._buffer.clear()
+            if self._over:
+                sock.close()
 
     def is_quiet(self) -> bool:
         """Whether the other side is there and says nothing, as one does that waits to be asked."""
-        if self.sock.fileno() < 0:
-            return False
-        poll = select.poll()
-        poll.register(self.sock, select.POLLIN)
-        return not poll.poll(0)
+        with self._guard:
+            if self.sock.fileno() < 0:
+                return False
+            poll = select.poll()
+            poll.register(self.sock, select.POLLIN)
+            return not poll.poll(0)
 
     def hang_up(self) -> None:
-        """Ends the conversation: both sides read its end, and so does whoever waits on it in another thread."""
-        with contextlib.suppress(OSError):  # the other side has hung up already, or it is closed
-            self.sock.shutdown(socket.SHUT_RDWR)
+        """Ends the conversation: both sides read its end, and so does whoever waits on it in another thread.
+
+        Our end is closed as soon as nobody waits on it: its number might be another's by the time it is used again.
+        """
+        with self._guard:
+            self._over = True
+            with contextlib.suppress(OSError):  # the other side has hung up already, or it is closed
+                self.sock.shutdown(socket.SHUT_RDWR)
+            if not self._users:
+                self.sock.close()
+
+    def _enter(self) -> bool:
+        with self._guard:
+            self._users += not self._over
+            return not self._over
+
+    def _leave(self) -> None:
+        with self._guard:
+            self._users -= 1
+            if self._over and not self._users:
+                self.sock.close()
 
     def close(self) -> None:
         """Closes our end; the guest sees it."""

@@ -71,6 +71,11 @@ class FileAccess:
             self._stream.channel.close()
             self._stream = None
 
+    def hang_up(self) -> None:
+        """Ends the conversation of an instance that has ended, also under whoever waits on it in another thread."""
+        if (stream := self._stream) is not None:
+            stream.channel.hang_up()
+
     async def read(self, path: str) -> bytes:
         """Reads a whole file."""
         place = box_path(path)

@@ -346,7 +346,11 @@ def _file_error(number: int, text: str, path: str) -> KiboError:
     if number == 2:
         return FileMissing(message, hint="List the directory to see what is there.", details=details)
     if number in (28, 122):
-        return DiskFull(message, hint="Raise Limits.disk_bytes, or remove files in the box.", details=details)
+        return DiskFull(
+            message,
+            hint="Raise Limits.disk_bytes or disk_files, or remove files in the box.",
+            details=details,
+        )
     if number in (13, 1, 40, 30):
         return PathRefused(message, hint="The box's own programs may not do that either.", details=details)
     return InvalidInput(message, hint="files.list() tells what there is, and of which kind.", details=details)

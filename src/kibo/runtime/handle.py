@@ -19,6 +19,8 @@ from kibo.runtime.waiting import Waiting
 
 #: Why an instance ended whose layer on disk grew past its limit.
 OUT_OF_DISK: Final = "out of disk space"
+#: The same with more files in it than its limit.
+OUT_OF_FILES: Final = "out of files"
 
 
 class Change(Record):
@@ -180,6 +182,11 @@ def ended_error(reason: str) -> KiboError:
         return DiskFull(
             "the instance wrote more to its files than its box may, and was ended",
             hint="Raise Limits.disk_bytes, or write less.",
+        )
+    if reason == OUT_OF_FILES:
+        return DiskFull(
+            "the instance made more files than its box may, and was ended",
+            hint="Raise Limits.disk_files, or make fewer; its branch's diff() lists them.",
         )
     of_branch = reason.startswith("its branch")
     return InstanceEnded(

@@ -492,7 +492,7 @@ def give_up(instance: Any, why: str) -> None:
     talk = instance._conversation
     talk.ended = talk.ended or why
     talk.channel.hang_up()
-    # Not now: a call may be waiting on it.
+    instance._access.hang_up()
     instance._finalizer = weakref.finalize(instance, _close, talk.channel, instance._access)
     if talk.session.owner_pid == os.getpid():
         talk.session.forget(talk.instance)

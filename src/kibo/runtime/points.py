@@ -85,7 +85,7 @@ class Points:
             reply: A descriptor.
         """
         root = cell.root
-        target = -1 if root.upper_path else roots.new_upper(root.disk_bytes, writable_usr=root.writable_usr)
+        target = -1 if root.upper_path else root.new_upper(writable_usr=root.writable_usr)
         below = tuple(delta.hold() for delta in root.deltas)
         copy = Copy(name, cell, reply, below, target, path)
         copy.result, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -25,6 +25,7 @@ from kibo.model.errors import (
 from kibo.model.ids import InstanceId, StateId
 from kibo.model.limits import (
     DEFAULT_DISK_BYTES,
+    DEFAULT_DISK_FILES,
     DEFAULT_LAUNCH_S,
     DEFAULT_MEMORY_BYTES,
     DEFAULT_OPEN_FILES,
@@ -206,7 +207,10 @@ class States:
     def _start(self, cell: StateId, wanted: Plan, built: BuiltEnvironment, base: State | None) -> Channel:
         lowers, usr_lowers = self._lowers(wanted, built), _usr_lowers(built)
         arguments: dict[str, Any] = {"id": cell, "label": _label(wanted), "setup": self._setup(wanted, built)}
-        arguments |= {"disk_bytes": wanted.limits.disk_bytes or DEFAULT_DISK_BYTES}
+        arguments |= {
+            "disk_bytes": wanted.limits.disk_bytes or DEFAULT_DISK_BYTES,
+            "disk_files": wanted.limits.disk_files or DEFAULT_DISK_FILES,
+        }
         if base is not None:
             arguments["source"] = base.cell
             # A part that is the first to want a way out adds what makes its programs trust the gateway.

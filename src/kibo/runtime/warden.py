@@ -183,6 +183,7 @@ class Warden:
             lowers=tuple(arguments["lowers"]),
             usr_lowers=tuple(arguments["usr_lowers"]),
             disk_bytes=arguments["disk_bytes"],
+            disk_files=arguments["disk_files"],
             writable_usr=arguments["writable_usr"],
         )
         cell = self._add_cell(arguments, root, None, descriptors, taken)
@@ -215,7 +216,8 @@ class Warden:
             raise Refused("instance.ended", "the state to fork from is gone", id=arguments["source"])
         deltas = self.stack(arguments["files"]) if "files" in arguments else source.root.deltas
         root = source.root.child(
-            arguments.get("disk_bytes") or source.root.disk_bytes,
+            arguments.get("disk_bytes", 0),
+            arguments.get("disk_files", 0),
             tuple(arguments.get("lowers", ())),
             tuple(arguments.get("usr_lowers", ())),
             (
@@ -696,7 +698,7 @@ class Warden:
         del self.parked[instance]
         sealed.parked, sealed.channel = "", -1
         if sealed.forks or sealed.kept:
-            root = sealed.root.child(sealed.root.disk_bytes, upper_path=_next_upper(sealed))
+            root = sealed.root.child(upper_path=_next_upper(sealed))
             arguments = {"id": instance, "label": sealed.label, "name": sealed.name}
             cell = self._add_cell(arguments, root, sealed, [channel] if egress < 0 else [channel, egress], [])
             cell.own_from, cell.log_fd, cell.waking = sealed.own_from, os.dup(sealed.log_fd), True

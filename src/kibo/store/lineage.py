@@ -18,6 +18,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from kibo.model.errors import WrongState
 from kibo.model.ids import SnapshotId
 
 #: Segments that a snapshot knows. Each has an entry at least, so the newest 100 entries never need a second row.
@@ -65,6 +66,11 @@ def collect(near: bytes, last: int, wanted: range, found: list[Stretch]) -> int:
         The last number of what the list does not say; below `wanted` where it said all.
     """
     first, highest = wanted.start, wanted[-1]
+    if not isinstance(near, bytes) or len(near) % _ONE.size:
+        raise WrongState(
+            "the log cannot be read: what a snapshot says of its segments is damaged",
+            hint="Its branch's files can be read. Start from another snapshot.",
+        )
     for name, _, count, position in _ONE.iter_unpack(near):
         before = last - count
         if before < highest:

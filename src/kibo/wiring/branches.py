@@ -87,6 +87,13 @@ class Records:
 def _end_applies(home: Path) -> None:
     """Ends what a crash cut short of bringing files to the host, before anybody looks at either."""
     for found in recover(home):
+        if found.outcome == "unreadable":
+            _log.warning(
+                "an apply had been cut short, and its journal, %s, cannot be read: what it left in a directory of "
+                "the host is called .kibo-apply-%s-*, and is new or old contents of what lies beside it",
+                found.host, found.host.name[-12:],
+            )  # fmt: skip
+            continue
         kept = "".join(f"; kept as {os.fsdecode(path)}" for path in found.kept)
         level = logging.INFO if found.outcome == "waiting" else logging.WARNING
         _log.log(level, "an apply to %s had been cut short: it is %s now%s", found.host, found.outcome, kept)

@@ -251,6 +251,7 @@ class _Apply:
         for operation, _ in self._work:
             by_deed[operation.deed].append(operation.path)
         created, replaced, removed, changed = (tuple(sorted(paths)) for paths in by_deed.values())
-        dropped = (*self._plan.dropped, *self._staging.dropped)
+        # What lies in a new directory is met by both.
+        dropped = tuple(dict.fromkeys([*self._plan.dropped, *self._staging.dropped]))
         host = self._plan.frozen.host
         return Applied(host, created, replaced, removed, changed, tuple(self._already), dropped)

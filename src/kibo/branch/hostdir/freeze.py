@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from sqlite3 import DatabaseError
 
 from kibo.branch.hostdir.frozen import (
     PLACE,
@@ -24,11 +25,13 @@ from kibo.branch.hostdir.frozen import (
     prepare,
     workspaces,
 )
-from kibo.branch.hostdir.manifest import Manifest, exhausting
+from kibo.branch.hostdir.manifest import Manifest, exhausting, is_damage
 from kibo.branch.hostdir.opening import open_workspace
+from kibo.branch.hostdir.reading import Reading
 from kibo.branch.hostdir.repository import warn_of_repository_elsewhere
-from kibo.branch.hostdir.scan import Progress, Scan
+from kibo.branch.hostdir.scan import Scan
 from kibo.branch.rows import this_boot
+from kibo.model.errors import NotFound
 from kibo.model.ids import DeltaId
 from kibo.runtime.layers.home import prepare_home
 from kibo.runtime.layers.store import exhausting_disk, flush_file_system
@@ -45,7 +48,7 @@ def freeze(
     home: Path,
     *,
     owner: tuple[int, int] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[Reading], None] | None = None,
     flush: bool = True,
 ) -> Frozen:
     """Freezes a directory. Any number of processes may do so at once.
@@ -58,7 +61,7 @@ def freeze(
         home: The state directory; where it lies inside of ``host_dir`` it is left out.
         owner: User and group ids that everything gets, as numbers of this process's user namespace; needs the right
             to give files away. None for this process's own.
-        progress: Called every few hundred files with how far it is.
+        progress: Called several times a second with how far it is.
         flush: Whether to wait for the disk, so that the freeze survives a power cut.
 
     Returns:
@@ -70,6 +73,7 @@ def freeze(
         WorkspaceUnreadable: It, or something in it, cannot be read. Retry once it can.
         PathTooLong: Something in it lies deeper than layers hold anything.
         WorkspaceChanging: Something in it never kept still. Safe to retry.
+        PathTooLong: Directories in it are nested deeper than a path can name.
         HostDiskFull: There is no room for the copies; nothing is kept.
     """
     with exhausting_disk(home):
@@ -78,7 +82,14 @@ def freeze(
     host, host_fd = open_workspace(host_dir, home)
     try:
         with exhausting_disk(home), exhausting(home):
-            frozen = _freeze(host, host_fd, home, owner, progress, flush)
+            try:
+                frozen = _freeze(host, host_fd, home, owner, progress, flush)
+            except DatabaseError as error:
+                if not is_damage(error):
+                    raise
+                # What the last freeze noted is damaged somewhere: begin without it.
+                index_path(home, host, owner).unlink(missing_ok=True)
+                frozen = _freeze(host, host_fd, home, owner, progress, flush)
     finally:
         os.close(host_fd)
     warn_of_repository_elsewhere(host)
@@ -90,7 +101,7 @@ def _freeze(
     host_fd: int,
     home: Path,
     owner: tuple[int, int] | None,
-    progress: Callable[[Progress], None] | None,
+    progress: Callable[[Reading], None] | None,
     flush: bool,
 ) -> Frozen:
     entry = TemporaryEntry.create(home, "freeze")
@@ -148,7 +159,10 @@ def _last(home: Path, host: Path, owner: tuple[int, int] | None, info: os.stat_r
     held = hold(directory)
     if held is None or not is_whole(directory):
         return None
-    found = replace(Frozen.load(home, name), hold=held)
+    try:
+        found = replace(Frozen.load(home, name), hold=held)
+    except NotFound:
+        return None  # damaged
     same = (found.device, found.inode) == (info.st_dev, info.st_ino)
     return found if same and all(layer.is_dir() for layer in found.layers) else None
 

@@ -14,9 +14,10 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from sqlite3 import DatabaseError
 from typing import Any, Final
 
-from kibo.branch.hostdir.manifest import Manifest
+from kibo.branch.hostdir.manifest import Manifest, is_damage
 from kibo.branch.rows import this_boot
 from kibo.model.errors import NotFound
 from kibo.model.ids import DeltaId, RandomId
@@ -119,30 +120,34 @@ class Frozen:
         """Reads a record.
 
         Raises:
-            NotFound: There is no such freeze, or it was removed.
+            NotFound: There is no such freeze, it was removed, or it is damaged.
         """
         directory = workspaces(home) / "frozen" / name
         try:
             note = {"boot": ""} | json.loads((directory / _RECORD).read_bytes())
             with Manifest(directory / "manifest.db") as manifest:
                 skipped = manifest.skipped(SHOWN_SKIPPED)
+            layers = tuple(home / "deltas" / DeltaId.parse(layer) / "u" / PLACE for layer in note["layers"])
+            note |= {
+                "id": FrozenId.parse(name),
+                "home": home,
+                "host": Path(note["host"]),
+                "layers": layers,
+                "sizes": tuple(note["sizes"]),
+                "owner": None if note["owner"] is None else tuple(note["owner"]),
+                "skipped": tuple(skipped),
+            }
+            return cls(**note)
         except FileNotFoundError:
-            raise NotFound(
-                f"there is no frozen directory {name}",
-                hint="freeze the host directory again",
-                details={"id": name},
-            ) from None
-        layers = tuple(home / "deltas" / layer / "u" / PLACE for layer in note["layers"])
-        note |= {
-            "id": FrozenId(name),
-            "home": home,
-            "host": Path(note["host"]),
-            "layers": layers,
-            "sizes": tuple(note["sizes"]),
-            "owner": None if note["owner"] is None else tuple(note["owner"]),
-            "skipped": tuple(skipped),
-        }
-        return cls(**note)
+            raise _missing(name, f"there is no frozen directory {name}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, DatabaseError) as error:
+            if isinstance(error, DatabaseError) and not is_damage(error):
+                raise
+            raise _missing(name, f"the frozen directory {name} is damaged: {error}") from error
+
+
+def _missing(name: str, message: str) -> NotFound:
+    return NotFound(message, hint="freeze the host directory again", details={"id": name})
 
 
 def hold(directory: Path) -> Hold | None:

@@ -11,16 +11,21 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from kibo.branch.hostdir.frozen import workspaces
+from kibo.branch.hostdir.frozen import FrozenId, workspaces
 from kibo.runtime.layers.temporary import TemporaryEntry
 from kibo.runtime.trees.building import flush_directory
+from kibo.runtime.trees.stack import order
 
 #: What temporary names on the host begin with.
 HIDDEN: Final = b".kibo-apply-"
+
+
+class UnreadableJournal(Exception):
+    """A journal is none: damaged, or written by another version. Nothing of it may be believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,14 @@ class Identity:
         if stat.S_ISFIFO(info.st_mode):
             return cls(info.st_dev, info.st_ino, info.st_mode, 0, 0)
         return cls(info.st_dev, info.st_ino, info.st_mode, info.st_size, info.st_mtime_ns)
+
+    @classmethod
+    def read(cls, note: Any) -> Identity | None:
+        """Makes one from what `asdict` gave, or None from None."""
+        found = None if note is None else cls(**note)
+        if found is not None and not all(type(value) is int for value in astuple(found)):
+            raise ValueError(f"no identity of a file: {note}")
+        return found
 
     def same_file(self, other: Identity | None) -> bool:
         """Whether both are one inode, perhaps written in between."""
@@ -82,10 +95,14 @@ class Step:
 
     @classmethod
     def read(cls, note: dict[str, Any]) -> Step:
-        """Makes one from what `asdict` gave."""
-        old, new = (None if note[key] is None else Identity(**note[key]) for key in ("old", "new"))
-        look = None if note["look"] is None else tuple(note["look"])
-        return cls(note["path"], note["temporary"], old, new, look)
+        """Makes one from what `asdict` gave. Its names lead to nothing but places in the host directory."""
+        old, new = Identity.read(note["old"]), Identity.read(note["new"])
+        step = cls(note["path"], note["temporary"], old, new, _look(note["look"]))
+        if not _inside(step.place) or not step.hidden.startswith(HIDDEN) or not _inside(step.hidden, depth=1):
+            raise ValueError(f"no step in a directory: {step.path!r}, {step.temporary!r}")
+        if step.look is not None and old is None:
+            raise ValueError(f"the look of nothing: {step.path!r}")
+        return step
 
 
 @dataclass(slots=True)
@@ -170,15 +187,53 @@ class Journal:
 
     @classmethod
     def read(cls, directory: Path) -> Self | None:
-        """Reads one, or returns None where it has just ended."""
-        for name in ("done", "staged.json", "plan.json"):
-            try:
-                note = json.loads((directory / name).read_bytes())
-            except FileNotFoundError:
-                continue
-            note["steps"] = [Step.read(step) for step in note["steps"]]
-            return cls(directory, **note)
+        """Reads one, or returns None where it has just ended.
+
+        Raises:
+            UnreadableJournal: It is none.
+        """
+        try:
+            for name in ("done", "staged.json", "plan.json"):
+                try:
+                    return cls._of(directory, json.loads((directory / name).read_bytes()))
+                except FileNotFoundError:
+                    continue
+            if any(directory.iterdir()):
+                raise ValueError("it has no record")
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+            raise UnreadableJournal(f"{type(error).__name__}: {error}") from error
         return None
+
+    @classmethod
+    def _of(cls, directory: Path, note: dict[str, Any]) -> Self:
+        made = cls(directory, **note | {"steps": [Step.read(step) for step in note["steps"]]})
+        numbers = type(made.device) is int and type(made.inode) is int
+        if not numbers or not os.path.isabs(made.host) or "\0" in made.host:
+            raise ValueError("it names no directory")
+        FrozenId.parse(made.frozen)
+        return made
+
+
+def _inside(path: bytes, depth: int | None = None) -> bool:
+    """Whether a path stays below where it begins; and, if asked, whether it is that deep."""
+    parts = order(path)
+    lead_on = all(part not in (b"", b".", b"..") and b"\0" not in part for part in parts)
+    return bool(parts) and lead_on and depth in (None, len(parts))
+
+
+def _look(note: Any) -> tuple[int, dict[str, str], int, dict[str, str]] | None:
+    if note is None:
+        return None
+    old_mode, old, new_mode, new = note
+    for mode, own in ((old_mode, old), (new_mode, new)):
+        if type(mode) is not int or mode & ~0o7777:
+            raise ValueError(f"no mode: {mode}")
+        for key, value in own.items():
+            if not key.startswith("user.") or bytes.fromhex(value).hex() != value:
+                raise ValueError(f"no attribute: {key!r}")
+    return old_mode, old, new_mode, new
 
 
 def journals(home: Path) -> Iterator[Path]:

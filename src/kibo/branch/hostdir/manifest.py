@@ -224,5 +224,17 @@ class exhausting:
             raise disk_full(self._place) from error
 
 
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether SQLite says that a file is no manifest, or no whole one; not that it is in use, say."""
+    return error.sqlite_errorcode & 0xFF in _DAMAGED
+
+
+#: The last two: the file, or a table, is missing.
+_DAMAGED: Final = (
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_ERROR,
+)
 #: A write that found no room is a full disk, or an I/O error where the file system says so only when it writes back.
 _FULL: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)

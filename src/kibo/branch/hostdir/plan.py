@@ -10,16 +10,17 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from sqlite3 import DatabaseError
 from typing import Any
 
 from kibo.branch.hostdir.drift import Check, Drift, Operation, open_host, shows
 from kibo.branch.hostdir.frozen import Frozen
-from kibo.branch.hostdir.manifest import Manifest
+from kibo.branch.hostdir.manifest import Manifest, is_damage
 from kibo.branch.hostdir.places import Places
 from kibo.branch.hostdir.refusing import on_host
 from kibo.branch.hostdir.scan import in_layers
 from kibo.branch.hostdir.staging import HOST_BITS
-from kibo.model.errors import HostDrift
+from kibo.model.errors import HostDrift, WrongState
 from kibo.runtime.trees.changes import DROPPED, changes
 from kibo.runtime.trees.stack import AnyPath, Stack, order
 
@@ -75,8 +76,22 @@ def plan_apply(frozen: Frozen, deltas: Sequence[AnyPath]) -> ApplyPlan:
         The plan. Nothing has been compared with the host yet, except what earlier applies wrote.
 
     Raises:
+        WrongState: What the host was when it was frozen cannot be read any more.
         WorkspaceUnreadable, PathTooLong: A layer holds what this user cannot read, or what lies too deep.
     """
+    try:
+        return _plan(frozen, deltas)
+    except DatabaseError as error:
+        if not is_damage(error):
+            raise
+        raise WrongState(
+            f"what {frozen.host} was when it was frozen cannot be read: {error}",
+            hint="`kibo checkout BRANCH --to DIRECTORY` writes the workspace beside it, to be compared.",
+            details={"path": str(frozen.directory)},
+        ) from error
+
+
+def _plan(frozen: Frozen, deltas: Sequence[AnyPath]) -> ApplyPlan:
     base = Stack(frozen.layers)
     plan = ApplyPlan(frozen, base.over(deltas))
     with frozen.manifest() as manifest:

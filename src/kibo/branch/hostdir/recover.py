@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from kibo.branch.hostdir.drift import inside
-from kibo.branch.hostdir.frozen import Frozen
-from kibo.branch.hostdir.journal import Journal, Step, journals, lock_path
+from kibo.branch.hostdir.frozen import Frozen, workspaces
+from kibo.branch.hostdir.journal import Journal, Step, UnreadableJournal, journals, lock_path
 from kibo.branch.hostdir.manifest import GONE, Manifest, Row
 from kibo.branch.hostdir.places import Places
 from kibo.branch.hostdir.steps import Raced, back, forward, identify, stage_of
@@ -27,7 +27,7 @@ from kibo.runtime.trees.removing import remove
 from kibo.runtime.trees.stack import join, parent
 from kibo.store.crash import point
 
-Outcome = Literal["completed", "taken back", "waiting"]
+Outcome = Literal["completed", "taken back", "waiting", "unreadable"]
 #: Above this many directories, one flush of the file system costs less than one of each.
 _FLUSHED_SINGLY: Final = 64
 
@@ -37,9 +37,9 @@ class Recovered:
     """What became of one interrupted apply.
 
     Attributes:
-        host: The host directory.
-        outcome: ``completed``, ``taken back``, or ``waiting`` where the host directory is not there now, or cannot be
-            written.
+        host: The host directory; of an unreadable one, where its journal lies now.
+        outcome: ``completed``, ``taken back``, ``waiting`` where the host directory is not there now, or cannot be
+            written, or ``unreadable`` where the journal is none: it was set aside as it is, and so was nothing else.
         kept: Paths of copies, beside what they are versions of, that were kept because somebody had written since.
     """
 
@@ -56,7 +56,11 @@ def recover(home: Path) -> list[Recovered]:
     """
     found = []
     for directory in journals(home):
-        journal = Journal.read(directory)
+        try:
+            journal = Journal.read(directory)
+        except UnreadableJournal:
+            found.append(Recovered(_set_aside(home, directory), "unreadable"))
+            continue
         if journal is None:
             continue  # ended at this moment
         with holding_if_free(lock_path(home, journal.device, journal.inode)) as free:
@@ -73,10 +77,24 @@ def recover_host(home: Path, device: int, inode: int) -> list[Recovered]:
     """Ends what was cut short at one host directory. The caller holds its lock."""
     found = []
     for directory in journals(home):
-        journal = Journal.read(directory)
+        try:
+            journal = Journal.read(directory)
+        except UnreadableJournal:
+            continue  # whoever opens the state directory next is told of it
         if journal is not None and (journal.device, journal.inode) == (device, inode):
             found.append(_recover(home, directory))
     return found
+
+
+def _set_aside(home: Path, directory: Path) -> Path:
+    """Moves a journal that is none to where nobody looks for one. Returns where it is now."""
+    aside = workspaces(home) / "unreadable" / directory.name
+    try:
+        aside.parent.mkdir(mode=0o700, exist_ok=True)
+        os.rename(directory, aside)
+    except OSError:
+        return directory  # it is told of again
+    return aside
 
 
 def _recover(home: Path, directory: Path) -> Recovered:

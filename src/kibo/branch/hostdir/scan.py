@@ -16,6 +16,7 @@ from typing import Final
 
 from kibo.branch.hostdir.frozen import PLACE
 from kibo.branch.hostdir.manifest import Manifest, Row
+from kibo.branch.hostdir.reading import Reading
 from kibo.model.errors import WorkspaceChanging, WorkspaceUnreadable
 from kibo.runtime import kernel
 from kibo.runtime.trees import attributes
@@ -27,8 +28,8 @@ from kibo.store.crash import point
 MAX_TRIES: Final = 8
 #: A clock tick of the slowest kernels: two writes within one may leave the same time.
 _RACY_NS: Final = 20_000_000
-#: Entries between two reports of progress.
-_REPORTED: Final = 512
+#: Seconds between two reports of progress.
+_REPORTED_S: Final = 0.1
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -42,23 +43,6 @@ _OTHERS: Final = {
     stat.S_IFBLK: "device",
 }
 BENEATH: Final = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a freeze is.
-
-    Attributes:
-        entries: Paths looked at.
-        copied: Files copied.
-        copied_bytes: Their sizes together.
-        path: The directory that is being read.
-    """
-
-    entries: int = 0
-    copied: int = 0
-    copied_bytes: int = 0
-    path: bytes = b""
 
 
 class _Vanished(Exception):
@@ -99,7 +83,7 @@ class Scan:
         known: bool,
         owner: tuple[int, int] | None,
         avoid: tuple[int, int],
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[Reading], None] | None,
     ) -> None:
         """Prepares it.
 
@@ -110,13 +94,14 @@ class Scan:
             known: Whether there are lower layers.
             owner: User and group ids for everything that is copied, or None for this process's.
             avoid: Device and inode of a directory to leave out: the state directory itself.
-            progress: Called now and then.
+            progress: Called several times a second, and at the end.
         """
         self._host, self._layer, self._manifest = host_fd, layer_fd, manifest
         self._known, self._avoid = known, avoid
         self._owner = None if owner == (os.geteuid(), os.getegid()) else owner
         self._progress = progress
-        self.done = Progress()
+        self.done = Reading()
+        self._reported_s = time.monotonic()
         self.layer_entries = 0
         self._device = os.fstat(host_fd).st_dev
         self._layer_device = os.fstat(layer_fd).st_dev
@@ -131,6 +116,7 @@ class Scan:
             WorkspaceUnreadable: Something cannot be read by this user.
             PathTooLong: Something lies so deep that no layer could hold it.
             WorkspaceChanging: Something never kept still.
+            PathTooLong: Directories are nested deeper than a path can name.
             OSError: The disk is full, among others.
         """
         root = os.fstat(self._host)
@@ -146,7 +132,7 @@ class Scan:
                 self._frames.pop()
                 if top.made:
                     self._settle(top)
-        self._report(b"")
+        self._report(b"", last=True)
 
     def _descend(self, path: bytes, info: os.stat_result, before: Row | None) -> None:
         known = before is not None and stat.S_ISDIR(before.mode)
@@ -316,8 +302,7 @@ class Scan:
         self.layer_entries += 1
         self.done.copied += 1
         self.done.copied_bytes += row.size
-        if not self.done.copied % _REPORTED:
-            self._report(directory)
+        self._report(directory)
         return row
 
     def _fifo(self, path: bytes, info: os.stat_result) -> None:
@@ -389,9 +374,13 @@ class Scan:
     def _place(self, path: bytes) -> bytes:
         return b"/proc/self/fd/%d/%b" % (self._layer, path)
 
-    def _report(self, path: bytes) -> None:
-        self.done.path = path
-        if self._progress is not None:
+    def _report(self, path: bytes, *, last: bool = False) -> None:
+        if self._progress is None:
+            return
+        now = time.monotonic()
+        if last or now - self._reported_s >= _REPORTED_S:
+            self._reported_s = now
+            self.done.path, self.done.done = path, last
             self._progress(self.done)
 
     def _named(self, error: OSError, path: bytes) -> Exception:

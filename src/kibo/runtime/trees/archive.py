@@ -30,6 +30,8 @@ _DIGEST_BYTES: Final = 32
 MAX_HEAD_BYTES: Final = 1 << 20
 #: What an import takes at most where its caller gives no limit, in bytes.
 MAX_IMPORT_BYTES: Final = 64 << 30
+#: How many files, directories and whiteouts: as many as a large file system has inodes.
+MAX_IMPORT_ENTRIES: Final = 16 << 20
 #: What the history of a snapshot takes at most; it is held in memory.
 MAX_HISTORY_BYTES: Final = 256 << 20
 
@@ -115,6 +117,7 @@ def import_deltas(
     place: Callable[[str], Path],
     *,
     limit_bytes: int = MAX_IMPORT_BYTES,
+    limit_entries: int = MAX_IMPORT_ENTRIES,
     owners: Callable[[int, int], tuple[int, int]] | None = None,
 ) -> Imported:
     """Reads deltas from a file that anybody may have made.
@@ -127,6 +130,7 @@ def import_deltas(
         home: The state directory.
         place: Gives the directory for a delta by the name it was exported under; on the state directory's file system.
         limit_bytes: What all of it may take, holes counted.
+        limit_entries: How many entries all of it may have.
         owners: Gives the ids that files get for those that they had; without it, everything is this process's own.
 
     Raises:
@@ -134,18 +138,18 @@ def import_deltas(
         HostDiskFull: There is no room.
     """
     head, digest = _read_head(source)
-    sections = _checked(head, limit_bytes)
+    sections = _checked(head, limit_bytes, limit_entries)
     reader = Reader(zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(source, closefd=False))
     history = _history(reader, sections[0])
     deltas: dict[str, Path] = {}
-    left = limit_bytes
+    left = limit_bytes, limit_entries
     try:
         for name in head["deltas"]:
             into = place(name)
             with building(into, home, "import") as made:
                 for section in sections[1:]:
                     if section["delta"] == name:
-                        left -= _tree(reader, section, made, left, owners)
+                        left = _tree(reader, section, made, left, owners)
             deltas[name] = into
         reader.expect_end()
     except ArchiveInvalid as error:
@@ -158,16 +162,17 @@ def _tree(
     reader: Reader,
     section: dict[str, Any],
     made: Path,
-    left: int,
+    left: tuple[int, int],
     owners: Callable[[int, int], tuple[int, int]] | None,
-) -> int:
+) -> tuple[int, int]:
+    """Makes one tree. Given and returns what may still be imported, in bytes and in entries."""
     work = dict(PARTS)[section["part"]]
     (made / section["part"]).mkdir(mode=0o755)
     (made / work).mkdir(mode=0o755)
     reader.begin(section["bytes"])
-    used = unpack(reader, made / section["part"], left, owners)
+    used, entries = unpack(reader, made / section["part"], *left, owners)
     reader.finish(section["digest"])
-    return used
+    return left[0] - used, left[1] - entries
 
 
 def _read_head(source: IO[bytes]) -> tuple[dict[str, Any], str]:
@@ -184,7 +189,7 @@ def _read_head(source: IO[bytes]) -> tuple[dict[str, Any], str]:
         raise ArchiveInvalid("its head is damaged", hint="get the file again")
     try:
         found = json.loads(head)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ArchiveInvalid("its head is no JSON") from None
     if not isinstance(found, dict) or found.get("version") != 1:
         raise ArchiveInvalid("it is of a version that this Kibo does not know", hint="upgrade Kibo")
@@ -201,7 +206,7 @@ def _exactly(source: IO[bytes], count: int) -> bytes:
     return found
 
 
-def _checked(head: dict[str, Any], limit_bytes: int) -> list[dict[str, Any]]:
+def _checked(head: dict[str, Any], limit_bytes: int, limit_entries: int) -> list[dict[str, Any]]:
     """Checks what the head says before anything of it is believed."""
     names, sections = head.get("deltas"), head.get("sections")
     parts = [part for part, _ in PARTS]
@@ -219,15 +224,17 @@ def _checked(head: dict[str, Any], limit_bytes: int) -> list[dict[str, Any]]:
     if expected != sections[1:] or not in_order or kept[0] != ("", "history"):
         raise ArchiveInvalid("its sections are not those of its deltas, in order")
     for section in sections:
-        size, digest = section.get("bytes"), section.get("digest")
-        if (
-            type(size) is not int
-            or size < 0
-            or not isinstance(digest, str)
-            or len(digest) != 2 * _DIGEST_BYTES
-        ):
+        size, entries, digest = (section.get(key) for key in ("bytes", "entries", "digest"))
+        counts = all(type(count) is int and count >= 0 for count in (size, entries))
+        if not counts or not isinstance(digest, str) or len(digest) != 2 * _DIGEST_BYTES:
             raise ArchiveInvalid("a section has no size or digest")
-    total = sum(section["bytes"] for section in sections)
+    total, count = (sum(section[key] for section in sections) for key in ("bytes", "entries"))
+    if count > limit_entries:
+        raise ArchiveInvalid(
+            f"it claims {count:,} entries, more than the {limit_entries:,} that may be imported",
+            hint="raise limit_entries if you trust where it comes from",
+            details={"entries": count, "limit": limit_entries},
+        )
     if total > limit_bytes:
         raise ArchiveInvalid(
             f"it claims {total} bytes, more than the {limit_bytes} that may be imported",

@@ -12,8 +12,9 @@ from kibo.runtime.trees.stack import Node
 
 #: Why the sides cannot be joined: `content` both wrote it; `added` both made it, differently; `deleted` one removed
 #: what the other changed; `type` a directory on one side, something else on the other; `target` of a link;
-#: `attributes` mode or extended attributes.
-ConflictKind = Literal["content", "added", "deleted", "type", "target", "attributes"]
+#: `attributes` mode or extended attributes; `together` one side alone changed it, and the other what it is one thing
+#: with, such as a database and its log: take all of them from one side.
+ConflictKind = Literal["content", "added", "deleted", "type", "target", "attributes", "together"]
 
 #: Text longer than this is taken as a whole: a person would not read its merge either.
 MAX_TEXT_BYTES: Final = 8 << 20

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeVar
 
 from kibo.model.errors import MergeConflict
+from kibo.runtime.trees.belonging import parted
 from kibo.runtime.trees.building import building
 from kibo.runtime.trees.changes import Change, difference
 from kibo.runtime.trees.conflict import KEEP, Conflict, ConflictKind, Resolution, Resolver, text_of
@@ -59,7 +60,8 @@ def merge(
     """Merges theirs into ours.
 
     What only one side changed is taken, and what both changed alike; text that both changed is joined line by line
-    where the lines do not touch; modes and extended attributes are merged apart from contents. The rest conflicts.
+    where the lines do not touch; modes and extended attributes are merged apart from contents. The rest conflicts, and
+    so does a database with its log where each side changed one of the two.
 
     Args:
         base: Layers' trees that both sides lie over, the lowest first.
@@ -152,14 +154,18 @@ class _Merge:
                 self._both(writer, pairs, our, their)
             elif their is not None:
                 self._one(writer, pairs, their, "theirs")
-            elif our is not None and _closed(our):
+            elif our is not None:
                 self._one(writer, pairs, our, "ours")
 
     # One side changed the path itself.
 
     def _one(self, writer: DeltaWriter, pairs: _Pairs, change: Change, side: Side) -> None:
         if not _closed(change):
-            self._take(writer, change)
+            sides = (self._ours, self._theirs) if side == "ours" else (self._theirs, self._ours)
+            if parted(change.path, self._base, *sides):
+                self._settle(writer, self._conflict(change.path, "together"))
+            elif side == "theirs":
+                self._take(writer, change)
             return
         # The directory is gone on this side: what the other did inside of it meets it here.
         others = [pair[0] or pair[1] for pair in pairs.inside(change.path)]

@@ -283,17 +283,18 @@ class Stack:
         Returns:
             What is seen there, or None where nothing is.
         """
-        if not path:
-            return self.root
-        above = parent(path)
-        layers = self._known.get(above)
+        return self.see(path, self.shown(parent(path))) if path else self.root
+
+    def shown(self, path: bytes) -> tuple[int, ...]:
+        """Returns the layers that a directory shows, the highest first; none where there is no directory."""
+        layers = self._known.get(path)
         if layers is None:
-            directory = self.find(above)
+            directory = self.find(path)
             layers = directory.layers if directory is not None else ()
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            self._known[above] = layers
-        return self.see(path, layers)
+            self._known[path] = layers
+        return layers
 
     def see(self, path: bytes, layers: Sequence[int]) -> Node | None:
         """Looks up a path whose directory comes from ``layers``, the highest first.

@@ -6,6 +6,7 @@ pass through a link, or come twice. Everything is made new, relative to the desc
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -17,9 +18,10 @@ import zstandard
 
 from kibo.model.errors import ArchiveInvalid
 from kibo.model.limits import MAX_NAME_BYTES
+from kibo.runtime import kernel
 from kibo.runtime.trees import attributes, records
 from kibo.runtime.trees.copying import write_whole
-from kibo.runtime.trees.stack import order
+from kibo.runtime.trees.stack import order, parent
 
 Owners = Callable[[int, int], tuple[int, int]]
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -27,6 +29,9 @@ _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXE
 _KEPT_BITS: Final = 0o1777
 #: Before 1678 and after 2261 a count of nanoseconds does not fit; such times are somebody's mistake or attack.
 _MAX_NS: Final = (1 << 63) - 1
+_BENEATH: Final = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
+#: What the kernel says of entries that no tree has had: too many names of one file, or attributes that no file holds.
+_IMPOSSIBLE: Final = (errno.EMLINK, errno.E2BIG, errno.ENAMETOOLONG, errno.ERANGE)
 
 
 class Reader:
@@ -85,13 +90,18 @@ class Reader:
             raise ArchiveInvalid(f"it is damaged: {error}", hint="get the file again") from None
 
 
-def unpack(reader: Reader, tree: Path, limit_bytes: int, owners: Owners | None) -> int:
-    """Makes the tree of one section. Returns the bytes that its files claim.
+def unpack(
+    reader: Reader, tree: Path, limit_bytes: int, limit_entries: int, owners: Owners | None
+) -> tuple[int, int]:
+    """Makes the tree of one section. Returns the bytes that its files claim, and how many entries it has.
+
+    Memory is bounded, whatever the section holds.
 
     Args:
         reader: Stands at the section's start.
         tree: An empty directory.
         limit_bytes: What the files may claim together, holes counted.
+        limit_entries: How many entries there may be: each takes an inode, and in a compressed file next to nothing.
         owners: Gives ids for those of the archive, or None for this process's own.
 
     Raises:
@@ -101,9 +111,19 @@ def unpack(reader: Reader, tree: Path, limit_bytes: int, owners: Owners | None) 
     fd = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         work = _Unpacking(reader, fd, limit_bytes, owners)
+        entries = -1  # the root is none
         while work.one():
-            pass
-        return limit_bytes - work.left
+            entries += 1
+            if entries > limit_entries:
+                raise ArchiveInvalid(
+                    f"it has more than the {limit_entries:,} entries that may be imported",
+                    details={"limit": limit_entries},
+                )
+        return limit_bytes - work.left, entries
+    except OSError as error:
+        if error.errno not in _IMPOSSIBLE:
+            raise
+        raise ArchiveInvalid(f"it has an entry that cannot be: {error}") from error
     finally:
         os.close(fd)
 
@@ -115,7 +135,6 @@ class _Unpacking:
         self._last: list[bytes] | None = None
         #: The directories that lead to the last entry, each with what it is to look like in the end.
         self._open: list[tuple[bytes, _Look]] = []
-        self._files: set[bytes] = set()
 
     def one(self) -> bool:
         """Makes one entry; returns False at the end."""
@@ -183,9 +202,22 @@ class _Unpacking:
     def _hard_link(self, path: bytes) -> None:
         (length,) = records.LENGTH.unpack(self._reader.take(records.LENGTH.size))
         first = self._reader.take(length)
-        if first not in self._files:
-            raise ArchiveInvalid(f"{path!r} is another name of a file that is not there")
-        os.link(first, path, src_dir_fd=self._fd, dst_dir_fd=self._fd, follow_symlinks=False)
+        gone = ArchiveInvalid(f"{path!r} is another name of a file that is not there")
+        # What is looked up now was made here; but a link that was may stand for a directory.
+        try:
+            fd = kernel.openat2(self._fd, parent(first) or b".", os.O_PATH | os.O_DIRECTORY, 0, _BENEATH)
+        except OSError:
+            raise gone from None
+        try:
+            name = first.rpartition(b"/")[2]
+            info = os.lstat(name, dir_fd=fd)
+            if stat.S_ISDIR(info.st_mode) or stat.S_ISCHR(info.st_mode):
+                raise gone
+            os.link(name, path, src_dir_fd=fd, dst_dir_fd=self._fd, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            raise gone from None
+        finally:
+            os.close(fd)
 
     def _entry(self, kind: int, path: bytes, look: _Look) -> None:
         if kind == records.LINK:
@@ -200,7 +232,6 @@ class _Unpacking:
             self._file(path)
         else:
             raise ArchiveInvalid(f"{path!r} is of a kind that no delta has")
-        self._files.add(path)
         self._settle(path, look, link=kind == records.LINK)
 
     def _file(self, path: bytes) -> None:
