@@ -5,7 +5,7 @@ import pytest
 from kibo import Allow, Box, Deny
 from kibo.box.inheritance import egress_of
 from kibo.box.plan import plan
-from kibo.box.policy import find_rule, plain_path
+from kibo.box.policy import EFFECTS, find_effect, find_rule, plain_path
 from kibo.effects.destinations import Refused, decide
 from kibo.model.errors import CompositionConflict, InvalidDefinition
 
@@ -114,12 +114,45 @@ def test_a_refusal_names_the_rule_that_comes_near_and_the_one_to_add() -> None:
     [
         {"methods": "GET"}, {"methods": ("get",)}, {"methods": ("",)}, {"paths": "/x"}, {"paths": ("x",)},
         {"paths": ("/a/../b",)}, {"paths": ("/a?b",), "passthrough": True}, {"paths": ("/%61",)},
-        {"methods": ("GET",), "passthrough": True},
+        {"methods": ("GET",), "passthrough": True}, {"effect": "harmless"}, {"effect": ""},
     ],
 )  # fmt: skip
 def test_a_rule_that_says_nothing_that_can_be_held_is_an_error(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidDefinition):
         Allow("api.example", **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("methods", "upgrade", "effect"),
+    [
+        (["GET"], False, "read"), (["HEAD"], False, "read"), (["OPTIONS"], False, "read"),
+        (["POST"], False, "irreversible"), (["DELETE"], False, "irreversible"), (["get"], False, "irreversible"),
+        (["GET", "DELETE"], False, "irreversible"), (["GET"], True, "irreversible"),
+    ],
+)  # fmt: skip
+def test_without_a_rule_that_says_so_safe_methods_read_and_all_else_is_irreversible(
+    methods: list[str], upgrade: bool, effect: str
+) -> None:
+    rules = (Allow("api.example"),)
+    assert find_effect(rules, "api.example", 443, methods, "/x", upgrade=upgrade) == effect
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_rules_that_say_what_a_request_does_the_strictest_counts_in_any_order(order: int) -> None:
+    rules = [
+        Allow("api.example"),
+        Allow("api.example", paths=("/search",), effect="read"),
+        Allow("*.example", paths=("/search", "/cart"), effect="reversible"),
+        Allow("other.example", effect="irreversible"),
+    ][::order]
+    assert find_effect(rules, "api.example", 443, ["POST"], "/search") == "reversible"
+    assert find_effect(rules[:2] + rules[3:], "api.example", 443, ["POST"], "/pay") == "irreversible"
+    assert find_effect(rules, "api.example", 443, ["GET"], "/cart", upgrade=True) == "reversible"
+
+
+def test_what_a_rule_says_of_effects_is_part_of_the_definition() -> None:
+    boxes = [type("B", (Box,), {"egress": [Allow("api.example", effect=each)]}) for each in (None, *EFFECTS)]
+    assert len({box().digest for box in boxes}) == 1 + len(EFFECTS)
 
 
 class Reader(Box):

@@ -19,6 +19,8 @@ class Allow(Record):
         methods: What may be done there, as in ``("GET", "HEAD")``; anything, when empty.
         paths: Where on the host, as in ``("/v1/*",)``: ``*`` is any characters, and the query does not count. Anywhere,
             when empty. Paths that servers may read in more than one way are then refused.
+        effect: What requests that it covers do to the world: one of `EFFECTS`. By default those whose method is safe
+            read, and all others are irreversible.
     """
 
     target: str
@@ -26,6 +28,7 @@ class Allow(Record):
     passthrough: bool = False
     methods: Sequence[str] = ()
     paths: Sequence[str] = ()
+    effect: str | None = None
 
     def _settle(self) -> None:
         split_target(self.target)
@@ -38,6 +41,10 @@ class Allow(Record):
             raise InvalidDefinition(
                 f"Allow({self.target!r}, passthrough=True): what is not opened has neither methods nor paths",
                 hint="Leave out `passthrough`, or `methods` and `paths`.",
+            )
+        if self.effect is not None and self.effect not in EFFECTS:
+            raise InvalidDefinition(
+                f"{self!r}: {self.effect!r} is not a class of effects", hint=f"One of {', '.join(EFFECTS)}."
             )
 
 
@@ -63,6 +70,12 @@ Rule = Allow | Deny
 
 #: Ports of an Allow that names none: HTTP and HTTPS.
 WEB_PORTS = (80, 443)
+
+#: The classes of effects, from what may be done at any time to what can never be undone.
+EFFECTS = ("read", "bufferable", "reversible", "irreversible")
+
+#: Methods by which nobody asks for a change (RFC 9110, section 9.2.1).
+SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 
 
 class Secret(Record):
@@ -146,6 +159,31 @@ def find_rule(
         elif allowed is None and (port == wanted_port or (wanted_port is None and port in WEB_PORTS)):
             allowed = rule if path is None or _is_within(rule, methods, path) else None
     return allowed
+
+
+def find_effect(
+    rules: Iterable[Rule], host: str, port: int, methods: Sequence[str], path: str, *, upgrade: bool = False
+) -> str:
+    """Returns the class of a request that the rules allow: what they say, the strictest where several say something.
+
+    So it does not depend on the order of rules, nor on that of the parts of a sum.
+
+    Args:
+        rules: As for `find_rule`.
+        host: What is asked for.
+        port: Of that host.
+        methods: What is to be done there, in each way that a server may read it.
+        path: Where, without a query.
+        upgrade: Whether the connection is to become another, on which anything may be sent.
+    """
+    said = [
+        EFFECTS.index(rule.effect)
+        for rule in rules
+        if isinstance(rule, Allow) and rule.effect and find_rule((rule,), host, port, methods, path)
+    ]
+    if said:
+        return EFFECTS[max(said)]
+    return "read" if not upgrade and SAFE_METHODS.issuperset(methods) else "irreversible"
 
 
 def plain_path(path: str) -> str | None:

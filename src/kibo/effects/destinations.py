@@ -82,6 +82,8 @@ def _not_within(near: Allow, asked: str, shown: str, methods: Sequence[str], pat
 def write(rule: Rule) -> str:
     """Writes a rule as its author would."""
     limits = [f"{name}={_listed(values)}" for name in ("methods", "paths") if (values := getattr(rule, name))]
+    effect = rule.effect if isinstance(rule, Allow) else None
+    limits += [f"effect={_quoted(effect)}"] if effect else []
     return f"{type(rule).__name__}({', '.join([_quoted(rule.target), *limits])})"
 
 

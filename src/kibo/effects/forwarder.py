@@ -42,6 +42,7 @@ class PackedRule(msgspec.Struct, array_like=True):
     paths: tuple[str, ...]
     to: str | None = None
     passthrough: bool = False
+    effect: str | None = None
 
     @classmethod
     def pack(cls, rule: Rule) -> Self:
@@ -49,13 +50,13 @@ class PackedRule(msgspec.Struct, array_like=True):
         methods, paths = tuple(rule.methods), tuple(rule.paths)
         if isinstance(rule, Deny):
             return cls(True, rule.target, methods, paths)
-        return cls(False, rule.target, methods, paths, rule.to, rule.passthrough)
+        return cls(False, rule.target, methods, paths, rule.to, rule.passthrough, rule.effect)
 
     def unpack(self) -> Rule:
         """Makes the rule again."""
         if self.deny:
             return Deny(self.target, self.methods, self.paths)
-        return Allow(self.target, self.to, self.passthrough, self.methods, self.paths)
+        return Allow(self.target, self.to, self.passthrough, self.methods, self.paths, self.effect)
 
 
 class Order(msgspec.Struct, array_like=True):
