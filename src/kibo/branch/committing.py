@@ -21,6 +21,7 @@ from kibo.branch.rows import (
     sealed,
     update_branch,
 )
+from kibo.effects import ledger
 from kibo.model.errors import BranchStale, WrongState
 from kibo.model.ids import BranchId, SnapshotId
 from kibo.store import crash, fencing
@@ -57,7 +58,7 @@ _CHILDREN: Final = Prepared(
 
 
 def seal(
-    tx: Transaction, row: BranchRow, world: str | None, flushing: Flushing | None
+    tx: Transaction, row: BranchRow, world: str | None, flushing: Flushing | None, *, anew: bool = False
 ) -> tuple[BranchRow, SnapshotRow]:
     """Seals what a held branch has done since its head; a turn that changed nothing makes no snapshot.
 
@@ -66,6 +67,7 @@ def seal(
         row: The branch.
         world: Its world now; None for that of its head.
         flushing: Given where the world's files are not on the disk yet.
+        anew: Whether to make one in any case.
 
     Returns:
         The branch, not written yet, and its head.
@@ -73,7 +75,7 @@ def seal(
     head = read_snapshot(tx, row.head)
     if world is None:
         world = keep_snapshot(tx, row.head).world
-    if not row.dirty and world == head.world:
+    if not row.dirty and world == head.world and not anew:
         return row, head
     position = position_of(tx, row.next, row.tail, row.tail - row.sealed)
     row, made = sealed(row, head, world or "{}", time.time(), position)
@@ -97,7 +99,8 @@ def commit(
     """
     row = fencing.hold(tx, branch, epoch)
     parent = _parent_of(row)
-    row, head = seal(tx, row, world, flushing)
+    # What is released moves the parent, also where no file has: its siblings must not be able to release theirs.
+    row, head = seal(tx, row, world, flushing, anew=ledger.is_holding(tx, branch))
     crash.point("commit.before_swap")
     claim = _NO_CLAIM if parent_epoch is None else parent_epoch
     swap = {"parent_id": parent, "expected": row.base, "new_head": head.id, "seq": head.seq}
@@ -105,6 +108,7 @@ def commit(
         raise _refused(tx, row, fencing.lock(tx, parent), parent_epoch)
     crash.point("commit.before_close")
     _close(tx, row, head.id)
+    _settle(tx, row, fencing.find(tx, parent))
     crash.point("commit.before_commit")
     return Committed(
         BranchId(branch), BranchId(parent), SnapshotId(head.id), SnapshotId(row.base or ""), True
@@ -122,7 +126,7 @@ def overwrite(
     """Makes the parent what the branch is, wherever it has gone meanwhile. What it was stays named by the new head."""
     row = fencing.hold(tx, branch, epoch)
     parent = _held(tx, _parent_of(row), parent_epoch)
-    row, head = seal(tx, row, world, flushing)
+    row, head = seal(tx, row, world, flushing, anew=ledger.is_holding(tx, branch))
     moved = parent.head != row.base or parent.dirty
     before = parent.head
     if moved:
@@ -143,6 +147,7 @@ def overwrite(
     update_branch(tx, parent._replace(head=head.id, sealed=head.seq, tail=head.seq))
     crash.point("overwrite.before_close")
     _close(tx, row, head.id)
+    _settle(tx, row, parent)
     crash.point("overwrite.before_commit")
     return Committed(
         BranchId(branch), BranchId(parent.id), SnapshotId(head.id), SnapshotId(before), not moved
@@ -196,6 +201,7 @@ def merge(
     update_branch(tx, parent._replace(head=made.id, sealed=made.seq, tail=made.seq, next=SnapshotId.new()))
     crash.point("merge.before_close")
     _close(tx, row, made.id)
+    _settle(tx, row, parent)
     crash.point("merge.before_commit")
     return Committed(
         BranchId(branch), BranchId(parent.id), SnapshotId(made.id), SnapshotId(parents[0]), False
@@ -218,6 +224,7 @@ def abort(tx: Transaction, branch: str, epoch: int | None) -> list[BranchId]:
         row = waiting.pop()
         if row.status == OPEN:
             update_branch(tx, row._replace(status=ABORTED, epoch=row.epoch + 1, closed=now))
+            ledger.drop(tx, row.id, "its branch was aborted")
             ended.append(BranchId(row.id))
             crash.point("abort.before_next")
         children = [child for child, _ in tx.rows(_CHILDREN, parent_id=row.id) if child not in met]
@@ -243,6 +250,11 @@ def finish(tx: Transaction, branch: str, epoch: int | None) -> None:
 
 def _close(tx: Transaction, row: BranchRow, result: str) -> None:
     update_branch(tx, row._replace(status=COMMITTED, epoch=row.epoch + 1, result=result, closed=time.time()))
+
+
+def _settle(tx: Transaction, row: BranchRow, parent: BranchRow) -> None:
+    """What the branch was holding is the parent's now, and may happen where that holds nothing."""
+    ledger.settle(tx, row.id, parent.id, released=parent.parent is None)
 
 
 def _held(tx: Transaction, parent: str, epoch: int | None) -> BranchRow:

@@ -18,7 +18,8 @@ KiboError
 │   ├── InstanceUnknown
 │   ├── FileMissing
 │   ├── BranchUnknown
-│   └── SnapshotUnknown
+│   ├── SnapshotUnknown
+│   └── EffectUnknown
 ├── WrongState              it is there, and not in a state that allows this
 │   ├── InstanceEnded
 │   ├── StateLocked
@@ -209,6 +210,12 @@ class SnapshotUnknown(NotFound):
     """No snapshot has that id or label."""
 
     code = "snapshot.unknown"
+
+
+class EffectUnknown(NotFound):
+    """There is no such effect in the ledger."""
+
+    code = "effect.unknown"
 
 
 class WrongState(KiboError):

@@ -110,6 +110,20 @@ class DeltaId(RandomId):
         return DeltaId(self[:kept] + _random_hex()[self.owner_digits :])
 
 
+class EffectId(RandomId):
+    """One interaction of a box with the outside world."""
+
+    __slots__ = ()
+    prefix = "eff_"
+
+
+class GatewayId(RandomId):
+    """One gateway, from its start to its end."""
+
+    __slots__ = ()
+    prefix = "gw_"
+
+
 class LayerDigest(Id):
     """An immutable file delta, named by the BLAKE2b-256 of its content; made by hashing."""
 

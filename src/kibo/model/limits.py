@@ -80,6 +80,21 @@ MAX_COMMAND_BYTES = 128 * KIB
 #: what is larger belongs in a file.
 MAX_ENTRY_BYTES = 4 * MIB
 
+#: The body of a request that is kept in the ledger, and so of one that can be held. As for an entry of the log.
+MAX_EFFECT_BODY_BYTES = 4 * MIB
+
+#: What the ledger keeps of an answer's body, to give it again to who asks again: a receipt is a few KiB, a page some
+#: hundred. What is longer is passed on whole, and kept as far as this.
+MAX_EFFECT_ANSWER_BYTES = 1 * MIB
+
+#: How long `commit` waits for the outcome of what it released, all together. A payment takes seconds; what takes longer
+#: goes on, and `kibo effects` tells.
+SETTLED_S = 30.0
+
+#: How long a gateway that is told to end waits for the answers to requests that it has sent. What has none then is in
+#: doubt. Shorter than whoever ended it waits.
+LAST_ANSWERS_S = 5.0
+
 #: A snapshot's world: names of layers and instances, not their content. A thousand of each are some 100 KiB.
 MAX_WORLD_BYTES = 1 * MIB
 

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 
 #: The migration that this code reads and writes. A store that names one unknown here was written by a newer Kibo.
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 
 metadata: Final = MetaData()
 
@@ -147,3 +147,45 @@ unflushed: Final = Table(
 
 #: What no world names any more and nobody has removed yet.
 garbage: Final = Table("garbage", metadata, Column("resource", _text(200), primary_key=True))
+
+#: The ledger: what boxes have asked the outside world for, in order of `position`. Values of secrets are nowhere in it.
+effects: Final = Table(
+    "effects",
+    metadata,
+    Column("position", _position(), primary_key=True, autoincrement=True),
+    Column("id", _key(), nullable=False, unique=True),
+    Column("state", _key(), nullable=False),  # see `kibo.effects.lifecycle`
+    Column("reason", _long(Text(), mysql.LONGTEXT(charset="utf8mb4")), nullable=False),
+    Column(
+        "branch", _key(), nullable=False
+    ),  # where it stands: its parent's once that is committed; '' for none
+    Column("origin", _key(), nullable=False),  # where it was asked for
+    Column("instance", _key(), nullable=False),
+    Column("gateway", _key(), nullable=False),  # who sends it
+    Column(
+        "scope", _key(), nullable=False
+    ),  # within which a client's key names one intent: a tree, or an instance
+    Column("key", _text(64)),  # the digest of that key, or null
+    Column("class", _key(), nullable=False),
+    Column("rule", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),  # what allows it, to be sent by
+    Column("secrets", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),  # their names and hosts
+    Column("method", _long(Text(), mysql.LONGTEXT(charset="utf8mb4")), nullable=False),
+    Column("url", _long(Text(), mysql.LONGTEXT(charset="utf8mb4")), nullable=False),
+    Column("digest", _text(64), nullable=False),  # of the payload
+    Column("head", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("body", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("whole", Integer, nullable=False),  # 0: the body was longer, and was sent as it came
+    Column("created", Double, nullable=False),
+    Column("released", Double),
+    Column("sent", Double),
+    Column("ended", Double),
+    Column("status", Integer),
+    Column("answer_head", _long(LargeBinary(), mysql.LONGBLOB())),
+    Column("answer_body", _long(LargeBinary(), mysql.LONGBLOB())),
+    Column("answer_whole", Integer),
+    Index("ix_effects_branch", "branch", "state"),
+    Index("ix_effects_origin", "origin"),
+    Index("ix_effects_gateway", "gateway", "state"),
+    Index("ix_effects_key", "scope", "key"),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,469 @@
+"""The ledger: what boxes have asked the outside world for, and what became of it, in the store.
+
+Every step is a compare-and-set of one effect's state, in a transaction: two who want different things of one effect
+cannot both have it. What a commit or an abort does to effects happens in its own transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import bindparam, insert, or_, select, update
+
+from kibo.effects.lifecycle import OPEN, STANDING, Event, State, after, before
+from kibo.effects.records import PACK, UNPACK_FIELDS, UNPACK_PAYLOAD, Effect, Exact, Outcome, Payload
+from kibo.model.errors import EffectUnknown
+from kibo.model.ids import BranchId, EffectId, InstanceId
+from kibo.store import crash
+from kibo.store.database import Store, Transaction
+from kibo.store.fencing import ABORTED, COMMITTED
+from kibo.store.prepared import Prepared, Row
+from kibo.store.schema import branches, effects
+
+
+def _is_any(states: Sequence[State]) -> Any:
+    return or_(*(effects.c.state == state for state in states))
+
+
+_SHORT: Final = (
+    effects.c.id,
+    effects.c.state,
+    effects.c.reason,
+    effects.c.branch,
+    effects.c.origin,
+    effects.c.instance,
+    effects.c["class"],
+    effects.c.method,
+    effects.c.url,
+    effects.c.digest,
+    effects.c.created,
+    effects.c.released,
+    effects.c.sent,
+    effects.c.ended,
+    effects.c.status,
+)
+_LONG: Final = (
+    effects.c.head,
+    effects.c.body,
+    effects.c.whole,
+    effects.c.answer_head,
+    effects.c.answer_body,
+    effects.c.answer_whole,
+)
+_GIVEN: Final = [column.name for column in effects.columns if column.name != "position"]
+_INSERT: Final = Prepared(insert(effects).values({name: bindparam(name) for name in _GIVEN}))
+_HERE: Final = or_(effects.c.branch == bindparam("branch"), effects.c.origin == bindparam("branch"))
+_ALL: Final = Prepared(select(*_SHORT).order_by(effects.c.position))
+_OF_BRANCH: Final = Prepared(select(*_SHORT).where(_HERE).order_by(effects.c.position))
+_CALLED: Final = Prepared(
+    select(*_SHORT, *_LONG)
+    .where(effects.c.id >= bindparam("first"), effects.c.id < bindparam("last"))
+    .limit(9)
+)
+_BY_KEY: Final = Prepared(
+    select(*_SHORT, *_LONG)
+    .where(
+        effects.c.scope == bindparam("scope"),
+        effects.c.key == bindparam("key"),
+        _is_any(STANDING),
+    )
+    .order_by(effects.c.position)
+)
+_HELD_BY: Final = Prepared(
+    select(effects.c.id)
+    .where(effects.c.instance == bindparam("instance"), effects.c.state == "held")
+    .limit(1)
+)
+_HELD_IN: Final = Prepared(
+    select(effects.c.id).where(effects.c.branch == bindparam("branch"), effects.c.state == "held").limit(1)
+)
+_OPEN_OF: Final = Prepared(
+    select(effects.c.id, effects.c.state, effects.c.rule, effects.c.secrets)
+    .where(effects.c.gateway == bindparam("gateway"), _is_any(OPEN))
+    .order_by(effects.c.position)
+)
+_GATEWAYS: Final = Prepared(select(effects.c.gateway).where(_is_any(OPEN)).distinct())
+_BRANCH: Final = Prepared(
+    select(branches.c.status, branches.c.parent)
+    .where(branches.c.id == bindparam("id"))
+    .with_for_update(read=True)
+)
+#: Of one branch, all at once: each is one event of the table.
+_RELEASE: Final = Prepared(
+    update(effects)
+    .where(effects.c.branch == bindparam("old"), effects.c.state == before("release"))
+    .values(state=after("held", "release"), branch=bindparam("new"), released=bindparam("now"))
+)
+_MOVE: Final = Prepared(
+    update(effects)
+    .where(effects.c.branch == bindparam("old"), effects.c.state == "held")
+    .values(branch=bindparam("new"))
+)
+_DROP: Final = Prepared(
+    update(effects)
+    .where(effects.c.branch == bindparam("old"), effects.c.state == before("drop"))
+    .values(state=after("held", "drop"), reason=bindparam("why"), ended=bindparam("now"))
+)
+_ADOPT: Final = Prepared(
+    update(effects)
+    .where(effects.c.gateway == bindparam("old"), effects.c.state == "released")
+    .values(gateway=bindparam("new"))
+)
+
+
+def _step(event: Event, **values: Any) -> Prepared:
+    """One event of one effect, if it is in the state for that."""
+    state = before(event)
+    return Prepared(
+        update(effects)
+        .where(effects.c.id == bindparam("effect"), effects.c.state == state)
+        .values(state=after(state, event), **values)
+    )
+
+
+_ENDED: Final[dict[str, Any]] = {"reason": bindparam("why"), "ended": bindparam("now")}
+_OUTCOME: Final[dict[str, Any]] = {
+    name: bindparam(name) for name in ("status", "answer_head", "answer_body", "answer_whole", "ended")
+}
+_STEPS: Final[dict[Event, Prepared]] = {
+    "drop": _step("drop", **_ENDED),
+    "send": _step("send", sent=bindparam("now")),
+    "fail": _step("fail", **_ENDED),
+    "lose": _step("lose", **_ENDED),
+    "answer": _step("answer", **_OUTCOME),
+    "confirm": _step("confirm", **_ENDED),
+    "deny": _step("deny", **_ENDED),
+}
+_KEEP: Final = Prepared(
+    update(effects)
+    .where(effects.c.id == bindparam("effect"), effects.c.state == "done")
+    .values(answer_body=bindparam("answer_body"), answer_whole=bindparam("answer_whole"))
+)
+
+
+class Draft(NamedTuple):
+    """What is to be recorded of a request.
+
+    Attributes:
+        effect: Its class.
+        branch: Where it is asked for, or empty.
+        instance: Who asks.
+        scope: Within which a client's key names one intent.
+        key: The client's own, or None.
+        rule: What allows it, packed.
+        secrets: Those that may go into it, packed: names and hosts, never values.
+        payload: What is to be sent.
+        body: Its body, or as much of that as is kept.
+        whole: Whether that is all of it.
+    """
+
+    effect: str
+    branch: str
+    instance: str
+    scope: str
+    key: bytes | None
+    rule: bytes
+    secrets: bytes
+    payload: Payload
+    body: bytes
+    whole: bool
+
+    @property
+    def digest(self) -> str:
+        """Names the payload by what it is."""
+        head = PACK.encode(self.payload)
+        framed = b"%d:%b%b" % (len(head), head, self.body)
+        return hashlib.blake2b(framed, digest_size=32).hexdigest()
+
+
+class Unsent(NamedTuple):
+    """An effect that its gateway has still to do something about."""
+
+    id: EffectId
+    state: State
+    rule: bytes
+    secrets: bytes
+
+
+# -- within the transactions of a history
+
+
+def settle(tx: Transaction, branch: str, parent: str, *, released: bool) -> None:
+    """Makes the held effects of a committed branch its parent's, in the transaction of the commit.
+
+    Args:
+        tx: The transaction.
+        branch: What is committed.
+        parent: Into what.
+        released: Whether they may happen now: the parent is a root.
+    """
+    if released:
+        tx.run(_RELEASE, old=branch, new=parent, now=time.time())
+    else:
+        tx.run(_MOVE, old=branch, new=parent)
+
+
+def is_holding(tx: Transaction, branch: str) -> bool:
+    """Tells whether a branch holds an effect."""
+    return tx.row(_HELD_IN, branch=branch) is not None
+
+
+def drop(tx: Transaction, branch: str, why: str) -> None:
+    """Drops the held effects of a branch that ends, in the transaction that ends it."""
+    tx.run(_DROP, old=branch, why=why, now=time.time())
+
+
+def _standing(tx: Transaction, branch: str) -> tuple[str, State]:
+    """Tells what becomes of an effect that is asked for in a branch, and where it stands.
+
+    The branch may have ended since it was asked for. Its row is locked, so that a commit or an abort that comes next
+    finds the effect, and one that came first is seen.
+    """
+    at = branch
+    while (row := tx.row(_BRANCH, id=at)) is not None:
+        status, parent = row
+        if status == ABORTED:
+            return at, "dropped"
+        if parent is None:
+            return at, "released"
+        if status != COMMITTED:
+            return at, "held"
+        at = parent
+    return at, "held"  # it is being forked at this moment: nobody can have ended it yet
+
+
+class Ledger:
+    """The ledger of one store. Any number of threads and processes may use it.
+
+    Every call raises `StoreUnavailable` where the database does not answer, and `HostDiskFull` where it has no room.
+
+    Args:
+        store: The store.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store: Final = store
+
+    # -- what a gateway does
+
+    def hold(self, draft: Draft, gateway: str) -> Effect:
+        """Records a request that waits for its branch.
+
+        Returns:
+            The effect: held, or, where the branch has ended meanwhile, released or dropped.
+        """
+
+        def work(tx: Transaction) -> Effect:
+            branch, state = _standing(tx, draft.branch)
+            now = time.time()
+            times = {"released": now if state == "released" else None}
+            if state == "dropped":
+                times |= {"ended": now}
+            return _insert(tx, draft, gateway, state, branch, now, times)
+
+        crash.point("effect.before_hold")
+        return self._store.write(work)
+
+    def begin(self, draft: Draft, gateway: str) -> Effect:
+        """Records a request that is sent at once: once this returns, its first byte may leave."""
+        crash.point("effect.before_begin")
+        now = time.time()
+        return self._store.write(
+            lambda tx: _insert(
+                tx, draft, gateway, "sending", draft.branch, now, {"released": now, "sent": now}
+            )
+        )
+
+    def repeated(self, scope: str, key: bytes) -> list[Exact]:
+        """Finds what a client's key stands for already: what has happened, may have, or still may. Oldest first."""
+        rows = self._store.read(lambda tx: tx.rows(_BY_KEY, scope=scope, key=key_digest(key)))
+        return [_exact(row) for row in rows]
+
+    def send(self, effect: str) -> bool:
+        """Records that a released one is about to be sent. Returns whether it is: nobody else has sent it."""
+        return self._move(effect, "send")
+
+    def answer(self, effect: str, outcome: Outcome) -> bool:
+        """Records an answer."""
+        return self._step(
+            effect,
+            "answer",
+            status=outcome.status,
+            answer_head=PACK.encode(outcome.fields),
+            answer_body=outcome.body,
+            answer_whole=int(outcome.whole),
+            ended=time.time(),
+        )
+
+    def keep(self, effect: str, body: bytes, *, whole: bool) -> None:
+        """Records the body of an answer whose head is recorded."""
+        self._store.write(lambda tx: tx.run(_KEEP, effect=effect, answer_body=body, answer_whole=int(whole)))
+
+    def fail(self, effect: str, why: str) -> bool:
+        """Records that a released one was not sent, and is not going to be."""
+        return self._move(effect, "fail", why)
+
+    def lose(self, effect: str, why: str) -> bool:
+        """Records that it is not known whether one has happened."""
+        return self._move(effect, "lose", why)
+
+    def drop(self, effect: str, why: str) -> bool:
+        """Records that a held one is wanted no more. Returns whether it was held."""
+        return self._move(effect, "drop", why)
+
+    def unsent(self, gateway: str) -> list[Unsent]:
+        """Lists what waits for a gateway, in order."""
+        rows = self._store.read(lambda tx: tx.rows(_OPEN_OF, gateway=gateway))
+        return [Unsent(EffectId(row[0]), row[1], *row[2:]) for row in rows]
+
+    def gateways(self) -> list[str]:
+        """Lists the gateways that something waits for."""
+        return [row[0] for row in self._store.read(lambda tx: tx.rows(_GATEWAYS))]
+
+    def bury(self, gateway: str, heir: str | None = None) -> None:
+        """Settles what a dead gateway has left: what it held is dropped, since its clients have heard of its end; what
+        it was sending is in doubt; what it had still to send is left to its heir.
+
+        Args:
+            gateway: One that is known to be dead.
+            heir: The gateway that goes on; None leaves what is released for another.
+        """
+
+        def work(tx: Transaction) -> None:
+            now = time.time()
+            for effect, state, *_ in tx.rows(_OPEN_OF, gateway=gateway):
+                if state == "held":
+                    tx.run(_STEPS["drop"], effect=effect, why="the gateway that held it ended", now=now)
+                elif state == "sending":
+                    why = "the gateway that sent it ended before there was an answer"
+                    tx.run(_STEPS["lose"], effect=effect, why=why, now=now)
+            crash.point("effect.before_adopt")
+            if heir is not None:
+                tx.run(_ADOPT, old=gateway, new=heir)
+
+        self._store.write(work)
+
+    # -- what people see and say
+
+    def listed(self, branch: str | None = None) -> list[Effect]:
+        """Lists effects in the order in which they were asked for.
+
+        Args:
+            branch: Those that stand in this one, or were asked for in it; all by default.
+        """
+        rows = self._store.read(
+            lambda tx: tx.rows(_ALL) if branch is None else tx.rows(_OF_BRANCH, branch=branch)
+        )
+        return [_effect(row) for row in rows]
+
+    def holds(self, instance: str) -> bool:
+        """Tells whether a request of an instance is held."""
+        return self._store.read(lambda tx: tx.row(_HELD_BY, instance=instance)) is not None
+
+    def get(self, ref: str) -> Exact:
+        """Finds an effect by its id, or the beginning of its id if only one begins so.
+
+        Raises:
+            EffectUnknown: None is called so, or several are; ``details["candidates"]`` names these.
+        """
+        rows = self._store.read(lambda tx: tx.rows(_CALLED, first=ref, last=f"{ref}~"))
+        if len(rows) == 1 and ref.startswith(EffectId.prefix):
+            return _exact(rows[0])
+        names = [row[0] for row in rows] if ref.startswith(EffectId.prefix) else []
+        raise EffectUnknown(
+            f"{'several effects begin' if names else 'no effect begins'} with {ref!r}",
+            hint=f"Give more of the id: {', '.join(names)}."
+            if names
+            else "`kibo effects` lists what there is.",
+            details={"ref": ref, "candidates": names},
+        )
+
+    def resolve(self, ref: str, *, done: bool, by: str) -> Effect:
+        """Records what somebody has found out about an effect in doubt.
+
+        Args:
+            ref: See `get`.
+            done: Whether it has happened.
+            by: Who says so.
+
+        Raises:
+            EffectUnknown: See `get`.
+            WrongState: It is not in doubt.
+        """
+        found = self.get(ref).effect
+        event: Event = "confirm" if done else "deny"
+        if not self._move(found.id, event, f"{by} found that it has{'' if done else ' not'} happened"):
+            after(self.get(found.id).effect.state, event)
+        return self.get(found.id).effect
+
+    def _move(self, effect: str, event: Event, why: str | None = None) -> bool:
+        more = {} if why is None else {"why": why}
+        return self._step(effect, event, now=time.time(), **more)
+
+    def _step(self, effect: str, event: Event, **values: Any) -> bool:
+        crash.point(f"effect.before_{event}")
+        return bool(self._store.write(lambda tx: tx.run(_STEPS[event], effect=effect, **values)))
+
+
+def key_digest(key: bytes) -> str:
+    """Names a client's key, which may be of any length and any bytes."""
+    return hashlib.blake2b(key, digest_size=32).hexdigest()
+
+
+def _insert(
+    tx: Transaction,
+    draft: Draft,
+    gateway: str,
+    state: State,
+    branch: str,
+    now: float,
+    times: dict[str, float | None],
+) -> Effect:
+    made: dict[str, Any] = dict.fromkeys(_GIVEN)
+    made |= {
+        "id": EffectId.new(),
+        "state": state,
+        "reason": "its branch was aborted" if state == "dropped" else "",
+        "branch": branch,
+        "origin": draft.branch,
+        "instance": draft.instance,
+        "gateway": gateway,
+        "scope": draft.scope,
+        "key": None if draft.key is None else key_digest(draft.key),
+        "class": draft.effect,
+        "rule": draft.rule,
+        "secrets": draft.secrets,
+        "method": draft.payload.method.decode("latin-1"),
+        "url": draft.payload.url,
+        "digest": draft.digest,
+        "head": PACK.encode(draft.payload),
+        "body": draft.body,
+        "whole": int(draft.whole),
+        "created": now,
+        **times,
+    }
+    tx.run(_INSERT, **made)
+    return _effect([made[column.name] for column in _SHORT])
+
+
+def _effect(row: Sequence[Any]) -> Effect:
+    effect, state, reason, branch, origin, instance, *rest = row
+    return Effect(
+        EffectId(effect), state, reason, BranchId(branch), BranchId(origin), InstanceId(instance), *rest
+    )
+
+
+def _exact(row: Row) -> Exact:
+    short, (head, body, whole, answer_head, answer_body, answer_whole) = (
+        row[: len(_SHORT)],
+        row[len(_SHORT) :],
+    )
+    effect = _effect(short)
+    outcome = None
+    if effect.status is not None:
+        fields = UNPACK_FIELDS.decode(answer_head)
+        outcome = Outcome(effect.status, fields, bytes(answer_body), bool(answer_whole))
+    return Exact(effect, UNPACK_PAYLOAD.decode(head), bytes(body), bool(whole), outcome)

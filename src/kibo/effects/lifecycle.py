@@ -1,0 +1,58 @@
+"""What becomes of an effect, as one table. Pure.
+
+```
+hold ──▶ held ──release──▶ released ──send──▶ sending ──answer──▶ done
+          │                   │                 │                  ▲
+          └─drop─▶ dropped    └─fail─▶ failed   └─lose─▶ in_doubt ─┴─confirm
+                                                            └─deny─▶ not_done
+```
+
+`sending` is durable before the first byte leaves, and an answer is recorded before it is passed on. So what is found
+`sending` when its gateway has died may have happened or not: it is in doubt, and nothing but an answer from outside,
+which a person or a later look at the server gives, leads out of that. Nothing leads back to `released`.
+"""
+
+from typing import Final, Literal, get_args
+
+from kibo.model.errors import WrongState
+
+State = Literal["held", "released", "sending", "done", "failed", "in_doubt", "not_done", "dropped"]
+Event = Literal["release", "drop", "send", "fail", "answer", "lose", "confirm", "deny"]
+
+STATES: Final[tuple[State, ...]] = get_args(State)
+MOVES: Final[dict[tuple[State, Event], State]] = {
+    ("held", "release"): "released",
+    ("held", "drop"): "dropped",
+    ("released", "send"): "sending",
+    ("released", "fail"): "failed",
+    ("sending", "answer"): "done",
+    ("sending", "lose"): "in_doubt",
+    ("in_doubt", "confirm"): "done",
+    ("in_doubt", "deny"): "not_done",
+}
+#: Those of which a request with the same key is a repetition: they have happened, may have, or still may.
+STANDING: Final[tuple[State, ...]] = ("held", "released", "sending", "done", "in_doubt")
+#: Those that wait for their gateway.
+OPEN: Final[tuple[State, ...]] = ("held", "released", "sending")
+
+
+def after(state: State, event: Event) -> State:
+    """Returns what an effect becomes.
+
+    Raises:
+        WrongState: That cannot happen to it as it is.
+    """
+    found = MOVES.get((state, event))
+    if found is None:
+        raise WrongState(
+            f"an effect that is {state} cannot {event}",
+            hint="`kibo effects` tells how each stands.",
+            details={"state": state, "event": event},
+        )
+    return found
+
+
+def before(event: Event) -> State:
+    """Returns the one state in which something can happen: what a compare-and-set expects."""
+    (found,) = (state for state, each in MOVES if each == event)
+    return found

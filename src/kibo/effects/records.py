@@ -1,0 +1,119 @@
+"""Effects as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import msgspec
+
+from kibo.effects.lifecycle import State
+from kibo.model.ids import BranchId, EffectId, InstanceId
+
+Fields = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One interaction with the outside world, as the ledger had it when it was read.
+
+    Attributes:
+        id: Its name for ever; servers get it as `Idempotency-Key` where the request brings none.
+        state: How it stands; see `kibo.effects.lifecycle`.
+        reason: Why it was dropped, failed or is in doubt; empty where there is nothing to say.
+        branch: Where it stands: the parent's once its branch is committed. Empty outside of branches.
+        origin: The branch in which it was asked for.
+        instance: Who asked.
+        effect: Its class: bufferable, reversible or irreversible.
+        method: Of the request.
+        url: Of the request, with placeholders where secrets go.
+        digest: Of the exact payload.
+        created_s: When it was asked for, in seconds since 1970; so the others.
+        released_s: When it was allowed to happen, or None.
+        sent_s: When it was about to be sent, or None.
+        ended_s: When it came to its end, or None.
+        status: That of the answer, or None.
+    """
+
+    id: EffectId
+    state: State
+    reason: str
+    branch: BranchId
+    origin: BranchId
+    instance: InstanceId
+    effect: str
+    method: str
+    url: str
+    digest: str
+    created_s: float
+    released_s: float | None
+    sent_s: float | None
+    ended_s: float | None
+    status: int | None
+
+
+class Payload(msgspec.Struct, frozen=True, array_like=True):
+    """What is sent, exactly, but for the values of secrets, in whose places their placeholders stand.
+
+    Attributes:
+        secure: Whether over TLS.
+        host: In lower case.
+        port: Of that host.
+        method: As sent.
+        target: A path with its query.
+        fields: Names in lower case; Host first.
+        trailers: Fields that came after the body.
+        has_body: Whether there is one, be it empty.
+        upgrade: Whether the connection is to become a WebSocket.
+        fillable: Whether secrets may be put into the body.
+    """
+
+    secure: bool
+    host: str
+    port: int
+    method: bytes
+    target: bytes
+    fields: Fields
+    trailers: Fields
+    has_body: bool
+    upgrade: bool
+    fillable: bool
+
+    @property
+    def url(self) -> str:
+        """Where it goes, as people write it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port == (443 if self.secure else 80) else f":{self.port}"
+        return f"http{'s' if self.secure else ''}://{host}{port}{self.target.decode('latin-1')}"
+
+
+class Outcome(NamedTuple):
+    """What the server answered.
+
+    Attributes:
+        status: The status code.
+        fields: Names in lower case.
+        body: As far as it was kept.
+        whole: Whether that is all of it.
+    """
+
+    status: int
+    fields: Fields
+    body: bytes
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """An effect with all that is kept of it."""
+
+    effect: Effect
+    payload: Payload
+    body: bytes
+    whole: bool
+    outcome: Outcome | None
+
+
+PACK: Final = msgspec.msgpack.Encoder()
+UNPACK_PAYLOAD: Final = msgspec.msgpack.Decoder(Payload)
+UNPACK_FIELDS: Final = msgspec.msgpack.Decoder(Fields)
