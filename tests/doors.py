@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from kibo.box.policy import Rule, Secret
 from kibo.effects.forwarder import Forwarder
+from kibo.model.asker import Asker
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 Handler = Callable[[socket.socket], None]
@@ -79,10 +80,17 @@ class Server:
 class Proxy:
     """The box's end: a listening socket that the forwarder serves."""
 
-    def __init__(self, forwarder: Forwarder, box: str, rules: list[Rule], secrets: list[Secret]) -> None:
+    def __init__(
+        self,
+        forwarder: Forwarder,
+        box: str,
+        rules: list[Rule],
+        secrets: list[Secret],
+        asker: Asker = Asker(),  # noqa: B008 - immutable
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port: int = listener.getsockname()[1]
-            forwarder.serve(listener.fileno(), rules, box, secrets)
+            forwarder.serve(listener.fileno(), rules, box, secrets, asker=asker)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from kibo.effects.ledger import Draft
-from kibo.effects.records import Payload
+from kibo.effects.records import Draft, Payload
+from kibo.model.ids import EffectId
 
 
 def draft(branch: str = "", *, body: bytes = b"{}", key: bytes | None = None, scope: str = "scope") -> Draft:
     payload = Payload(
         True, "shop.example", 443, b"POST", b"/pay?x=1", [(b"host", b"shop.example")], [], True, False, False
     )
-    return Draft("irreversible", branch, "inst_1", scope, key, b"rule", b"secrets", payload, body, True)
+    return Draft(
+        EffectId.new(), "irreversible", branch, "inst_1", scope, key, b"rule", b"secrets", payload, body, True
+    )

@@ -423,3 +423,25 @@ def test_killing_the_user_process_ends_the_forwarder(tmp_path: Path) -> None:
         finally:
             os.close(pidfd)
     assert ended
+
+
+def test_a_body_that_no_secret_is_put_into_arrives_whole_with_one_in_the_head(
+    serve: Serve, start: Start
+) -> None:
+    received: list[bytes] = []
+    body = os.urandom(200_000)
+
+    def take(connection: socket.socket) -> None:
+        head, _, rest = read_until(connection, b"\r\n\r\n").partition(b"\r\n\r\n")
+        while len(rest) < len(body):
+            rest += connection.recv(65536)
+        received.extend((head, rest))
+        connection.sendall(ANSWER)
+
+    secret = Secret("PASSWORD", hosts=["shop.example"])
+    proxy = serve(Allow("shop.example", to=start(take).address), secrets=[secret])
+    head = f"POST http://shop.example/ HTTP/1.1\r\nHost: shop.example\r\nX-Token: {secret.placeholder}\r\n"
+    answer = proxy.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert received[1] == body
+    assert b'x-token: b&"ns' in received[0]

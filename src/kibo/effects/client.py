@@ -31,6 +31,7 @@ class Client:
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self._buffer = b""
+        self._ahead = b""
         self._http = _conversation()
         self.trailers: Fields = []
 
@@ -109,19 +110,22 @@ class Client:
             else:
                 raise ClientGoneError("the request broke off")
 
-    async def whole_body(self) -> bytes:
-        """Reads all of a body, whose length the caller has checked."""
-        if self._http.they_are_waiting_for_100_continue:
-            await self.interim(100, [])
-        body = b""
-        async for chunk in self.chunks():
-            body += chunk
-        return body
-
     async def skip_body(self) -> None:
         """Reads the end of a request that has no body, so that the next one can follow."""
         async for _ in self.chunks():
             raise ClientGoneError("a body where none was announced")
+
+    async def gone(self) -> None:
+        """Waits until the box's side has ended. One that sends no more is taken for gone, as other proxies do: whether
+        it still listens cannot be seen. Another request that it sends ahead is kept for its turn.
+        """
+        with contextlib.suppress(OSError):
+            while len(self._ahead) <= MAX_HEAD_BYTES:
+                data = await self.wire.receive()
+                if not data:
+                    return
+                self._ahead += data
+            await asyncio.get_running_loop().create_future()  # that much is enough, and it is there
 
     async def interim(self, status: int, fields: Fields) -> None:
         """Passes an interim answer on."""
@@ -145,13 +149,14 @@ class Client:
         await self._send(
             h11.InformationalResponse(status_code=101, reason=answer.reason, headers=answer.fields)
         )
-        return bytes(self._http.trailing_data[0])
+        return bytes(self._http.trailing_data[0]) + self._ahead
 
     def next(self) -> bool:
         """Makes ready for another request. False when the connection has to end."""
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False
-        self._buffer, ended = bytes(self._http.trailing_data[0]), self._http.trailing_data[1]
+        ahead, ended = self._http.trailing_data
+        self._buffer, self._ahead = bytes(ahead) + self._ahead, b""
         return bool(self._buffer) or not ended
 
     async def refuse(self, refusal: Refused) -> None:

@@ -7,15 +7,18 @@ import ssl
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from kibo.box.policy import Allow, Rule
+from kibo.box.policy import Allow, Rule, find_effect
 from kibo.effects.authority import Authority
+from kibo.effects.boundary import Boundary
 from kibo.effects.client import HEAD_S, Client
-from kibo.effects.destinations import Refused, decide, find_destination, show
-from kibo.effects.exchange import Answer, ClientGoneError, Exchange, Request, Whole
+from kibo.effects.destinations import Refused, decide, find_destination, show, write
+from kibo.effects.exchange import Answer, ClientGoneError, Request
 from kibo.effects.hello import HANDSHAKE, HelloError, server_name, whole
 from kibo.effects.http_head import ElsewhereError, Head, HeadError, SecretValue, secrets_for
+from kibo.effects.outbox import Outbox
 from kibo.effects.upstream import Leftover, Upstream, connect, relay
 from kibo.effects.wires import Plain, Tls, Wire
+from kibo.model.asker import Asker
 
 MAX_CONNECTIONS: Final = (
     256  # A box. Browsers open at most 32 to a proxy; a box may run a few, and a few tools.
@@ -49,10 +52,12 @@ class Services(NamedTuple):
     Attributes:
         authority: Gives certificates that boxes trust.
         trust: What servers' certificates are checked with.
+        outbox: Records requests that change something; None where nothing is recorded, and nothing held.
     """
 
     authority: Authority
     trust: ssl.SSLContext
+    outbox: Outbox | None = None
 
 
 class Door:
@@ -63,6 +68,8 @@ class Door:
         rules: What the box may reach.
         secrets: What to put in for placeholders, for which hosts.
         services: What doors share.
+        instance: The box.
+        asker: On whose behalf it asks.
     """
 
     def __init__(
@@ -71,15 +78,26 @@ class Door:
         rules: Sequence[Rule],
         secrets: Sequence[SecretValue],
         services: Services,
+        instance: str,
+        asker: Asker,
     ) -> None:
         self._listener = listener
         self._rules = rules
         self._secrets = secrets
         self._services = services
         self._upstream = Upstream(services.trust)
-        self._exchange: Exchange = self._upstream
+        self._boundary = Boundary(instance, asker, self._upstream, services.outbox)
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+
+    @property
+    def asker(self) -> Asker:
+        """On whose behalf the box asks."""
+        return self._boundary.asker
+
+    @asker.setter
+    def asker(self, asker: Asker) -> None:
+        self._boundary.asker = asker
 
     async def open(self) -> None:
         """Starts to accept connections."""
@@ -136,6 +154,7 @@ class Door:
             raise Refused(BAD_REQUEST, "The host of the request is malformed.")
         plain.unread(client.pending)
         if rule.passthrough:
+            self._check_unopened(rule, host, port)
             server = await connect(await find_destination(rule, host, port), host)
             await plain.send(ESTABLISHED)
             try:
@@ -160,6 +179,17 @@ class Door:
         await tls.handshake()
         await self._serve_origin(tls, Origin(host, port, True, asked))
         await tls.finish()
+
+    def _check_unopened(self, rule: Allow, host: str, port: int) -> None:
+        """Sees that nothing is changed unseen by what may still be undone."""
+        if self.asker.holds and rule.effect != "read":
+            raise Refused(
+                "403 Forbidden",
+                f"{write(rule)} leaves TLS to {show(host, port)} closed, so that nobody can tell whether a request "
+                "changes something, and this branch may change nothing outside before it is committed. Ask from the "
+                f'root of the tree; or, if nothing is changed there, say so: Allow("{rule.target}", passthrough=True, '
+                'effect="read").',
+            )
 
     async def _serve_origin(self, wire: Wire, origin: Origin) -> None:
         client = Client(wire)
@@ -198,8 +228,9 @@ class Door:
         """Has one request answered. Returns whether another may follow."""
         path = head.path().partition(b"?")[0].decode("ascii")
         rule = decide(self._rules, host, port, head.methods(), path)
-        request = await self._request(client, head, rule, host, port, secure=secure)
-        answer = await self._exchange.send(request, client.interim)
+        effect = find_effect(self._rules, host, port, head.methods(), path, upgrade=head.upgrade)
+        request = await self._request(client, head, rule, effect, host, port, secure=secure)
+        answer = await self._boundary.send(request, client.interim)
         try:
             if answer.upgraded is not None:
                 await _become(client, answer, answer.upgraded)
@@ -213,24 +244,26 @@ class Door:
         return False
 
     async def _request(
-        self, client: Client, head: Head, rule: Allow, host: str, port: int, *, secure: bool
+        self, client: Client, head: Head, rule: Allow, effect: str, host: str, port: int, *, secure: bool
     ) -> Request:
-        secrets = secrets_for(self._secrets, host, port)
-        length = head.body_length()
-        has_body, whole_body = length != 0, b""
-        filled = bool(secrets) and has_body and head.may_hold_secrets()
-        if filled:
-            whole_body = await client.whole_body()
+        has_body = head.body_length() != 0
         if not has_body:
             await client.skip_body()
-        if secrets:
-            head, whole_body = head.fill(secrets, whole_body)
-        fields = head.outgoing(host_field(head, host, port, secure=secure))
-        if filled:
-            fields = [field for field in fields if field[0] != b"expect"]
-        body = Whole(whole_body) if filled else client
         return Request(
-            rule, secure, host, port, head.method, head.path(), fields, body, has_body, head.upgrade
+            rule,
+            secure,
+            host,
+            port,
+            head.method,
+            head.path(),
+            head.outgoing(host_field(head, host, port, secure=secure)),
+            client,
+            has_body,
+            head.upgrade,
+            effect,
+            secrets_for(self._secrets, host, port),
+            has_body and head.may_hold_secrets(),
+            client.gone,
         )
 
 

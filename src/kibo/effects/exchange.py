@@ -1,13 +1,15 @@
 """The seam between what a box asks for and what is sent: a request that its rules allow, and whoever answers it.
 
-The door reads and checks requests, and gives them to an `Exchange`. `Upstream` is the one that sends them at once.
+The door reads and checks requests, and gives them to an `Exchange`. `Upstream` is the one that sends them at once,
+`Boundary` the one that looks at what they do first.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from kibo.box.policy import Allow
+from kibo.effects.http_head import Head, SecretValue
 from kibo.effects.wires import Wire
 
 Fields = list[tuple[bytes, bytes]]
@@ -45,7 +47,7 @@ class Whole:
 
 @dataclass(slots=True)
 class Request:
-    """A request that the rules of its box allow, with the values of secrets in it.
+    """A request that the rules of its box allow, with placeholders where secrets go.
 
     Attributes:
         rule: What allows it.
@@ -58,6 +60,10 @@ class Request:
         body: What follows.
         has_body: Whether anything does.
         upgrade: Whether the connection is to become a WebSocket.
+        effect: What it does to the world: one of `kibo.box.policy.EFFECTS`.
+        secrets: Those that its host may receive.
+        fillable: Whether they go into the body, too.
+        gone: Returns when the box's side has ended.
     """
 
     rule: Allow
@@ -70,6 +76,36 @@ class Request:
     body: Body
     has_body: bool
     upgrade: bool = False
+    effect: str = "read"
+    secrets: Sequence[SecretValue] = ()
+    fillable: bool = False
+    gone: Callable[[], Awaitable[None]] | None = None
+
+
+async def gather(request: Request, interim: Interim, most: int) -> tuple[bytes, AsyncIterator[bytes] | None]:
+    """Reads a body. Returns it, and what follows where it has more than `most` bytes.
+
+    Raises:
+        ClientGoneError: It broke off.
+        Refused: It is malformed.
+    """
+    if any(name == b"expect" for name, _ in request.fields):
+        await interim(100, [])
+        request.fields = [field for field in request.fields if field[0] != b"expect"]
+    chunks = request.body.chunks()
+    data = bytearray()
+    async for chunk in chunks:
+        data += chunk
+        if len(data) > most:
+            return bytes(data), chunks
+    return bytes(data), None
+
+
+def filled(request: Request, body: bytes | None) -> tuple[Request, bytes]:
+    """Puts the values of secrets into a request, and into its body where that is given."""
+    head = Head(request.method, request.target.decode("latin-1"), request.fields)
+    head, full = head.fill(request.secrets, body)
+    return replace(request, target=head.target.encode("latin-1"), fields=head.fields), full
 
 
 @dataclass(slots=True)

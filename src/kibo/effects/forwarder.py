@@ -5,7 +5,8 @@ listening sockets that were made inside boxes' network namespaces, serves a prox
 host's network. It ends when its control socket does, and every connection with it.
 
 It opens TLS with the authority's certificates, which only boxes trust, so that it sees each request. It puts the
-values of secrets into requests to their hosts. It does not take them out of answers yet.
+values of secrets into requests to their hosts. It does not take them out of answers yet. Requests that change
+something go through the ledger, and wait there for their branch; see `boundary`.
 """
 
 import array
@@ -22,48 +23,39 @@ from typing import Final, Self
 
 import msgspec
 
-from kibo.box.policy import Allow, Deny, Rule, Secret
+from kibo.box.policy import Rule, Secret
 from kibo.effects.authority import Authority
 from kibo.effects.door import Door, Services
 from kibo.effects.http_head import SecretValue
+from kibo.effects.outbox import Outbox, Place
+from kibo.effects.packed import PackedRule
 from kibo.effects.upstream import trusting
+from kibo.model.asker import Asker
 from kibo.model.errors import InvalidInput, RuntimeLost
+from kibo.model.ids import GatewayId
 
 MAX_ORDER_BYTES: Final = 128 * 1024  # Some two thousand rules.
 ORDER_S: Final = 10.0  # For an answer to an order, which is the work of a moment.
 
 
-class PackedRule(msgspec.Struct, array_like=True):
-    """A rule on its way to the process."""
+class Setup(msgspec.Struct, array_like=True):
+    """What the process is told first. Not on its command line, which others can read: a store's URL has a password."""
 
-    deny: bool
-    target: str
-    methods: tuple[str, ...]
-    paths: tuple[str, ...]
-    to: str | None = None
-    passthrough: bool = False
-    effect: str | None = None
-
-    @classmethod
-    def pack(cls, rule: Rule) -> Self:
-        """Packs a rule."""
-        methods, paths = tuple(rule.methods), tuple(rule.paths)
-        if isinstance(rule, Deny):
-            return cls(True, rule.target, methods, paths)
-        return cls(False, rule.target, methods, paths, rule.to, rule.passthrough, rule.effect)
-
-    def unpack(self) -> Rule:
-        """Makes the rule again."""
-        if self.deny:
-            return Deny(self.target, self.methods, self.paths)
-        return Allow(self.target, self.to, self.passthrough, self.methods, self.paths, self.effect)
+    authority: str
+    extra_trust: str | None
+    place: Place | None
 
 
 class Order(msgspec.Struct, array_like=True):
-    """One packet of the control socket. `serve` comes with a listening socket, and perhaps a pidfd, beside it."""
+    """One packet of the control socket.
+
+    `serve` comes with a listening socket, and perhaps a pidfd, beside it; `settle` with a socket that is closed once
+    what it releases has an outcome.
+    """
 
     verb: str
-    box: str
+    name: str
+    asker: Asker = Asker()
     rules: list[PackedRule] = []
     secrets: list[SecretValue] = []
 
@@ -85,6 +77,8 @@ class Desk:
 
     async def run(self) -> None:
         """Serves until the control socket ends, and then closes every door."""
+        if self._services.outbox is not None:
+            self._services.outbox.start()
         while packet := await self._receive():
             data, descriptors = packet
             try:
@@ -95,21 +89,39 @@ class Desk:
                 answer = Reply(problem=f"{type(error).__name__}: {error}")
             self._control.send(msgspec.msgpack.encode(answer))
         await asyncio.gather(*(door.close() for door in self._doors.values()))
+        if self._services.outbox is not None:
+            await self._services.outbox.close()
 
     async def _obey(self, order: Order, descriptors: Sequence[int]) -> None:
         if order.verb == "ask":
             return
         if order.verb == "stop":
-            await self._stop(order.box)
+            await self._stop(order.name)
             return
+        if order.verb == "settle":
+            self._settle(order.name, order.asker, socket.socket(fileno=descriptors[0]))
+            return
+        if order.asker.holds and self._services.outbox is None:
+            raise ValueError("a gateway without a ledger can hold nothing")
         listener = socket.socket(fileno=descriptors[0])
         listener.setblocking(False)
         rules = [packed.unpack() for packed in order.rules]
-        await self._stop(order.box)
-        door = self._doors[order.box] = Door(listener, rules, order.secrets, self._services)
+        await self._stop(order.name)
+        door = Door(listener, rules, order.secrets, self._services, order.name, order.asker)
+        self._doors[order.name] = door
         await door.open()
         for pidfd in descriptors[1:]:
-            asyncio.get_running_loop().add_reader(pidfd, self._ended, pidfd, order.box, door)
+            asyncio.get_running_loop().add_reader(pidfd, self._ended, pidfd, order.name, door)
+
+    def _settle(self, branch: str, asker: Asker, told: socket.socket) -> None:
+        """Has the boxes of a branch that was committed ask for its parent, and sends what that has released."""
+        for door in self._doors.values():
+            if door.asker.branch == branch:
+                door.asker = asker
+        if self._services.outbox is None:
+            told.close()
+        else:
+            self._services.outbox.settle(asker.branch, told)
 
     def _ended(self, pidfd: int, box: str, door: Door) -> None:
         asyncio.get_running_loop().remove_reader(pidfd)
@@ -141,8 +153,13 @@ class Forwarder:
     """The session's side: starts the process, hands it sockets, and ends it. Safe to use from several threads."""
 
     def __init__(
-        self, control: socket.socket, process: subprocess.Popen[bytes], values: Mapping[str, str]
+        self,
+        control: socket.socket,
+        process: subprocess.Popen[bytes],
+        values: Mapping[str, str],
+        gateway: GatewayId,
     ) -> None:
+        self.gateway = gateway
         self._lock = threading.Lock()
         self._values = values
         self._control = control
@@ -150,7 +167,12 @@ class Forwarder:
 
     @classmethod
     def start(
-        cls, authority: Path, values: Mapping[str, str] | None = None, *, extra_trust: Path | None = None
+        cls,
+        authority: Path,
+        values: Mapping[str, str] | None = None,
+        *,
+        extra_trust: Path | None = None,
+        store: str | None = None,
     ) -> Self:
         """Starts the process. It takes 0.3 s, which the first order waits for and this does not.
 
@@ -158,17 +180,26 @@ class Forwarder:
             authority: The directory of the authority that boxes trust; made where it is missing.
             values: Where the values of secrets are, by name.
             extra_trust: A file of certificates in PEM that servers' are checked with, besides the host's trust store.
+            store: The URL of the store that holds the ledger; without it nothing is recorded, and nothing can be held.
         """
+        gateway = GatewayId.new()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(ORDER_S)
         with theirs:
-            command = [sys.executable, "-m", "kibo.effects.forwarder", str(theirs.fileno()), str(authority)]
-            command += [] if extra_trust is None else [str(extra_trust)]
+            command = [sys.executable, "-m", "kibo.effects.forwarder", str(theirs.fileno())]
             # A session of its own: Ctrl-C in the terminal is for the user's process, which then closes this one.
             process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
-        return cls(ours, process, {} if values is None else values)
+        place = None if store is None else Place(store, str(authority.parent / "gateways"), str(gateway))
+        setup = Setup(str(authority), None if extra_trust is None else str(extra_trust), place)
+        ours.send(msgspec.msgpack.encode(setup))
+        return cls(ours, process, {} if values is None else values, gateway)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -196,6 +227,7 @@ class Forwarder:
         box_id: str,
         secrets: Sequence[Secret] = (),
         *,
+        asker: Asker = Asker(),  # noqa: B008 - immutable
         pidfd: int | None = None,
     ) -> None:
         """Serves a box.
@@ -205,6 +237,7 @@ class Forwarder:
             rules: What the box may reach.
             box_id: Names the door, for `stop`. One that is open under this name is closed first.
             secrets: What to put in for their placeholders, for their hosts.
+            asker: On whose behalf it asks.
             pidfd: Of the box's first process: the door closes by itself when that ends.
 
         Raises:
@@ -215,7 +248,29 @@ class Forwarder:
         filled = [SecretValue(s.placeholder, self._values[s.name], tuple(s.hosts)) for s in secrets]
         packed = [PackedRule.pack(rule) for rule in rules]
         descriptors = [listening_fd] if pidfd is None else [listening_fd, pidfd]
-        self._order(Order("serve", str(box_id), packed, filled), descriptors)
+        self._order(Order("serve", str(box_id), _plain(asker), packed, filled), descriptors)
+
+    def settle(self, branch: str, asker: Asker) -> socket.socket:
+        """Tells of a commit, which the ledger has.
+
+        Args:
+            branch: What was committed.
+            asker: What its boxes ask for from now on: its parent.
+
+        Returns:
+            A socket that ends once everything that the commit has released has an outcome.
+
+        Raises:
+            RuntimeLost: The process is gone. What was released is sent by the next one.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._order(Order("settle", str(branch), _plain(asker)), [theirs.fileno()])
+        except BaseException:
+            ours.close()
+            raise
+        return ours
 
     def stop(self, box_id: str) -> None:
         """Closes a box's door and its connections; one that is not open is fine.
@@ -265,18 +320,29 @@ class Forwarder:
             raise RuntimeLost("the forwarder has ended")
         reply = msgspec.msgpack.decode(answer, type=Reply)
         if reply.problem:
-            raise RuntimeLost(f"the forwarder could not {order.verb} {order.box}: {reply.problem}")
+            raise RuntimeLost(f"the forwarder could not {order.verb} {order.name}: {reply.problem}")
         return reply
 
 
+def _plain(asker: Asker) -> Asker:
+    """Ids are strings of types of their own, which are not packed."""
+    return Asker(str(asker.branch), str(asker.tree), asker.holds)
+
+
 def main() -> None:
-    """Runs the process: control socket, the authority's directory, and perhaps a file of trust are its arguments."""
+    """Runs the process: its control socket is its argument, and what it is to do comes there."""
     # A thousand boxes have a thousand listening sockets, and two for each connection.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    control, directory, *extra = sys.argv[1:]
-    services = Services(Authority.open(Path(directory)), trusting(*map(Path, extra)))
-    asyncio.run(Desk(socket.socket(fileno=int(control)), services).run())
+    control = socket.socket(fileno=int(sys.argv[1]))
+    if data := control.recv(MAX_ORDER_BYTES):
+        asyncio.run(_serve(control, msgspec.msgpack.decode(data, type=Setup)))
+
+
+async def _serve(control: socket.socket, setup: Setup) -> None:
+    trust = trusting(None if setup.extra_trust is None else Path(setup.extra_trust))
+    outbox = None if setup.place is None else Outbox(setup.place, trust)
+    await Desk(control, Services(Authority.open(Path(setup.authority)), trust, outbox)).run()
 
 
 if __name__ == "__main__":

@@ -174,15 +174,26 @@ class Head(NamedTuple):
         length = self.body_length()
         return kind in SECRET_BODIES and length is not None and length <= MAX_SECRET_BODY_BYTES
 
-    def fill(self, secrets: Sequence[SecretValue], body: bytes) -> tuple["Head", bytes]:
-        """Puts the values of secrets into the target, the fields and the body, each in its own notation."""
+    def fill(self, secrets: Sequence[SecretValue], body: bytes | None) -> tuple["Head", bytes]:
+        """Puts the values of secrets into the target, the fields and the body, each in its own notation.
+
+        Args:
+            secrets: The secrets.
+            body: The whole body; None for one that passes as it is.
+        """
+        passing, body = body is None, body or b""
         kind = b";".join(self.values(b"content-type")).partition(b";")[0].strip().lower()
         body = _fill(body, secrets, SECRET_BODIES.get(kind, str))
         target = _fill(self.target.encode(), secrets, lambda value: quote(value, safe="")).decode()
         # A value of several lines would end the field, and begin others.
         short = [secret for secret in secrets if secret.value.isprintable()]
         fields = [
-            (name, str(len(body)).encode() if name == b"content-length" else _fill(value, short, str))
+            (
+                name,
+                str(len(body)).encode()
+                if name == b"content-length" and not passing
+                else _fill(value, short, str),
+            )
             for name, value in self.fields
         ]
         return Head(self.method, target, fields), body

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from sqlalchemy import bindparam, insert, or_, select, update
 
 from kibo.effects.lifecycle import OPEN, STANDING, Event, State, after, before
-from kibo.effects.records import PACK, UNPACK_FIELDS, UNPACK_PAYLOAD, Effect, Exact, Outcome, Payload
+from kibo.effects.records import PACK, UNPACK_FIELDS, UNPACK_PAYLOAD, Draft, Effect, Exact, Outcome, Unsent
 from kibo.model.errors import EffectUnknown
 from kibo.model.ids import BranchId, EffectId, InstanceId
 from kibo.store import crash
@@ -81,11 +81,10 @@ _HELD_IN: Final = Prepared(
     select(effects.c.id).where(effects.c.branch == bindparam("branch"), effects.c.state == "held").limit(1)
 )
 _OPEN_OF: Final = Prepared(
-    select(effects.c.id, effects.c.state, effects.c.rule, effects.c.secrets)
+    select(effects.c.id, effects.c.state, effects.c.branch, effects.c.rule, effects.c.secrets)
     .where(effects.c.gateway == bindparam("gateway"), _is_any(OPEN))
     .order_by(effects.c.position)
 )
-_GATEWAYS: Final = Prepared(select(effects.c.gateway).where(_is_any(OPEN)).distinct())
 _BRANCH: Final = Prepared(
     select(branches.c.status, branches.c.parent)
     .where(branches.c.id == bindparam("id"))
@@ -142,50 +141,6 @@ _KEEP: Final = Prepared(
     .where(effects.c.id == bindparam("effect"), effects.c.state == "done")
     .values(answer_body=bindparam("answer_body"), answer_whole=bindparam("answer_whole"))
 )
-
-
-class Draft(NamedTuple):
-    """What is to be recorded of a request.
-
-    Attributes:
-        effect: Its class.
-        branch: Where it is asked for, or empty.
-        instance: Who asks.
-        scope: Within which a client's key names one intent.
-        key: The client's own, or None.
-        rule: What allows it, packed.
-        secrets: Those that may go into it, packed: names and hosts, never values.
-        payload: What is to be sent.
-        body: Its body, or as much of that as is kept.
-        whole: Whether that is all of it.
-    """
-
-    effect: str
-    branch: str
-    instance: str
-    scope: str
-    key: bytes | None
-    rule: bytes
-    secrets: bytes
-    payload: Payload
-    body: bytes
-    whole: bool
-
-    @property
-    def digest(self) -> str:
-        """Names the payload by what it is."""
-        head = PACK.encode(self.payload)
-        framed = b"%d:%b%b" % (len(head), head, self.body)
-        return hashlib.blake2b(framed, digest_size=32).hexdigest()
-
-
-class Unsent(NamedTuple):
-    """An effect that its gateway has still to do something about."""
-
-    id: EffectId
-    state: State
-    rule: bytes
-    secrets: bytes
 
 
 # -- within the transactions of a history
@@ -319,10 +274,6 @@ class Ledger:
         rows = self._store.read(lambda tx: tx.rows(_OPEN_OF, gateway=gateway))
         return [Unsent(EffectId(row[0]), row[1], *row[2:]) for row in rows]
 
-    def gateways(self) -> list[str]:
-        """Lists the gateways that something waits for."""
-        return [row[0] for row in self._store.read(lambda tx: tx.rows(_GATEWAYS))]
-
     def bury(self, gateway: str, heir: str | None = None) -> None:
         """Settles what a dead gateway has left: what it held is dropped, since its clients have heard of its end; what
         it was sending is in doubt; what it had still to send is left to its heir.
@@ -424,7 +375,7 @@ def _insert(
 ) -> Effect:
     made: dict[str, Any] = dict.fromkeys(_GIVEN)
     made |= {
-        "id": EffectId.new(),
+        "id": draft.id,
         "state": state,
         "reason": "its branch was aborted" if state == "dropped" else "",
         "branch": branch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -112,6 +113,53 @@ class Exact:
     body: bytes
     whole: bool
     outcome: Outcome | None
+
+
+class Draft(NamedTuple):
+    """What is to be recorded of a request.
+
+    Attributes:
+        id: What the effect is to be called.
+        effect: Its class.
+        branch: Where it is asked for, or empty.
+        instance: Who asks.
+        scope: Within which a client's key names one intent.
+        key: The client's own, or None.
+        rule: What allows it, packed.
+        secrets: Those that may go into it, packed: placeholders and hosts, never values.
+        payload: What is to be sent.
+        body: Its body, or as much of that as is kept.
+        whole: Whether that is all of it.
+    """
+
+    id: EffectId
+    effect: str
+    branch: str
+    instance: str
+    scope: str
+    key: bytes | None
+    rule: bytes
+    secrets: bytes
+    payload: Payload
+    body: bytes
+    whole: bool
+
+    @property
+    def digest(self) -> str:
+        """Names the payload by what it is."""
+        head = PACK.encode(self.payload)
+        framed = b"%d:%b%b" % (len(head), head, self.body)
+        return hashlib.blake2b(framed, digest_size=32).hexdigest()
+
+
+class Unsent(NamedTuple):
+    """An effect that its gateway has still to do something about."""
+
+    id: EffectId
+    state: State
+    branch: str
+    rule: bytes
+    secrets: bytes
 
 
 PACK: Final = msgspec.msgpack.Encoder()

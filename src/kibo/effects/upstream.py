@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -145,6 +145,32 @@ class Upstream:
                         f"request is not known, and {request.method.decode()} is not sent twice.",
                     ) from None
         wire = await self.open(request)
+        try:
+            return await self._try(Link(wire), request, interim)
+        except NoAnswerError:
+            raise Refused(BAD_GATEWAY, "the server gave no answer that can be read.") from None
+
+    async def send_once(
+        self, request: Request, interim: Interim, leaving: Callable[[], Awaitable[None]]
+    ) -> Answer:
+        """Sends a request that must not happen twice, on a connection of its own.
+
+        A kept connection may end just as it is used again, and nobody could say whether the request was heard.
+
+        Args:
+            request: The request.
+            interim: As for `send`.
+            leaving: Awaited once the connection is there, and before the first byte leaves.
+
+        Raises:
+            Refused: Before `leaving` was awaited: nothing was sent. After it: whether it has happened is not known.
+        """
+        wire = await self.open(request)
+        try:
+            await leaving()
+        except BaseException:
+            wire.reset()
+            raise
         try:
             return await self._try(Link(wire), request, interim)
         except NoAnswerError:

@@ -1,0 +1,167 @@
+"""What a box's requests meet on their way out: reads pass, effects go through the ledger, and wait for their branch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from kibo.effects.destinations import Refused
+from kibo.effects.exchange import Answer, Body, Fields, Interim, Request, Whole, filled, gather
+from kibo.effects.http_head import MAX_SECRET_BODY_BYTES
+from kibo.effects.outbox import KEY, Outbox, ready
+from kibo.effects.packed import PackedRule, PackedSecret
+from kibo.effects.records import PACK, Draft, Exact, Payload
+from kibo.effects.upstream import Upstream
+from kibo.model.asker import Asker
+from kibo.model.ids import EffectId
+from kibo.model.limits import MAX_EFFECT_BODY_BYTES
+
+CONFLICT: Final = "409 Conflict"
+
+
+class Boundary:
+    """One box's requests; see `Exchange`.
+
+    Args:
+        instance: The box.
+        asker: On whose behalf it asks; another once its branch is committed.
+        upstream: What its requests are sent by.
+        outbox: Records those that change something; None for a gateway without a ledger, which holds nothing.
+    """
+
+    def __init__(self, instance: str, asker: Asker, upstream: Upstream, outbox: Outbox | None) -> None:
+        self.asker = asker
+        self._instance = instance
+        self._upstream = upstream
+        self._outbox = outbox
+
+    async def send(self, request: Request, interim: Interim) -> Answer:
+        """Answers a request; see `Exchange.send`."""
+        if request.effect != "read" and self._outbox is not None:
+            return await self._effect(request, interim, self._outbox)
+        if request.secrets and request.fillable:
+            body, _ = await gather(request, interim, MAX_SECRET_BODY_BYTES)
+            request = ready(request, body, request.body.trailers)
+        elif request.secrets:
+            request, _ = filled(request, None)
+        return await self._upstream.send(request, interim)
+
+    async def _effect(self, request: Request, interim: Interim, outbox: Outbox) -> Answer:
+        body, rest = b"", None
+        if request.has_body:
+            body, rest = await gather(request, interim, MAX_EFFECT_BODY_BYTES)
+        asker = self.asker
+        if rest is not None and asker.holds:
+            raise Refused(
+                "413 Content Too Large",
+                f"a request that changes something waits until its branch is committed, and its body may have "
+                f"{MAX_EFFECT_BODY_BYTES} bytes then. Send it from the root of the tree, in parts, or, if it changes "
+                f'nothing, say so: Allow("{request.rule.target}", effect="read").',
+            )
+        draft = self._draft(request, asker, body, whole=rest is None)
+        if draft.key is None:
+            return await self._fresh(draft, request, rest, interim, outbox, asker)
+        where = asker.branch or self._instance
+        async with outbox.alone(where, draft.scope, draft.key) as found:
+            for each in found:
+                if each.effect.state != "held":
+                    return repetition(each, draft)
+            return await self._fresh(draft, request, rest, interim, outbox, asker)
+
+    async def _fresh(
+        self,
+        draft: Draft,
+        request: Request,
+        rest: AsyncIterator[bytes] | None,
+        interim: Interim,
+        outbox: Outbox,
+        asker: Asker,
+    ) -> Answer:
+        if asker.holds:
+            return await outbox.hold(draft, request, self._upstream, interim)
+        if rest is None:
+            request = ready(request, draft.body, draft.payload.trailers)
+        else:
+            request, _ = filled(request, None)
+            request.body = Streamed(draft.body, rest, request.body)
+        return await outbox.send(draft, request, self._upstream, interim)
+
+    def _draft(self, request: Request, asker: Asker, body: bytes, *, whole: bool) -> Draft:
+        keys = [value for name, value in request.fields if name == KEY]
+        payload = Payload(
+            request.secure,
+            request.host,
+            request.port,
+            request.method,
+            request.target,
+            request.fields,
+            request.body.trailers if whole and request.has_body else [],
+            request.has_body,
+            request.upgrade,
+            request.fillable,
+        )
+        return Draft(
+            EffectId.new(),
+            request.effect,
+            asker.branch,
+            self._instance,
+            asker.tree or self._instance,
+            keys[0] if len(keys) == 1 and keys[0] else None,
+            PACK.encode(PackedRule.pack(request.rule)),
+            PACK.encode([PackedSecret(secret.placeholder, secret.hosts) for secret in request.secrets]),
+            payload,
+            body,
+            whole,
+        )
+
+
+class Streamed:
+    """A body of which only the beginning is kept."""
+
+    def __init__(self, first: bytes, rest: AsyncIterator[bytes], body: Body) -> None:
+        self._first = first
+        self._rest = rest
+        self._body = body
+
+    @property
+    def trailers(self) -> Fields:
+        """As they came."""
+        return self._body.trailers
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Gives it in pieces."""
+        yield self._first
+        async for chunk in self._rest:
+            yield chunk
+
+
+def repetition(found: Exact, draft: Draft) -> Answer:
+    """Answers a request whose key stands for something already: as that was answered, or not at all.
+
+    Raises:
+        Refused: It was another request, or its answer is not known.
+    """
+    effect, was, now = found.effect, found.payload, draft.payload
+    if (was.method, was.url, found.body) != (now.method, now.url, draft.body) or not (
+        found.whole and draft.whole
+    ):
+        raise Refused(
+            "422 Unprocessable Content",
+            f"this Idempotency-Key was used for another request, {effect.id}. A key stands for one: use another.",
+        )
+    outcome = found.outcome
+    if effect.state == "done" and outcome is not None and outcome.whole:
+
+        async def close() -> None:
+            """Nothing is open."""
+
+        return Answer(outcome.status, b"", outcome.fields, Whole(outcome.body), close)
+    known = {
+        "done": "has happened, and its answer was not kept whole",
+        "in_doubt": "may have happened, which nobody has found out yet",
+    }
+    raise Refused(
+        CONFLICT,
+        f"this request was sent before as {effect.id}, which {known.get(effect.state, 'is on its way')}. "
+        f"It is not sent again; `kibo effects show {effect.id}` tells more.",
+    )

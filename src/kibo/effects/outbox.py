@@ -1,0 +1,462 @@
+"""What one gateway has still to send, and what it waits for: the ledger from a thread of its own, and who is to hear.
+
+Truth is in the ledger. What is in memory is which client waits for which effect; where none does, because it has gone
+or because another gateway has died, an effect that was released is sent all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from kibo.box.policy import Allow
+from kibo.effects import presence
+from kibo.effects.destinations import Refused
+from kibo.effects.exchange import Answer, ClientGoneError, Interim, Request, Whole, filled
+from kibo.effects.http_head import SecretValue
+from kibo.effects.packed import RULE, SECRETS
+from kibo.effects.records import Draft, Exact, Fields, Outcome, Unsent
+from kibo.effects.upstream import BAD_GATEWAY, Upstream
+from kibo.model.errors import KiboError
+from kibo.model.limits import LAST_ANSWERS_S, MAX_EFFECT_ANSWER_BYTES
+from kibo.store import crash
+
+if TYPE_CHECKING:
+    from kibo.effects.ledger import Ledger
+
+T = TypeVar("T")
+
+#: What a server may tell repetitions by, of its own accord (draft-ietf-httpapi-idempotency-key-header).
+KEY: Final = b"idempotency-key"
+
+
+class Place(msgspec.Struct, array_like=True):
+    """Where a gateway keeps its ledger.
+
+    Attributes:
+        store: The store's URL.
+        gateways: The directory by which those of this state directory know each other.
+        gateway: What this one is called.
+    """
+
+    store: str
+    gateways: str
+    gateway: str
+
+
+@dataclass(slots=True)
+class Waiter:
+    """A client that waits for an effect to be sent.
+
+    Attributes:
+        answer: What it is to get.
+        interim: Told of interim answers.
+        upstream: What its box sends by.
+        secrets: With their values.
+    """
+
+    answer: asyncio.Future[Answer]
+    interim: Interim
+    upstream: Upstream
+    secrets: list[SecretValue]
+
+
+class Outbox:
+    """What one gateway has still to send.
+
+    Args:
+        place: Where its ledger is.
+        trust: What servers' certificates are checked with.
+    """
+
+    def __init__(self, place: Place, trust: ssl.SSLContext) -> None:
+        self._place = place
+        self._trust = trust
+        self._opened: Ledger | None = None
+        # Of its own, so that nobody who only reads waits for a disk.
+        self._thread = ThreadPoolExecutor(1, "kibo-ledger")
+        self._waiters: dict[str, Waiter] = {}
+        self._releasing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._alone: WeakValueDictionary[tuple[str, str, bytes], asyncio.Lock] = WeakValueDictionary()
+        self._tasks: set[asyncio.Task[None]] = set()
+        presence.appear(Path(place.gateways), place.gateway)
+
+    # -- the ledger
+
+    async def ask(self, work: Callable[[Ledger], T]) -> T:
+        """Does something with the ledger, which is opened for the first that needs it.
+
+        Raises:
+            Refused: It cannot be read or written.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, lambda: work(self._ledger()))
+        except KiboError as error:
+            raise Refused(
+                "503 Service Unavailable",
+                f"the ledger, without which nothing is sent that changes something, cannot be used: {error.message}.",
+            ) from None
+
+    def _ledger(self) -> Ledger:
+        if self._opened is None:
+            from kibo.effects.ledger import Ledger  # late: it brings a database along, which no reader needs
+            from kibo.store.database import Store
+
+            self._opened = Ledger(Store.open(self._place.store))
+        return self._opened
+
+    # -- what is sent at once
+
+    async def send(self, draft: Draft, request: Request, upstream: Upstream, interim: Interim) -> Answer:
+        """Records a request, sends it and records the answer.
+
+        Args:
+            draft: What is recorded.
+            request: What is sent, with the values of secrets in it.
+            upstream: What it is sent by.
+            interim: As for `Exchange.send`.
+        """
+        lock = self._releasing.get(draft.branch)
+        if lock is not None:
+            async with lock:
+                pass  # what was asked for before is sent first
+        begun = partial(self.ask, lambda ledger: ledger.begin(draft, self._place.gateway))
+        # A task of its own: once it has left, its answer is recorded, whoever ends meanwhile.
+        sending = asyncio.ensure_future(self._send(draft.id, request, upstream, interim, begun))
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            self._background(self._finish(sending))
+            raise
+
+    async def _send(
+        self,
+        effect: str,
+        request: Request,
+        upstream: Upstream,
+        interim: Interim,
+        begun: Callable[[], Awaitable[object]],
+    ) -> Answer:
+        left = False
+
+        async def leaving() -> None:
+            nonlocal left
+            await begun()
+            left = True
+            crash.point("effect.sending")
+
+        try:
+            answer = await upstream.send_once(keyed(request, effect), interim, leaving)
+            crash.point("effect.answered")
+            return await self._record(effect, request, answer)
+        except Exception as error:
+            if not left:
+                raise
+            why = f"it was sent, and there is no answer: {error}"
+            await self.ask(lambda ledger: ledger.lose(effect, why))
+            raise Refused(
+                BAD_GATEWAY,
+                f"whether {request.host} has acted on the request is not known: {error} It is not sent again; "
+                f"`kibo effects show {effect}` tells what it was.",
+            ) from error
+
+    async def _record(self, effect: str, request: Request, answer: Answer) -> Answer:
+        """Records an answer before it is passed on; of one that is long, or comes bit by bit, its head."""
+        if answer.upgraded is not None or not _is_small(request, answer):
+            outcome = Outcome(answer.status, answer.fields, b"", answer.upgraded is not None)
+            await self.ask(lambda ledger: ledger.answer(effect, outcome))
+            if answer.upgraded is None:
+                answer.body = Kept(answer, partial(self._keep, effect))
+            return answer
+        try:
+            body = b"".join([chunk async for chunk in answer.body.chunks()])
+        except BaseException:
+            await answer.close()
+            raise
+        outcome = Outcome(answer.status, answer.fields, body, True)
+        await self.ask(lambda ledger: ledger.answer(effect, outcome))
+        answer.body = Whole(body, answer.body.trailers)
+        return answer
+
+    async def _keep(self, effect: str, body: bytes, whole: bool) -> None:
+        await self.ask(lambda ledger: ledger.keep(effect, body, whole=whole))
+
+    async def _finish(self, sending: Awaitable[Answer]) -> None:
+        """Takes an answer that nobody waits for any more, as far as it is kept."""
+        try:
+            answer = await sending
+        except (Refused, ClientGoneError):
+            return  # it is recorded
+        try:
+            if answer.upgraded is None:
+                async for _ in answer.body.chunks():
+                    pass
+        except OSError:
+            pass  # its head is recorded
+        finally:
+            await answer.close()
+
+    # -- what is held
+
+    async def hold(self, draft: Draft, request: Request, upstream: Upstream, interim: Interim) -> Answer:
+        """Records a request, and waits until its branch is committed and the answer is there.
+
+        Raises:
+            ClientGoneError: Its client has gone, and it was dropped; or it is sent, and nobody hears of the answer.
+            Refused: It was dropped, or there is no answer.
+        """
+        loop = asyncio.get_running_loop()
+        waiter = Waiter(loop.create_future(), interim, upstream, list(request.secrets))
+        # Before it is recorded: a commit may come at once.
+        self._waiters[draft.id] = waiter
+        watching = asyncio.ensure_future(_gone(request))
+        try:
+            made = await self.ask(lambda ledger: ledger.hold(draft, self._place.gateway))
+            if made.state == "dropped":
+                raise Refused("403 Forbidden", f"the request was held, and then dropped: {made.reason}.")
+            if made.state == "released":
+                self._background(self._release(made.branch))
+            either: list[asyncio.Future[Any]] = [waiter.answer, watching]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not waiter.answer.done():
+                raise ClientGoneError("it went away while its request was held")
+            return waiter.answer.result()
+        except BaseException:
+            self._background(self._leave(draft.id, waiter))
+            raise
+        finally:
+            watching.cancel()
+            del self._waiters[draft.id]
+
+    async def _leave(self, effect: str, waiter: Waiter) -> None:
+        """Gives up what a client has waited for: the request while it is held, the answer once it is sent."""
+        if waiter.answer.done():
+            await self._finish(waiter.answer)
+            return
+        waiter.answer.cancel()
+        with contextlib.suppress(Refused):
+            await self.ask(lambda ledger: ledger.drop(effect, "its client went away while it was held"))
+
+    # -- what is released
+
+    def settle(self, branch: str, told: socket.socket) -> None:
+        """Sends what a commit has released in a branch, in order, and closes a socket when all of it has an outcome."""
+
+        async def work() -> None:
+            with told:
+                await self._release(branch)
+
+        self._background(work())
+
+    async def _release(self, branch: str) -> None:
+        lock = self._releasing.setdefault(branch, asyncio.Lock())
+        async with lock:
+            for each in await self.ask(lambda ledger: ledger.unsent(self._place.gateway)):
+                if each.state == "released" and each.branch == branch:
+                    with contextlib.suppress(Refused, ClientGoneError):  # it is recorded, and its client told
+                        await self._release_one(each)
+
+    async def _release_one(self, unsent: Unsent) -> None:
+        crash.point("effect.released")
+        exact = await self.ask(lambda ledger: ledger.get(unsent.id))
+        waiter = self._waiters.get(unsent.id)
+        own = None if waiter is not None else Upstream(self._trust)
+        try:
+            try:
+                request = restored(exact, unsent, None if waiter is None else waiter.secrets)
+            except LookupError as error:
+                print(f"kibo: {unsent.id} cannot be sent: {error}", flush=True)
+                return
+            upstream = waiter.upstream if waiter is not None else own
+            assert upstream is not None
+            interim = waiter.interim if waiter is not None else _unheard
+            answer = await self._send(
+                unsent.id, request, upstream, interim, partial(self._started, unsent.id)
+            )
+        except (Refused, ClientGoneError) as error:
+            why = str(error)
+            await self.ask(lambda ledger: ledger.fail(unsent.id, why))
+            if waiter is not None and not waiter.answer.done():
+                waiter.answer.set_exception(error)
+            return
+        finally:
+            if own is not None:
+                own.close()
+        if waiter is not None and not waiter.answer.done():
+            waiter.answer.set_result(answer)
+        else:
+            self._background(self._finish(_ready(answer)))
+
+    async def _started(self, effect: str) -> None:
+        if not await self.ask(lambda ledger: ledger.send(effect)):
+            raise Refused("409 Conflict", "another has sent it.")
+
+    # -- repetitions
+
+    @contextlib.asynccontextmanager
+    async def alone(self, where: str, scope: str, key: bytes) -> AsyncIterator[list[Exact]]:
+        """Waits until no other request of a branch with the same key is on its way. Gives what the key stands for."""
+        lock = self._alone.setdefault((where, scope, key), asyncio.Lock())
+        async with lock:
+            yield await self.ask(lambda ledger: ledger.repeated(scope, key))
+
+    # -- beginning and end
+
+    async def begin(self) -> None:
+        """Buries the gateways that died here, and sends what they had still to send."""
+        url = self._place.store
+        if url.startswith("sqlite:///") and not os.path.exists(url.removeprefix("sqlite:///")):
+            return  # there is no ledger yet
+        me = self._place.gateway
+        await self.ask(lambda ledger: bury_dead(ledger, Path(self._place.gateways), me))
+        unsent = await self.ask(lambda ledger: ledger.unsent(me))
+        for branch in dict.fromkeys(each.branch for each in unsent):
+            self._background(self._release(branch))
+
+    async def close(self) -> None:
+        """Waits for what is on its way, for a moment. Everything else is in the ledger."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=LAST_ANSWERS_S)
+        me = self._place.gateway
+        if self._opened is None or not await self.ask(lambda ledger: ledger.unsent(me)):
+            presence.forget(Path(self._place.gateways), me)
+        self._thread.shutdown()
+
+    def start(self) -> None:
+        """Begins, in the background."""
+        self._background(self.begin())
+
+    def _background(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def bury_dead(ledger: Ledger, directory: Path, heir: str | None) -> None:
+    """Buries the gateways of a state directory that are dead.
+
+    Args:
+        ledger: The ledger.
+        directory: By which gateways know each other.
+        heir: Who sends what they had still to send; None leaves that to the next gateway.
+    """
+    for gateway in presence.known(directory):
+        with presence.buried(directory, gateway) as dead:
+            if dead and ledger.unsent(gateway):
+                ledger.bury(gateway, heir)
+            if dead and not ledger.unsent(gateway):
+                presence.forget(directory, gateway)
+
+
+class Kept:
+    """The body of an answer as it is passed on, of which the ledger keeps the beginning."""
+
+    def __init__(self, answer: Answer, keep: Callable[[bytes, bool], Awaitable[None]]) -> None:
+        self._body = answer.body
+        self._keep = keep
+        self._kept = bytearray()
+
+    @property
+    def trailers(self) -> Fields:
+        """As they came."""
+        return self._body.trailers
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Gives it in pieces."""
+        whole = True
+        async for chunk in self._body.chunks():
+            room = MAX_EFFECT_ANSWER_BYTES - len(self._kept)
+            self._kept += chunk[:room]
+            whole = whole and len(chunk) <= room
+            yield chunk
+        await self._keep(bytes(self._kept), whole)
+
+
+def keyed(request: Request, effect: str) -> Request:
+    """Gives a request a key by which servers can tell repetitions, where it brings none."""
+    if all(name != KEY for name, _ in request.fields):
+        request.fields = [*request.fields, (KEY, effect.encode())]
+    return request
+
+
+def restored(exact: Exact, unsent: Unsent, secrets: list[SecretValue] | None) -> Request:
+    """Makes a request again from what the ledger has of it.
+
+    Args:
+        exact: The effect.
+        unsent: What it is sent by.
+        secrets: With their values; None has them looked up in the environment.
+
+    Raises:
+        LookupError: A value is nowhere to be found.
+    """
+    if secrets is None:
+        secrets = []
+        for placeholder, hosts in SECRETS.decode(unsent.secrets):
+            name = placeholder.removeprefix("kibo-secret-")
+            if not os.environ.get(name):
+                raise LookupError(f"the secret {name} has no value in the environment of this gateway")
+            secrets.append(SecretValue(placeholder, os.environ[name], hosts))
+    payload = exact.payload
+    rule = RULE.decode(unsent.rule).unpack()
+    assert isinstance(rule, Allow)
+    request = Request(
+        rule,
+        payload.secure,
+        payload.host,
+        payload.port,
+        payload.method,
+        payload.target,
+        payload.fields,
+        Whole(),
+        payload.has_body,
+        payload.upgrade,
+        exact.effect.effect,
+        secrets,
+        payload.fillable,
+    )
+    return ready(request, exact.body, payload.trailers)
+
+
+def ready(request: Request, body: bytes, trailers: Fields) -> Request:
+    """Puts the values of secrets and the body into a request."""
+    if request.secrets:
+        request, fuller = filled(request, body if request.fillable else None)
+        body = fuller if request.fillable else body
+    request.body = Whole(body, trailers)
+    return request
+
+
+def _is_small(request: Request, answer: Answer) -> bool:
+    if request.method == b"HEAD" or answer.status in (204, 304):
+        return True
+    lengths = [value for name, value in answer.fields if name == b"content-length"]
+    return len(lengths) == 1 and lengths[0].isdigit() and int(lengths[0]) <= MAX_EFFECT_ANSWER_BYTES
+
+
+async def _gone(request: Request) -> None:
+    if request.gone is None:
+        await asyncio.get_running_loop().create_future()
+    else:
+        await request.gone()
+
+
+async def _ready(answer: Answer) -> Answer:
+    return answer
+
+
+async def _unheard(status: int, fields: Fields) -> None:
+    """Interim answers are for who waits."""

@@ -1,0 +1,602 @@
+"""Effects through the gateway as its own process: recorded, held, released once, and never repeated."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from doors import ANSWER, Proxy, Server, read_all, read_until
+from kibo.box.policy import Allow, Secret
+from kibo.branch.history import History
+from kibo.branch.records import BranchRecord
+from kibo.effects.forwarder import Forwarder
+from kibo.effects.ledger import Ledger
+from kibo.effects.records import Effect
+from kibo.model.asker import Asker
+from kibo.model.limits import MAX_EFFECT_BODY_BYTES
+from kibo.store.database import Store
+
+pytestmark = pytest.mark.contract
+
+VALUE = "v4lue-of-the-secret"
+
+
+def eventually(found: Callable[[], bool]) -> None:
+    """Waits for what another process is about to do."""
+    deadline = time.monotonic() + 10
+    while not found():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Shop(Server):
+    """Counts what it is asked to do."""
+
+    def __init__(self) -> None:
+        super().__init__(self.sell)
+        self.requests: list[bytes] = []
+        self.answers = [ANSWER]
+
+    def sell(self, connection: socket.socket) -> None:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            chunk = connection.recv(65536)
+            if not chunk:
+                return  # its gateway died before it said anything
+            data += chunk
+        head, _, body = data.partition(b"\r\n\r\n")
+        length = next((int(x[15:]) for x in head.split(b"\r\n") if x.startswith(b"content-length:")), 0)
+        while len(body) < length:
+            body += connection.recv(65536)
+        self.requests.append(head + b"\r\n\r\n" + body)
+        connection.sendall(self.answers[-1])
+
+    @property
+    def paths(self) -> list[bytes]:
+        return [request.split(b" ")[1] for request in self.requests]
+
+
+class Installation:
+    """A state directory with its history, and the gateway of a process that uses it."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.store = Store.open(f"sqlite:///{place}/history.db")
+        self.history, self.ledger = History(self.store), Ledger(self.store)
+        self.shop = Shop()
+        self.boxes = 0
+        self.values = {"PASSWORD": VALUE}
+        self.rules = [Allow("shop.example", to=self.shop.address)]
+        self.gateway = self.start()
+
+    def start(self) -> Forwarder:
+        return Forwarder.start(
+            self.place / "authority", self.values, store=f"sqlite:///{self.place}/history.db"
+        )
+
+    def restart(self, crash: str = "") -> None:
+        """Has another process go on, whose gateway dies at a crash point."""
+        self.gateway.close()
+        with pytest.MonkeyPatch.context() as patch:
+            if crash:
+                patch.setenv("KIBO_CRASH_AT", crash)
+            self.gateway = self.start()
+        if not crash:
+            self.gateway.certificate()
+
+    def box(
+        self, branch: BranchRecord | None = None, *rules: Allow, secrets: list[Secret] | None = None
+    ) -> Proxy:
+        self.boxes += 1
+        asker = Asker() if branch is None else Asker(branch.id, branch.tree, branch.parent is not None)
+        return Proxy(self.gateway, f"inst_{self.boxes}", list(rules) or self.rules, secrets or [], asker)
+
+    def commit(self, branch: BranchRecord) -> None:
+        """As a process does that runs the branch: the history first, and then the gateway is told."""
+        self.history.commit(branch.id)
+        parent = self.history.get(branch.parent or "")
+        asker = Asker(parent.id, parent.tree, parent.parent is not None)
+        with self.gateway.settle(branch.id, asker) as told:
+            told.settimeout(20)
+            assert told.recv(1) == b""
+
+    def effects(self) -> list[Effect]:
+        return self.ledger.listed()
+
+    def states(self) -> list[str]:
+        return [effect.state for effect in self.effects()]
+
+    def await_states(self, *states: str) -> None:
+        deadline = time.monotonic() + 10
+        while (found := self.states()) != list(states):
+            assert time.monotonic() < deadline, found
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        self.gateway.close()
+        self.shop.close()
+        self.store.close()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Installation]:
+    made = Installation(tmp_path)
+    yield made
+    made.close()
+
+
+def request(path: str = "/pay", *fields: str, body: bytes = b"card=1", method: str = "POST") -> bytes:
+    lines = [f"{method} http://shop.example{path} HTTP/1.1", "Host: shop.example", *fields]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+class Asking:
+    """A client that waits for an answer, in a thread."""
+
+    def __init__(self, box: Proxy, data: bytes) -> None:
+        self.connection = box.connect()
+        self.connection.sendall(data)
+        self.answer = b""
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):
+            self.answer = self.connection.recv(65536)
+
+    def wait(self) -> bytes:
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        self.connection.close()
+        return self.answer
+
+    def leave(self) -> None:
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self.wait()
+
+    @property
+    def waits(self) -> bool:
+        return self._thread.is_alive()
+
+
+def ask(box: Proxy, data: bytes) -> bytes:
+    with box.connect() as connection:
+        connection.sendall(data)
+        return read_until(connection, b"\r\n\r\n")
+
+
+# -- at once
+
+
+def test_outside_of_branches_an_effect_is_recorded_sent_at_once_and_its_answer_recorded(
+    here: Installation,
+) -> None:
+    here.shop.answers = [b"HTTP/1.1 201 Created\r\nlocation: /orders/1\r\ncontent-length: 4\r\n\r\npaid"]
+    assert ask(here.box(), request()).startswith(b"HTTP/1.1 201 Created")
+    (effect,) = here.effects()
+    exact = here.ledger.get(effect.id)
+    assert (effect.state, effect.status, effect.url) == ("done", 201, "http://shop.example/pay")
+    assert (effect.effect, effect.instance, effect.branch) == ("irreversible", "inst_1", "")
+    assert exact.body == b"card=1"
+    assert exact.outcome is not None
+    assert (exact.outcome.body, exact.outcome.whole) == (b"paid", True)
+    assert f"idempotency-key: {effect.id}".encode() in here.shop.requests[0]
+
+
+def test_reads_are_not_recorded_wherever_they_come_from(here: Installation) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    for branch in (None, main, fork):
+        for method in ("GET", "HEAD", "OPTIONS"):
+            assert ask(here.box(branch), request(method=method, body=b"")).startswith(b"HTTP/1.1 200")
+    read = Allow("shop.example", to=here.shop.address, effect="read")
+    assert ask(here.box(fork, read), request()).startswith(b"HTTP/1.1 200")
+    assert here.effects() == []
+    assert len(here.shop.requests) == 10
+
+
+def test_a_rule_can_make_a_read_an_effect(here: Installation) -> None:
+    rule = Allow("shop.example", to=here.shop.address, effect="reversible")
+    ask(here.box(None, rule), request(method="GET", body=b""))
+    assert [each.effect for each in here.effects()] == ["reversible"]
+
+
+def test_what_is_longer_than_the_ledger_keeps_passes_whole(here: Installation) -> None:
+    body = os.urandom(MAX_EFFECT_BODY_BYTES + 100_000)
+    assert ask(here.box(), request(body=body)).startswith(b"HTTP/1.1 200")
+    assert here.shop.requests[0].endswith(body)
+    exact = here.ledger.get(here.effects()[0].id)
+    assert not exact.whole
+    assert body.startswith(exact.body)
+
+
+def test_an_answer_that_comes_bit_by_bit_is_passed_on_as_it_comes_and_kept(here: Installation) -> None:
+    more = threading.Event()
+
+    def slowly(connection: socket.socket) -> None:
+        read_until(connection, b"card=1")
+        connection.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        more.wait(10)
+        connection.sendall(b"3\r\ntwo\r\n0\r\n\r\n")
+
+    server = Server(slowly)
+    with here.box(None, Allow("shop.example", to=server.address)).connect() as connection:
+        connection.sendall(request())
+        read_until(connection, b"one\r\n")
+        assert here.states() == ["done"]
+        more.set()
+        read_until(connection, b"0\r\n\r\n")
+    eventually(lambda: (here.ledger.get(here.effects()[0].id).outcome or None).whole)
+    outcome = here.ledger.get(here.effects()[0].id).outcome
+    assert outcome is not None
+    assert outcome.body == b"onetwo"
+    server.close()
+
+
+def test_a_server_that_cannot_be_reached_has_been_sent_nothing(here: Installation) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        gone = f"127.0.0.1:{probe.getsockname()[1]}"
+    assert ask(here.box(None, Allow("shop.example", to=gone)), request()).startswith(b"HTTP/1.1 502")
+    assert here.effects() == []
+
+
+def test_a_server_that_breaks_off_leaves_a_doubt_that_is_told(here: Installation) -> None:
+    here.shop.answers = [b""]
+    with here.box().connect() as connection:
+        connection.sendall(request())
+        page = read_all(connection)
+    (effect,) = here.effects()
+    assert effect.state == "in_doubt"
+    assert page.startswith(b"HTTP/1.1 502")
+    assert f"kibo effects show {effect.id}".encode() in page
+    assert len(here.shop.requests) == 1
+
+
+def test_values_of_secrets_reach_the_server_and_not_the_store(here: Installation) -> None:
+    secret = Secret("PASSWORD", hosts=["shop.example"])
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    asked = f"Authorization: Bearer {secret.placeholder}"
+    kind = "Content-Type: application/json"
+    body = f'{{"p": "{secret.placeholder}"}}'.encode()
+    for branch in (None, fork):
+        box = here.box(branch, secrets=[secret])
+        asking = Asking(box, request(f"/pay?p={secret.placeholder}", asked, kind, body=body))
+        if branch is not None:
+            here.await_states("done", "held")
+            here.commit(branch)
+        assert asking.wait().startswith(b"HTTP/1.1 200")
+    for sent in here.shop.requests:
+        assert sent.count(VALUE.encode()) == 3
+        assert secret.placeholder.encode() not in sent
+    here.gateway.close()
+    for path in here.place.glob("history.db*"):
+        assert VALUE.encode() not in path.read_bytes()
+    assert secret.placeholder.encode() in here.ledger.get(here.effects()[0].id).body
+
+
+# -- held
+
+
+def test_of_forks_that_race_to_pay_the_one_that_is_committed_pays_once(here: Installation) -> None:
+    main = here.history.create()
+    forks = here.history.fork(main.id, 3)
+    asking = [Asking(here.box(fork), request(f"/pay/{n}")) for n, fork in enumerate(forks)]
+    here.await_states("held", "held", "held")
+    assert here.shop.requests == []
+    assert all(each.waits for each in asking)
+    here.commit(forks[1])
+    assert asking[1].wait().startswith(b"HTTP/1.1 200")
+    for loser in (asking[0], asking[2]):
+        assert loser.waits
+        loser.leave()
+    eventually(lambda: sorted(here.states()) == ["done", "dropped", "dropped"])
+    assert here.shop.paths == [b"/pay/1"]
+
+
+def test_what_is_held_in_a_fork_of_a_fork_waits_for_both_commits(here: Installation) -> None:
+    main = here.history.create()
+    (outer,) = here.history.fork(main.id)
+    (inner,) = here.history.fork(outer.id)
+    box = here.box(inner)
+    asking = Asking(box, request())
+    here.await_states("held")
+    here.commit(inner)
+    assert here.shop.requests == []
+    later = Asking(box, request("/more"))  # of the parent now, which holds too
+    here.await_states("held", "held")
+    assert [effect.origin for effect in here.effects()] == [inner.id, outer.id]
+    here.commit(outer)
+    assert [each.wait()[:12] for each in (asking, later)] == [b"HTTP/1.1 200"] * 2
+    assert here.shop.paths == [b"/pay", b"/more"]
+    ask(box, request("/at-once"))
+    assert here.shop.paths[2:] == [b"/at-once"]
+
+
+def test_what_is_released_is_sent_in_the_order_in_which_it_was_asked_for(here: Installation) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    box = here.box(fork)
+    asking = []
+    for number in range(12):
+        asking.append(Asking(box, request(f"/{number}")))
+        here.await_states(*["held"] * (number + 1))
+    here.commit(fork)
+    assert here.states() == ["done"] * 12
+    assert here.shop.paths == [b"/%d" % number for number in range(12)]
+    assert all(each.wait() for each in asking)
+
+
+def test_a_client_that_goes_away_takes_its_request_back(here: Installation) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    box = here.box(fork)
+    asking = Asking(box, request())
+    here.await_states("held")
+    asking.leave()
+    here.await_states("dropped")
+    assert "client went away" in here.effects()[0].reason
+    again = Asking(box, request("/again"))
+    here.await_states("dropped", "held")
+    here.gateway.stop("inst_1")
+    here.await_states("dropped", "dropped")
+    again.wait()
+    here.commit(fork)
+    assert here.shop.requests == []
+
+
+def test_what_was_released_is_sent_though_its_client_has_gone(here: Installation) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    asking = Asking(here.box(fork), request())
+    here.await_states("held")
+    here.history.commit(fork.id)
+    asking.leave()
+    with here.gateway.settle(fork.id, Asker(main.id, main.id)) as told:
+        assert told.recv(1) == b""
+    assert here.states() == ["done"]
+    assert len(here.shop.requests) == 1
+
+
+def test_an_aborted_branch_sends_nothing_and_what_it_asks_for_later_is_refused(here: Installation) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    box = here.box(fork)
+    asking = Asking(box, request())
+    here.await_states("held")
+    here.history.abort(fork.id)
+    assert here.states() == ["dropped"]
+    assert ask(box, request("/late")).startswith(b"HTTP/1.1 403")
+    assert here.states() == ["dropped", "dropped"]
+    here.gateway.stop("inst_1")
+    asking.wait()
+    assert here.shop.requests == []
+
+
+def test_a_body_that_is_too_large_to_hold_is_refused_with_a_remedy(here: Installation) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    with here.box(fork).connect() as connection:
+        connection.sendall(request(body=bytes(MAX_EFFECT_BODY_BYTES + 1)))
+        page = read_until(connection, b'effect="read")')
+    assert page.startswith(b"HTTP/1.1 413")
+    assert here.effects() == []
+
+
+def test_what_cannot_be_opened_cannot_be_held_and_is_refused_unless_its_rule_says_that_it_reads(
+    here: Installation,
+) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    closed = Allow("shop.example:443", to=here.shop.address, passthrough=True)
+    tunnel = b"CONNECT shop.example:443 HTTP/1.1\r\nHost: shop.example:443\r\n\r\n"
+    with here.box(fork, closed).connect() as connection:
+        connection.sendall(tunnel)
+        page = read_until(connection, b'effect="read")')
+    assert page.startswith(b"HTTP/1.1 403")
+    for branch, rule in ((main, closed), (fork, closed.replace(effect="read"))):
+        assert ask(here.box(branch, rule), tunnel).startswith(b"HTTP/1.1 200")
+
+
+def test_a_websocket_is_held_as_anything_may_be_sent_on_it(here: Installation) -> None:
+    def echo(connection: socket.socket) -> None:
+        read_until(connection, b"\r\n\r\n")
+        connection.sendall(b"HTTP/1.1 101 Switching\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n")
+        connection.sendall(connection.recv(100))
+
+    server = Server(echo)
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    box = here.box(fork, Allow("shop.example", to=server.address))
+    with box.connect() as connection:
+        connection.sendall(
+            request("/ws", "Upgrade: websocket", "Connection: upgrade", method="GET", body=b"")
+        )
+        here.await_states("held")
+        assert server.connections == 0
+        here.commit(fork)
+        assert read_until(connection, b"\r\n\r\n").startswith(b"HTTP/1.1 101")
+        connection.sendall(b"frame")
+        assert read_until(connection, b"frame") == b"frame"
+    assert [(each.state, each.status) for each in here.effects()] == [("done", 101)]
+    server.close()
+
+
+def test_a_released_effect_that_cannot_be_sent_has_failed_and_its_client_hears_of_it(
+    here: Installation,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        gone = f"127.0.0.1:{probe.getsockname()[1]}"
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    asking = Asking(here.box(fork, Allow("shop.example", to=gone)), request())
+    here.await_states("held")
+    here.commit(fork)
+    assert asking.wait().startswith(b"HTTP/1.1 502")
+    assert here.states() == ["failed"]
+
+
+# -- once
+
+
+def test_a_repetition_with_the_same_key_has_the_first_ones_answer_and_is_not_sent(here: Installation) -> None:
+    here.shop.answers = [b"HTTP/1.1 201 Created\r\nlocation: /orders/1\r\ncontent-length: 4\r\n\r\npaid"]
+    main = here.history.create()
+    box = here.box(main)
+    keyed = request("/pay", "Idempotency-Key: k1")
+    first, again = ask(box, keyed), ask(here.box(main), keyed)
+    assert (b"201" in again, b"location: /orders/1" in again) == (True, True)
+    assert first.startswith(b"HTTP/1.1 201")
+    assert len(here.shop.requests) == 1
+    assert b"idempotency-key: k1" in here.shop.requests[0]
+    other = request("/pay", "Idempotency-Key: k1", body=b"card=2")
+    assert ask(box, other).startswith(b"HTTP/1.1 422")
+    assert ask(box, request("/pay", "Idempotency-Key: k2")).startswith(b"HTTP/1.1 201")
+    assert ask(here.box(), keyed).startswith(b"HTTP/1.1 201")  # of somebody else
+    assert len(here.shop.requests) == 3
+
+
+def test_repetitions_that_come_at_once_are_sent_once(here: Installation) -> None:
+    box = here.box()
+    asking = [Asking(box, request("/pay", "Idempotency-Key: k")) for _ in range(8)]
+    assert [each.wait()[:12] for each in asking] == [b"HTTP/1.1 200"] * 8
+    assert len(here.shop.requests) == 1
+
+
+def test_siblings_hold_the_same_key_each_and_one_of_them_uses_it(here: Installation) -> None:
+    main = here.history.create()
+    one, two = here.history.fork(main.id, 2)
+    keyed = request("/pay", "Idempotency-Key: k")
+    asking = [Asking(here.box(fork), keyed) for fork in (one, two)]
+    here.await_states("held", "held")
+    here.commit(two)
+    assert asking[1].wait().startswith(b"HTTP/1.1 200")
+    assert ask(here.box(main), keyed).startswith(b"HTTP/1.1 200")
+    assert len(here.shop.requests) == 1
+    asking[0].leave()
+
+
+def killed(here: Installation) -> None:
+    assert here.gateway._process.wait(10) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("crash", ["effect.answered", "effect.before_answer"])
+def test_a_gateway_that_dies_between_charge_and_record_leaves_a_doubt_and_nobody_charges_again(
+    here: Installation, crash: str
+) -> None:
+    main = here.history.create()
+    here.restart(crash)
+    asking = Asking(here.box(main), request("/pay", "Idempotency-Key: k"))
+    killed(here)
+    assert asking.wait() == b""
+    assert here.states() == ["sending"]
+    here.restart()
+    here.await_states("in_doubt")
+    page = ask(here.box(main), request("/pay", "Idempotency-Key: k"))
+    assert page.startswith(b"HTTP/1.1 409")
+    assert len(here.shop.requests) == 1
+    here.ledger.resolve(here.effects()[0].id, done=False, by="ada")
+    assert ask(here.box(main), request("/pay", "Idempotency-Key: k")).startswith(b"HTTP/1.1 200")
+    assert len(here.shop.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("crash", "sent", "state"),
+    [
+        ("effect.before_hold", 0, None),
+        ("effect.released", 1, "done"),
+        ("effect.before_send", 1, "done"),
+        ("effect.sending", 0, "in_doubt"),
+        ("effect.answered", 1, "in_doubt"),
+        ("effect.before_answer", 1, "in_doubt"),
+    ],
+)
+def test_wherever_a_gateway_dies_what_was_committed_is_sent_once_or_in_doubt(
+    here: Installation, crash: str, sent: int, state: str | None
+) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    here.restart(crash)
+    asking = Asking(here.box(fork), request())
+    if state is None:
+        killed(here)
+    else:
+        here.await_states("held")
+    here.history.commit(fork.id, {"moved": 1})
+    if state is not None:
+        with contextlib.closing(here.gateway.settle(fork.id, Asker(main.id, main.id))):
+            killed(here)
+    asking.wait()
+    for _ in range(2):
+        here.restart()
+        here.await_states(*([] if state is None else [state]))
+        assert len(here.shop.requests) == sent
+    assert [path.name for path in (here.place / "gateways").iterdir()] == [here.gateway.gateway]
+
+
+def test_what_a_killed_gateway_held_is_dropped_and_a_commit_releases_none_of_it(here: Installation) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    asking = Asking(here.box(fork), request())
+    here.await_states("held")
+    os.kill(here.gateway.pid, signal.SIGKILL)
+    asking.wait()
+    here.restart()
+    here.await_states("dropped")
+    here.history.commit(fork.id, {"moved": 1})
+    assert here.states() == ["dropped"]
+    assert here.shop.requests == []
+
+
+def test_a_gateway_that_is_told_to_end_records_the_answers_that_are_on_their_way(here: Installation) -> None:
+    asked, go = threading.Event(), threading.Event()
+
+    def late(connection: socket.socket) -> None:
+        read_until(connection, b"card=1")
+        asked.set()
+        go.wait(10)
+        connection.sendall(ANSWER)
+
+    server = Server(late)
+    asking = Asking(here.box(None, Allow("shop.example", to=server.address)), request())
+    asked.wait(10)
+    closing = threading.Thread(target=here.gateway.close)
+    closing.start()
+    asking.wait()
+    go.set()
+    closing.join()
+    assert here.states() == ["done"]
+    server.close()
+
+
+def test_a_ledger_that_cannot_be_written_sends_nothing_that_changes_something(tmp_path: Path) -> None:
+    here = Installation(tmp_path)
+    with contextlib.closing(here):
+        with sqlite3.connect(tmp_path / "history.db") as other:
+            other.execute("DROP TABLE effects")
+        assert ask(here.box(), request()).startswith(b"HTTP/1.1 503")
+        assert ask(here.box(), request(method="GET", body=b"")).startswith(b"HTTP/1.1 200")
+        assert here.shop.paths == [b"/pay"]
+
+
+def test_curl_waits_for_as_long_as_it_takes(here: Installation) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    box = here.box(fork)
+    command = ["curl", "-sS", "--noproxy", "", "-x", f"http://127.0.0.1:{box.port}", "-d", "card=1"]
+    with subprocess.Popen([*command, "http://shop.example/pay"], stdout=subprocess.PIPE) as curl:
+        here.await_states("held")
+        here.commit(fork)
+        assert curl.stdout is not None
+        assert curl.stdout.read() == b"ok"
+    assert len(here.shop.requests) == 1
