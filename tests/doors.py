@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from kibo.box.policy import Rule, Secret
 from kibo.effects.forwarder import Forwarder
-from kibo.model.asker import Asker
+from kibo.model.asker import NOBODY, Asker
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 Handler = Callable[[socket.socket], None]
@@ -86,7 +86,7 @@ class Proxy:
         box: str,
         rules: list[Rule],
         secrets: list[Secret],
-        asker: Asker = Asker(),  # noqa: B008 - immutable
+        asker: Asker = NOBODY,
     ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port: int = listener.getsockname()[1]

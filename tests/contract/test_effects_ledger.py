@@ -57,8 +57,9 @@ def test_a_commit_into_a_root_releases_what_its_branch_holds_in_order_and_nothin
     one, two = history.fork(main.id, 2)
     held = [ledger.hold(draft(branch.id), "gw_1") for branch in (one, two, one)]
     assert states(ledger) == ["held"] * 3
-    history.commit(one.id)
+    done = history.commit(one.id)
     assert states(ledger) == ["released", "held", "released"]
+    assert list(done.effects) == ledger.listed(main.id)
     assert [each.id for each in ledger.unsent("gw_1") if each.state == "released"] == [held[0].id, held[2].id]
     assert [each.id for each in ledger.listed(main.id)] == [held[0].id, held[2].id]
     assert [each.id for each in ledger.listed(one.id)] == [held[0].id, held[2].id]
@@ -76,7 +77,7 @@ def test_a_commit_into_a_fork_moves_what_is_held_and_the_forks_own_commit_releas
     (outer,) = history.fork(main.id)
     (inner,) = history.fork(outer.id)
     ledger.hold(draft(inner.id), "gw_1")
-    history.commit(inner.id)
+    assert list(history.commit(inner.id).effects) == ledger.listed(outer.id)
     assert [(each.state, each.branch, each.origin) for each in ledger.listed()] == [
         ("held", outer.id, inner.id)
     ]
@@ -199,9 +200,9 @@ def test_only_a_person_leads_out_of_doubt_and_only_once(ledger: Ledger) -> None:
 def test_an_instance_holds_while_one_of_its_requests_is_held(history: History, ledger: Ledger) -> None:
     main = history.create()
     (fork,) = history.fork(main.id)
-    assert not ledger.holds("inst_1")
+    assert ledger.waiting(fork.id) == set()
     made = ledger.hold(draft(fork.id), "gw_1")
-    assert ledger.holds("inst_1")
-    assert not ledger.holds("inst_2")
+    assert ledger.waiting(fork.id) == {"inst_1"}
+    assert ledger.waiting(main.id) == set()
     ledger.drop(made.id, "gone")
-    assert not ledger.holds("inst_1")
+    assert ledger.waiting(fork.id) == set()

@@ -12,6 +12,7 @@ from kibo.branch.deltas import BranchChange
 from kibo.branch.face import EVERYTHING, BranchFace, InstanceT, Onto
 from kibo.branch.hostdir.apply import Applied
 from kibo.branch.records import Committed, SnapshotRecord, Status
+from kibo.effects.records import Effect
 from kibo.runtime.forking import Live
 from kibo.runtime.states import Progress
 from kibo.runtime.trees.conflict import Resolver
@@ -88,6 +89,10 @@ class AsyncBranch(BranchFace[InstanceT]):
     async def diff(self) -> list[BranchChange]:
         """Lists the files that have changed since it was forked or, for a root, since its instances were spawned."""
         return await self._running.diff()
+
+    async def effects(self) -> list[Effect]:
+        """Lists what it has asked the outside world to change, in order, and how each stands; see `Branch.effects`."""
+        return await self._running.effects()
 
     async def apply(self) -> dict[str, Applied]:
         """Brings the files of its workspaces to the directories of the host.

@@ -12,6 +12,7 @@ from kibo.branch.deltas import BranchChange
 from kibo.branch.face import EVERYTHING, BranchFace, Onto
 from kibo.branch.hostdir.apply import Applied
 from kibo.branch.records import Committed, SnapshotRecord, Status
+from kibo.effects.records import Effect
 from kibo.runtime.forking import Live
 from kibo.runtime.instance import Instance
 from kibo.runtime.states import Progress
@@ -101,6 +102,11 @@ class Branch(BranchFace[Instance]):
 
         The instances of the parent are from now on what the branch's are: whoever holds one goes on with it.
 
+        What the branch has asked the outside world for and was made to wait with is sent now, once and in order, where
+        the parent is a root, and held by the parent otherwise. A call that waits for it goes on in the parent's
+        instance, and returns to its caller; its files are sealed as they are in the middle of it. Returns when the
+        outcome of all that was sent is known, or after 30 s: see `Committed.effects`.
+
         Args:
             onto: ``"unmoved"``: only where the parent is still what it was at the fork. ``"validated"``: also where it
                 has moved, if nothing has changed that the branch has read; both sides are then joined, and fresh guests
@@ -156,6 +162,13 @@ class Branch(BranchFace[Instance]):
             Changes by instance, in order of path.
         """
         return run(self._running.diff())
+
+    def effects(self) -> list[Effect]:
+        """Lists what it has asked the outside world to change, in order, and how each stands.
+
+        Also what was asked for in a fork that was committed into it, and what was dropped. Reads are not recorded.
+        """
+        return run(self._running.effects())
 
     def apply(self) -> dict[str, Applied]:
         """Brings the files of its workspaces to the directories of the host, each entirely or not at all.

@@ -22,6 +22,7 @@ from kibo.branch.rows import (
     update_branch,
 )
 from kibo.effects import ledger
+from kibo.effects.records import Effect
 from kibo.model.errors import BranchStale, WrongState
 from kibo.model.ids import BranchId, SnapshotId
 from kibo.store import crash, fencing
@@ -100,7 +101,8 @@ def commit(
     row = fencing.hold(tx, branch, epoch)
     parent = _parent_of(row)
     # What is released moves the parent, also where no file has: its siblings must not be able to release theirs.
-    row, head = seal(tx, row, world, flushing, anew=ledger.is_holding(tx, branch))
+    held = ledger.held(tx, branch)
+    row, head = seal(tx, row, world, flushing, anew=bool(held))
     crash.point("commit.before_swap")
     claim = _NO_CLAIM if parent_epoch is None else parent_epoch
     swap = {"parent_id": parent, "expected": row.base, "new_head": head.id, "seq": head.seq}
@@ -108,10 +110,10 @@ def commit(
         raise _refused(tx, row, fencing.lock(tx, parent), parent_epoch)
     crash.point("commit.before_close")
     _close(tx, row, head.id)
-    _settle(tx, row, fencing.find(tx, parent))
+    effects = _settle(tx, row, fencing.find(tx, parent), held)
     crash.point("commit.before_commit")
     return Committed(
-        BranchId(branch), BranchId(parent), SnapshotId(head.id), SnapshotId(row.base or ""), True
+        BranchId(branch), BranchId(parent), SnapshotId(head.id), SnapshotId(row.base or ""), True, effects
     )
 
 
@@ -126,7 +128,8 @@ def overwrite(
     """Makes the parent what the branch is, wherever it has gone meanwhile. What it was stays named by the new head."""
     row = fencing.hold(tx, branch, epoch)
     parent = _held(tx, _parent_of(row), parent_epoch)
-    row, head = seal(tx, row, world, flushing, anew=ledger.is_holding(tx, branch))
+    held = ledger.held(tx, branch)
+    row, head = seal(tx, row, world, flushing, anew=bool(held))
     moved = parent.head != row.base or parent.dirty
     before = parent.head
     if moved:
@@ -147,10 +150,10 @@ def overwrite(
     update_branch(tx, parent._replace(head=head.id, sealed=head.seq, tail=head.seq))
     crash.point("overwrite.before_close")
     _close(tx, row, head.id)
-    _settle(tx, row, parent)
+    effects = _settle(tx, row, parent, held)
     crash.point("overwrite.before_commit")
     return Committed(
-        BranchId(branch), BranchId(parent.id), SnapshotId(head.id), SnapshotId(before), not moved
+        BranchId(branch), BranchId(parent.id), SnapshotId(head.id), SnapshotId(before), not moved, effects
     )
 
 
@@ -201,10 +204,10 @@ def merge(
     update_branch(tx, parent._replace(head=made.id, sealed=made.seq, tail=made.seq, next=SnapshotId.new()))
     crash.point("merge.before_close")
     _close(tx, row, made.id)
-    _settle(tx, row, parent)
+    effects = _settle(tx, row, parent, ledger.held(tx, branch))
     crash.point("merge.before_commit")
     return Committed(
-        BranchId(branch), BranchId(parent.id), SnapshotId(made.id), SnapshotId(parents[0]), False
+        BranchId(branch), BranchId(parent.id), SnapshotId(made.id), SnapshotId(parents[0]), False, effects
     )
 
 
@@ -252,9 +255,11 @@ def _close(tx: Transaction, row: BranchRow, result: str) -> None:
     update_branch(tx, row._replace(status=COMMITTED, epoch=row.epoch + 1, result=result, closed=time.time()))
 
 
-def _settle(tx: Transaction, row: BranchRow, parent: BranchRow) -> None:
-    """What the branch was holding is the parent's now, and may happen where that holds nothing."""
-    ledger.settle(tx, row.id, parent.id, released=parent.parent is None)
+def _settle(
+    tx: Transaction, row: BranchRow, parent: BranchRow, held: tuple[Effect, ...]
+) -> tuple[Effect, ...]:
+    """What the branch was holding is the parent's now, and may happen where that is a root."""
+    return ledger.settle(tx, row.id, parent.id, held, released=parent.parent is None)
 
 
 def _held(tx: Transaction, parent: str, epoch: int | None) -> BranchRow:

@@ -63,5 +63,5 @@ class BranchFace(Generic[InstanceT]):
         return found
 
     def waits_at_boundary(self) -> bool:
-        """Says whether an effect of it is held until it is committed."""
-        return False
+        """Says whether all that is called in it waits for effects that are held until it is committed."""
+        return self._running.waits_at_boundary()

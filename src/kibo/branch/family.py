@@ -17,6 +17,8 @@ from kibo.branch.hostdir.frozen import FrozenId, mark_flushed, workspaces
 from kibo.branch.owning import Owner
 from kibo.branch.repeating import Repeating
 from kibo.branch.watching import DiskWatch
+from kibo.effects.ledger import Ledger
+from kibo.runtime.egress import Egress
 from kibo.runtime.layers.store import flush_file_system
 from kibo.runtime.states import Progress, Spawned, State, States
 from kibo.runtime.waiting import Waiting
@@ -91,8 +93,10 @@ class Family:
         instance_face: Makes what a user holds of an instance.
         branch_face: Makes what a user holds of a branch.
         running: The branches of this process by their ids, of all trees, for as long as somebody has them.
+        egress: The way out of instances.
         keeper: Of files in a workspace that boxes are to own, by whether they run as root; None for this user's own.
         lock: Held while branches of the tree begin or end.
+        ledger: What instances have asked the outside world for.
     """
 
     history: History
@@ -105,9 +109,12 @@ class Family:
     instance_face: Callable[[Spawned], Any]
     branch_face: Callable[[Any], Any]
     running: MutableMapping[str, Any]
+    egress: Egress
     keeper: Callable[[bool], tuple[int, int] | None]
     lock: AbstractAsyncContextManager[object] = field(init=False)
+    ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
         """Makes the lock."""
         self.lock = self.waiting.lock()
+        self.ledger = Ledger(self.history.store)

@@ -10,6 +10,7 @@ from kibo.branch.deltas import Deltas
 from kibo.branch.family import Family
 from kibo.branch.members import Member
 from kibo.branch.worlds import InstanceWorld, World
+from kibo.model.asker import Asker
 from kibo.model.errors import ReadsChanged
 from kibo.runtime import forking
 from kibo.runtime.states import Spawned
@@ -88,6 +89,7 @@ async def revive(
     kept: set[str],
     members: Mapping[str, Member],
     theirs: Mapping[str, Member],
+    asker: Asker,
 ) -> dict[str, Spawned]:
     """Spawns fresh guests over the files of those instances of a merged world that neither side has running."""
     made: dict[str, Spawned] = {}
@@ -97,7 +99,9 @@ async def revive(
                 continue
             like = (members.get(name) or theirs[name]).spawned
             upper = family.owner.new()
-            made[name] = await like.states.fork(family.waiting, like.state, upper=upper, over=world.deltas)
+            made[name] = await like.states.fork(
+                family.waiting, like.state, upper=upper, over=world.deltas, asker=asker
+            )
     except BaseException:
         for spawned in made.values():
             forking.discard(spawned)

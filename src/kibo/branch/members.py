@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 from kibo.branch.deltas import Deltas
 from kibo.branch.hostdir.frozen import Hold
 from kibo.branch.worlds import InstanceWorld
+from kibo.model.asker import Asker
 from kibo.model.errors import NotLive
+from kibo.model.limits import BOUNDARY_POLL_S
 from kibo.runtime import forking
 from kibo.runtime.conversation import Conversation
 from kibo.runtime.forking import Live, Point
@@ -94,8 +96,18 @@ class Member:
         self.face._access.close()  # its server does not come along
         return point
 
+    async def take_busy(self, waiting: Waiting) -> Point:
+        """Seals what its files are in the middle of a call; see `forking.take_busy`."""
+        return await forking.take_busy(waiting, self.spawned, self.talk)
+
     async def fork(
-        self, waiting: Waiting, deltas: Deltas, point: Point, n: int, live: Live
+        self,
+        waiting: Waiting,
+        deltas: Deltas,
+        point: Point,
+        n: int,
+        live: Live,
+        askers: Sequence[Asker],
     ) -> tuple[list[Spawned], Point]:
         """Makes forks of it from a point: live, or with fresh guests over its files, whose layers are joined first.
 
@@ -108,14 +120,16 @@ class Member:
         spawned = self.spawned
         if point.cell:
             try:
-                return await forking.fork(waiting, spawned, point, n, durable=True), point
+                made = await forking.fork(waiting, spawned, point, n, durable=True, askers=askers)
+                return made, point
             except NotLive as error:
                 if live == "require":
                     raise
                 point = replace(point, cell="", reasons=(error.message,))
         world = self.world(deltas)
         short = await waiting.aside(lambda: deltas.shortened(world))
-        return await forking.fork(waiting, spawned, point, n, durable=True, over=short.deltas), point
+        made = await forking.fork(waiting, spawned, point, n, durable=True, over=short.deltas, askers=askers)
+        return made, point
 
 
 def described(spawned: Spawned, box: str, deltas: tuple[str, ...], turns: int, frozen: str) -> InstanceWorld:
@@ -132,5 +146,33 @@ async def turns(*groups: Iterable[Member]) -> AsyncIterator[None]:
     async with AsyncExitStack() as held:
         for group in groups:
             for member in sorted(group, key=lambda each: each.name):
-                await held.enter_async_context(member.talk.turn)
+                await held.enter_async_context(member.talk.having_turn())
         yield
+
+
+@asynccontextmanager
+async def turns_or_boundary(
+    members: Iterable[Member], at_boundary: Callable[[Member], Awaitable[bool]]
+) -> AsyncIterator[set[str]]:
+    """As `turns`, except for those whose call waits for an effect that the branch holds: that ends after a commit.
+
+    Args:
+        members: The instances of one branch.
+        at_boundary: Tells whether one waits so.
+
+    Yields:
+        The names of those, whose turn somebody else has.
+    """
+    waiting: set[str] = set()
+    async with AsyncExitStack() as held:
+        for member in sorted(members, key=lambda each: each.name):
+            while True:
+                turn = member.talk.turn
+                if await turn.within(BOUNDARY_POLL_S):
+                    held.push_async_exit(turn)
+                    if turn is member.talk.turn:
+                        break
+                elif await at_boundary(member):
+                    waiting.add(member.name)
+                    break
+        yield waiting

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from kibo.effects.records import Effect
 from kibo.model.errors import InvalidInput, WrongState
 from kibo.model.ids import BranchId, SnapshotId
 from kibo.model.limits import MAX_WORLD_BYTES
@@ -104,6 +105,8 @@ class Committed:
         head: The parent's head now.
         before: The parent's head before; of an overwrite, what was overwritten.
         fast_forward: Whether the parent had not moved.
+        effects: What the branch was holding, in order, as it stood when this was told: released where the parent is a
+            root, and with its outcome where that was known in time; held by the parent otherwise.
     """
 
     branch: BranchId
@@ -111,6 +114,7 @@ class Committed:
     head: SnapshotId
     before: SnapshotId
     fast_forward: bool
+    effects: tuple[Effect, ...] = ()
 
 
 def written(world: World) -> str:

@@ -7,8 +7,9 @@ until nothing is called in the instances that it seals, then takes the tree's lo
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+import socket
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -22,20 +23,24 @@ from kibo.branch.hostdir.freeze import freeze
 from kibo.branch.hostdir.frozen import Frozen
 from kibo.branch.hostdir.staging import HOST_BITS
 from kibo.branch.marks import numbered
-from kibo.branch.members import Member, described, turns
+from kibo.branch.members import Member, described, turns, turns_or_boundary
 from kibo.branch.points import Points, refuse_running
 from kibo.branch.records import BranchRecord, Committed, SnapshotRecord, Status
 from kibo.branch.worlds import InstanceWorld, World, to_json, world_of
+from kibo.effects.records import Effect
+from kibo.model.asker import Asker
 from kibo.model.errors import (
     BranchClosed,
     BranchStale,
     InstanceUnknown,
     InvalidInput,
     KiboError,
+    RuntimeLost,
     UnmetNeed,
     WrongState,
 )
 from kibo.model.ids import BranchId
+from kibo.model.limits import SETTLED_S
 from kibo.runtime import forking
 from kibo.runtime.forking import Live, Point
 from kibo.runtime.instance import adopt, conversation_of, give_up, spawned_of, was_destroyed
@@ -45,6 +50,11 @@ from kibo.store.crash import point as crash_point
 
 #: Why nothing runs in a branch any more.
 Ended = Literal["committed", "aborted", "stale", "closed"]
+
+
+def asker_for(record: BranchRecord) -> Asker:
+    """Says on whose behalf the instances of a branch ask for something outside."""
+    return Asker(record.id, record.tree, holds=record.parent is not None)
 
 
 class RunningBranch:
@@ -75,6 +85,8 @@ class RunningBranch:
         #: Where it commits into what this process does not run; None for a root.
         self._elsewhere = record.parent if parent is None else None
         self._is_root = record.parent is None
+        #: On whose behalf its instances ask for something outside.
+        self.asker = asker_for(record)
         #: What it writes with: refused once another process has taken the branch over.
         self._epoch = record.epoch
         self._sealed_names: set[str] = set(base)
@@ -103,7 +115,9 @@ class RunningBranch:
             family.flusher.add(frozen.id)
             crash_point("spawn.frozen")
         over: tuple[str, ...] = frozen.deltas if frozen is not None else ()
-        spawned = await states.fork(family.waiting, state, name, upper=family.owner.new(), over=over)
+        spawned = await states.fork(
+            family.waiting, state, name, upper=family.owner.new(), over=over, asker=self.asker
+        )
         crash_point("spawn.made")
         try:
             async with family.lock:
@@ -157,7 +171,9 @@ class RunningBranch:
             states, state = await family.ensure(known[each.box], None)
             short = await family.waiting.aside(partial(family.deltas.shortened, each))
             crash_point("restore.shortened")
-            spawned = await states.fork(family.waiting, state, upper=family.owner.new(), over=short.deltas)
+            spawned = await states.fork(
+                family.waiting, state, upper=family.owner.new(), over=short.deltas, asker=self.asker
+            )
             self._member(name, spawned, each.box, each.frozen, short)
 
     def _member(
@@ -193,6 +209,9 @@ class RunningBranch:
         self._check()
         members = list(self.members.values())
         made: dict[str, list[Spawned]] = {}
+        # Before they are recorded: their instances may ask for something as soon as they run.
+        ids = [BranchId.new() for _ in range(n)]
+        askers = [Asker(each, self.asker.tree, holds=True) for each in ids]
         async with turns(members), self._points(members, live) as points:
             self._check()
             reasons: list[str] = []
@@ -200,7 +219,7 @@ class RunningBranch:
                 for member, point in zip(members, points, strict=True):
                     with self._saying_why():
                         made[member.name], how = await member.fork(
-                            self.family.waiting, self.family.deltas, point, n, live
+                            self.family.waiting, self.family.deltas, point, n, live, askers
                         )
                     reasons += [f"{member.name}: {reason}" for reason in how.reasons]
                 crash_point("fork.made")
@@ -210,7 +229,13 @@ class RunningBranch:
                     self._check()
                     records = await self.family.waiting.aside(
                         lambda: self.family.history.fork(
-                            self.id, n, world=to_json(world), names=called, epoch=self._epoch, flushed=False
+                            self.id,
+                            n,
+                            world=to_json(world),
+                            names=called,
+                            epoch=self._epoch,
+                            flushed=False,
+                            ids=ids,
                         )
                     )
                     crash_point("fork.recorded")
@@ -247,13 +272,19 @@ class RunningBranch:
         return child
 
     @asynccontextmanager
-    async def _points(self, members: Iterable[Member], live: Live) -> AsyncIterator[list[Point]]:
-        """Seals instances, whose turns the caller has, for as long as they are forked from."""
+    async def _points(
+        self, members: Iterable[Member], live: Live, busy: Container[str] = ()
+    ) -> AsyncIterator[list[Point]]:
+        """Seals instances for as long as they are forked from. The caller has the turns of all that are not busy."""
         taken: list[tuple[Member, Point]] = []
+        waiting = self.family.waiting
         try:
             with self._saying_why():
                 for member in members:
-                    taken.append((member, await member.take(self.family.waiting, live)))
+                    point = await (
+                        member.take_busy(waiting) if member.name in busy else member.take(waiting, live)
+                    )
+                    taken.append((member, point))
             yield [point for _, point in taken]
         finally:
             for member, point in taken:
@@ -313,27 +344,102 @@ class RunningBranch:
         if overwrite and self._ended == "stale":
             return await self._join(lambda base, ours, theirs: dict(theirs), overwrite=True)
         self._check()
-        parent = self.parent
+        parent, waiting = self.parent, self.family.waiting
         if self._elsewhere is not None:
-            await self.family.waiting.aside(partial(self._refuse_running, self._elsewhere))
+            await waiting.aside(partial(self._refuse_running, self._elsewhere))
+        await self._bury_gateway()
         members, theirs = list(self.members.values()), list(parent.members.values()) if parent else []
-        async with turns(members, theirs):
+        async with (
+            turns_or_boundary(members, self._at_boundary) as busy,
+            turns_or_boundary(theirs, self._parents_at_boundary),
+        ):
             self._check()
             if parent is not None and parent._moved():
                 await parent._snapshot_held()
-            async with self._points(members, "prefer"), self.family.lock:
+            async with self._points(members, "prefer", busy), self.family.lock:
                 self._check()
                 world = self._sealed_world()
-                done = await self.family.waiting.aside(
-                    lambda: self._record_commit(world, overwrite=overwrite)
-                )
+                done = await waiting.aside(lambda: self._record_commit(world, overwrite=overwrite))
                 crash_point("commit.recorded")
                 self._note_sealed(world, done.head)
                 if parent is not None:
                     parent._take_over(self, world)
-                else:
+                told = await waiting.aside(lambda: self._tell_gateway(done))
+                if parent is None:
                     self._stop("committed")
-                return done
+        return await self._with_outcomes(done, told)
+
+    # -- effects
+
+    async def effects(self) -> list[Effect]:
+        """Lists what it has asked the outside world for; see `Branch.effects`."""
+        return await self.family.waiting.aside(lambda: self.family.ledger.listed(self.id))
+
+    def waits_at_boundary(self) -> bool:
+        """Tells whether all that is called in it waits for effects that it holds, and something does."""
+        if self._ended or not self.family.egress.used:
+            return False
+        waiting = self.family.ledger.waiting(self.id)
+        return bool(waiting) and all(
+            each.talk.instance in waiting for each in self.members.values() if each.talk.turn.held
+        )
+
+    async def _at_boundary(self, member: Member) -> bool:
+        self._check()
+        ledger, egress = self.family.ledger, self.family.egress
+        if not egress.used:
+            return False
+        return member.talk.instance in await self.family.waiting.aside(lambda: ledger.waiting(self.id))
+
+    async def _parents_at_boundary(self, member: Member) -> bool:
+        """Refuses to end a parent's instance in the middle of a call that only the parent's own end can end."""
+        assert self.parent is not None
+        if await self.parent._at_boundary(member):
+            raise self.parent._waits(member.name)
+        return False
+
+    def _waits(self, name: str) -> WrongState:
+        return WrongState(
+            f"{name} of branch {self.name or self.id} waits for an effect that the branch holds",
+            hint="commit() that branch as it is, or abort() it.",
+            details={"branch": self.id, "instance": name},
+        )
+
+    async def _refuse_boundary(self, member: Member) -> bool:
+        """A join runs fresh guests over joined files: what waits in the middle of a call would be lost."""
+        if await self._at_boundary(member):
+            raise self._waits(member.name)
+        return False
+
+    async def _bury_gateway(self) -> None:
+        """What a gateway held that has died since is dropped before a commit could release it: its clients know."""
+        lost = self.family.egress.lost()
+        if lost:
+            await self.family.waiting.aside(lambda: self.family.ledger.bury(lost))
+
+    def _tell_gateway(self, done: Committed) -> socket.socket | None:
+        """Has the gateway send what a commit has released, for what the history and the ledger say already."""
+        if not self.family.egress.used:
+            return None
+        parent = self.parent
+        asker = parent.asker if parent is not None else asker_for(self.family.history.get(done.parent))
+        try:
+            return self.family.egress.settle(self.id, asker)
+        except RuntimeLost:
+            return None  # it has died since: the next one sends what was released
+
+    async def _with_outcomes(self, done: Committed, told: socket.socket | None) -> Committed:
+        """Waits until what was released has an outcome, for a while."""
+        if told is None:
+            return done
+        with told:
+            if done.effects:
+                with suppress(TimeoutError):
+                    await self.family.waiting.ready((told.fileno(),), timeout_s=SETTLED_S)
+                names = [effect.id for effect in done.effects]
+                effects = await self.family.waiting.aside(lambda: self.family.ledger.named(*names))
+                return replace(done, effects=tuple(effects))
+        return done
 
     async def merge(self, resolver: Resolver | None, reads: Sequence[str] | None) -> Committed:
         """Joins what this branch and its parent have become; see `Branch.merge` and `Branch.commit`.
@@ -357,7 +463,11 @@ class RunningBranch:
                 details={"branch": self.id},
             )
         parent._check()
-        async with turns(self.members.values(), parent.members.values()):
+        await self._bury_gateway()
+        async with (
+            turns_or_boundary(self.members.values(), self._refuse_boundary),
+            turns_or_boundary(parent.members.values(), self._parents_at_boundary),
+        ):
             ours = await parent._snapshot_held()
             # A stale one runs no more; its files are what it left.
             theirs = await (self._snapshot_left() if self._ended else self._snapshot_held())
@@ -367,7 +477,9 @@ class RunningBranch:
             crash_point("merge.decided")
             lively = {} if self._ended else self.members
             kept = {name for name in merged if name in lively and merged[name] == sides[2].get(name)}
-            fresh = await joining.revive(family, merged, sides[1], kept, parent.members, self.members)
+            fresh = await joining.revive(
+                family, merged, sides[1], kept, parent.members, self.members, parent.asker
+            )
             crash_point("merge.revived")
             try:
                 async with family.lock:
@@ -380,12 +492,13 @@ class RunningBranch:
                     )
                     crash_point("merge.recorded")
                     parent._become_merged(self, kept, fresh, merged)
+                    told = await family.waiting.aside(lambda: self._tell_gateway(done))
             except BaseException:
                 for spawned in fresh.values():
                     forking.discard(spawned)
                 raise
             family.flusher.add(done.head)
-            return done
+        return await self._with_outcomes(done, told)
 
     def _record_merge(self, world: World, heads: tuple[str, str]) -> Committed:
         return self.family.history.record_merge(
@@ -541,10 +654,12 @@ class RunningBranch:
             member.face.branch = self.face
             self.members[name] = replace(member, sealed=sealed)
             member.left = sealed
+            member.spawned.asker = self.asker
             return
         member.left = sealed
         mine.talk.session.forget(mine.talk.instance)
         adopt(mine.face, member.face)
+        mine.spawned.asker = self.asker
         mine.frozen, mine.sealed = member.frozen, sealed
         member.talk.ended = "its branch was committed: its parent has it now"
 

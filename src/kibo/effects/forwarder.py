@@ -30,7 +30,7 @@ from kibo.effects.http_head import SecretValue
 from kibo.effects.outbox import Outbox, Place
 from kibo.effects.packed import PackedRule
 from kibo.effects.upstream import trusting
-from kibo.model.asker import Asker
+from kibo.model.asker import NOBODY, Asker
 from kibo.model.errors import InvalidInput, RuntimeLost
 from kibo.model.ids import GatewayId
 
@@ -55,7 +55,7 @@ class Order(msgspec.Struct, array_like=True):
 
     verb: str
     name: str
-    asker: Asker = Asker()
+    asker: Asker = NOBODY
     rules: list[PackedRule] = []
     secrets: list[SecretValue] = []
 
@@ -227,7 +227,7 @@ class Forwarder:
         box_id: str,
         secrets: Sequence[Secret] = (),
         *,
-        asker: Asker = Asker(),  # noqa: B008 - immutable
+        asker: Asker = NOBODY,
         pidfd: int | None = None,
     ) -> None:
         """Serves a box.

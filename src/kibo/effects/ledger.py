@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import bindparam, insert, or_, select, update
@@ -58,6 +59,7 @@ _INSERT: Final = Prepared(insert(effects).values({name: bindparam(name) for name
 _HERE: Final = or_(effects.c.branch == bindparam("branch"), effects.c.origin == bindparam("branch"))
 _ALL: Final = Prepared(select(*_SHORT).order_by(effects.c.position))
 _OF_BRANCH: Final = Prepared(select(*_SHORT).where(_HERE).order_by(effects.c.position))
+_NAMED: Final = Prepared(select(*_SHORT).where(effects.c.id == bindparam("id")))
 _CALLED: Final = Prepared(
     select(*_SHORT, *_LONG)
     .where(effects.c.id >= bindparam("first"), effects.c.id < bindparam("last"))
@@ -72,13 +74,15 @@ _BY_KEY: Final = Prepared(
     )
     .order_by(effects.c.position)
 )
-_HELD_BY: Final = Prepared(
-    select(effects.c.id)
-    .where(effects.c.instance == bindparam("instance"), effects.c.state == "held")
-    .limit(1)
+_HOLDERS: Final = Prepared(
+    select(effects.c.instance)
+    .where(effects.c.branch == bindparam("branch"), effects.c.state == "held")
+    .distinct()
 )
 _HELD_IN: Final = Prepared(
-    select(effects.c.id).where(effects.c.branch == bindparam("branch"), effects.c.state == "held").limit(1)
+    select(*_SHORT)
+    .where(effects.c.branch == bindparam("branch"), effects.c.state == "held")
+    .order_by(effects.c.position)
 )
 _OPEN_OF: Final = Prepared(
     select(effects.c.id, effects.c.state, effects.c.branch, effects.c.rule, effects.c.secrets)
@@ -146,24 +150,36 @@ _KEEP: Final = Prepared(
 # -- within the transactions of a history
 
 
-def settle(tx: Transaction, branch: str, parent: str, *, released: bool) -> None:
+def held(tx: Transaction, branch: str) -> tuple[Effect, ...]:
+    """Lists what a branch holds, in order."""
+    return tuple(_effect(row) for row in tx.rows(_HELD_IN, branch=branch))
+
+
+def settle(
+    tx: Transaction, branch: str, parent: str, effects: tuple[Effect, ...], *, released: bool
+) -> tuple[Effect, ...]:
     """Makes the held effects of a committed branch its parent's, in the transaction of the commit.
 
     Args:
-        tx: The transaction.
+        tx: The transaction, which has locked the branch.
         branch: What is committed.
         parent: Into what.
+        effects: What it holds.
         released: Whether they may happen now: the parent is a root.
+
+    Returns:
+        The effects, as they are now.
     """
-    if released:
-        tx.run(_RELEASE, old=branch, new=parent, now=time.time())
-    else:
+    moved = BranchId(parent)
+    if not effects:
+        return ()
+    if not released:
         tx.run(_MOVE, old=branch, new=parent)
-
-
-def is_holding(tx: Transaction, branch: str) -> bool:
-    """Tells whether a branch holds an effect."""
-    return tx.row(_HELD_IN, branch=branch) is not None
+        return tuple(replace(each, branch=moved) for each in effects)
+    now = time.time()
+    tx.run(_RELEASE, old=branch, new=parent, now=now)
+    state = after("held", "release")
+    return tuple(replace(each, branch=moved, state=state, released_s=now) for each in effects)
 
 
 def drop(tx: Transaction, branch: str, why: str) -> None:
@@ -310,9 +326,18 @@ class Ledger:
         )
         return [_effect(row) for row in rows]
 
-    def holds(self, instance: str) -> bool:
-        """Tells whether a request of an instance is held."""
-        return self._store.read(lambda tx: tx.row(_HELD_BY, instance=instance)) is not None
+    def waiting(self, branch: str) -> set[str]:
+        """Returns the instances of a branch that wait for an effect that it holds."""
+        return {row[0] for row in self._store.read(lambda tx: tx.rows(_HOLDERS, branch=branch))}
+
+    def named(self, *names: str) -> list[Effect]:
+        """Returns effects by their ids, in the order given; those that are there."""
+
+        def work(tx: Transaction) -> list[Effect]:
+            rows = (tx.row(_NAMED, id=name) for name in names)
+            return [_effect(row) for row in rows if row is not None]
+
+        return self._store.read(work)
 
     def get(self, ref: str) -> Exact:
         """Finds an effect by its id, or the beginning of its id if only one begins so.

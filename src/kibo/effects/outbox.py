@@ -321,7 +321,7 @@ class Outbox:
         if url.startswith("sqlite:///") and not os.path.exists(url.removeprefix("sqlite:///")):
             return  # there is no ledger yet
         me = self._place.gateway
-        await self.ask(lambda ledger: bury_dead(ledger, Path(self._place.gateways), me))
+        await self.ask(lambda ledger: presence.bury_dead(ledger, Path(self._place.gateways), me))
         unsent = await self.ask(lambda ledger: ledger.unsent(me))
         for branch in dict.fromkeys(each.branch for each in unsent):
             self._background(self._release(branch))
@@ -343,22 +343,6 @@ class Outbox:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def bury_dead(ledger: Ledger, directory: Path, heir: str | None) -> None:
-    """Buries the gateways of a state directory that are dead.
-
-    Args:
-        ledger: The ledger.
-        directory: By which gateways know each other.
-        heir: Who sends what they had still to send; None leaves that to the next gateway.
-    """
-    for gateway in presence.known(directory):
-        with presence.buried(directory, gateway) as dead:
-            if dead and ledger.unsent(gateway):
-                ledger.bury(gateway, heir)
-            if dead and not ledger.unsent(gateway):
-                presence.forget(directory, gateway)
 
 
 class Kept:

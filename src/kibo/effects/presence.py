@@ -1,10 +1,16 @@
 """Which gateways live: each holds the lock of a file of its name, flock(2), which ends with it however it ends."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kibo.effects.ledger import Ledger
 
 
 def appear(directory: Path, gateway: str) -> None:
@@ -52,3 +58,19 @@ def buried(directory: Path, gateway: str) -> Iterator[bool]:
 def forget(directory: Path, gateway: str) -> None:
     """Removes what a dead gateway is known by, once nothing in the ledger waits for it."""
     (directory / gateway).unlink(missing_ok=True)
+
+
+def bury_dead(ledger: Ledger, directory: Path, heir: str | None) -> None:
+    """Buries the gateways of a state directory that are dead.
+
+    Args:
+        ledger: The ledger.
+        directory: By which gateways know each other.
+        heir: Who sends what they had still to send; None leaves that to the next gateway.
+    """
+    for gateway in known(directory):
+        with buried(directory, gateway) as dead:
+            if dead and ledger.unsent(gateway):
+                ledger.bury(gateway, heir)
+            if dead and not ledger.unsent(gateway):
+                forget(directory, gateway)

@@ -1,6 +1,6 @@
 """On whose behalf a box asks the outside world for something."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class Asker(NamedTuple):
@@ -15,3 +15,7 @@ class Asker(NamedTuple):
     branch: str = ""
     tree: str = ""
     holds: bool = False
+
+
+#: Who asks on behalf of no branch.
+NOBODY: Final = Asker()

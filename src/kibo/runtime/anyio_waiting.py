@@ -13,7 +13,7 @@ import anyio.to_thread
 from anyio import get_current_task
 from anyio.lowlevel import checkpoint
 
-from kibo.runtime.waiting import Result, held_error
+from kibo.runtime.waiting import Lock, Result, held_error
 
 
 class AnyioWaiting:
@@ -32,7 +32,7 @@ class AnyioWaiting:
             await _until_any(readers, writers)
         return _ready_now(readers, writers)
 
-    def lock(self) -> AbstractAsyncContextManager[object]:
+    def lock(self) -> Lock:
         """See `Waiting.lock`."""
         return _TaskLock()
 
@@ -95,7 +95,7 @@ async def _until_any(readers: Sequence[int], writers: Sequence[int]) -> None:
             group.start_soon(wait, anyio.wait_writable, fd)
 
 
-class _TaskLock:
+class _TaskLock(AbstractAsyncContextManager[object]):
     """A lock that another task may release than took it: streams are closed by whoever has them last."""
 
     def __init__(self) -> None:
@@ -108,6 +108,16 @@ class _TaskLock:
             raise held_error()
         await self._free.acquire()
         self._holder = me
+
+    async def within(self, timeout_s: float) -> bool:
+        with anyio.move_on_after(timeout_s):
+            await self.__aenter__()
+            return True
+        return False
+
+    @property
+    def held(self) -> bool:
+        return self._free.value == 0
 
     async def __aexit__(self, *_: object) -> None:
         self._holder = 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final, Literal
 
 from kibo.box.actions import ActionSpec
@@ -24,7 +25,7 @@ from kibo.runtime.channel import Channel
 from kibo.runtime.handle import Handle, ended_error
 from kibo.runtime.orders import UNWIND_S, Orders, lost
 from kibo.runtime.refusals import raised_error, violation
-from kibo.runtime.waiting import Blocking, Waiting, run
+from kibo.runtime.waiting import Blocking, Lock, Waiting, run
 
 #: How long a runner has to get ready to be forked: its boxes' `suspend()` and `resume()` run in that time.
 HOLD_S: Final = 60.0
@@ -39,7 +40,10 @@ class Conversation(Handle):
         super().__init__(session, instance, waiting)
         self.plan = plan
         self.channel = channel
+        #: Held by whoever talks to the guest. Becomes another's with the guest: see `having_turn`.
         self.turn = waiting.lock()
+        #: What talks to the guest now, once that has become another's.
+        self.successor: Conversation | None = None
         #: Sealed to be forked from, and not used since: the first word on its channel is that it goes on.
         self.parked = False
         #: Has it go on in good order; None where its first use does that by itself.
@@ -48,6 +52,24 @@ class Conversation(Handle):
         self.acts = 0
         self._numbers = itertools.count(1)
         self._asked: list[Any] = []
+
+    @asynccontextmanager
+    async def having_turn(self) -> AsyncIterator[None]:
+        """Waits until nobody talks to the guest, whichever guest that has become meanwhile."""
+        turn = await self.take_turn()
+        try:
+            yield
+        finally:
+            await turn.__aexit__(None, None, None)
+
+    async def take_turn(self) -> Lock:
+        """As `having_turn`, for whoever ends it otherwise: by the end of the lock that is returned."""
+        while True:
+            turn = self.turn
+            await turn.__aenter__()
+            if turn is self.turn:
+                return turn
+            await turn.__aexit__(None, None, None)
 
     def spec(self, name: str) -> ActionSpec:
         """Finds an action.
@@ -72,7 +94,7 @@ class Conversation(Handle):
     ) -> Any:
         """Calls an action and returns its checked result."""
         positional, named = spec.check_arguments(args, kwargs)
-        async with self.turn:
+        async with self.having_turn():
             request = ["call", next(self._numbers), spec.part, spec.name, positional, named, spec.plain]
             self.count(spec)
             await self._send(request)
@@ -145,7 +167,7 @@ class Conversation(Handle):
     async def rouse(self) -> None:
         """See `Handle.rouse`."""
         if self.parked and self.goes_on is not None:
-            async with self.turn:
+            async with self.having_turn():
                 if self.parked:
                     await self._go_on(self.waiting)
 
@@ -155,11 +177,15 @@ class Conversation(Handle):
             run(self._go_on(Blocking()))
 
     def become(self, other: Conversation) -> None:
-        """Goes on as the conversation with another guest, which that one gives up."""
+        """Goes on as the conversation with another guest, which that one gives up.
+
+        A call that is under way there goes on there, and has the turn here, too.
+        """
         self.channel.close()
         self.instance, self.channel, self.parked = other.instance, other.channel, other.parked
         self.acts, self.ended = other.acts, other.ended
-        self._numbers = other._numbers
+        self._numbers, self._asked = other._numbers, other._asked
+        self.turn, other.successor = other.turn, self
 
     def park(self, channel: Channel) -> None:
         """Goes on with another channel, on which the instance speaks first when it is woken."""
@@ -326,14 +352,23 @@ class ActionItems:
         self._spec = spec
         self._request = request
         self._state: Literal["new", "going", "over"] = "new"
+        self._turn: Lock | None = None
+
+    @property
+    def _talk(self) -> Conversation:
+        """What talks to the guest now: a commit may have given it to another meanwhile."""
+        talk = self._conversation
+        while talk.successor is not None and self._state == "going":
+            talk = talk.successor
+        return talk
 
     async def next(self, timeout_s: float | None = None) -> tuple[bool, Any]:
         """Returns whether the stream goes on, with its next item or else its result."""
-        talk, spec = self._conversation, self._spec
+        talk, spec = self._talk, self._spec
         if self._state == "over":
             return False, None
         if self._state == "new":
-            await talk.turn.__aenter__()
+            self._turn = await talk.take_turn()
             self._state = "going"
         going = False
         try:
@@ -358,7 +393,7 @@ class ActionItems:
 
     async def close(self) -> None:
         """Stops a stream that its reader left, and takes what was under way. Idempotent."""
-        talk = self._conversation
+        talk = self._talk
         if self._state != "going":
             self._state = "over"
             return
@@ -372,4 +407,5 @@ class ActionItems:
     async def _over(self) -> None:
         if self._state == "going":
             self._state = "over"
-            await self._conversation.turn.__aexit__(None, None, None)
+            assert self._turn is not None
+            await self._turn.__aexit__(None, None, None)

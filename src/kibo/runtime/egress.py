@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from kibo.box.policy import Rule, Secret
+from kibo.model.asker import Asker
 from kibo.runtime import wire
 from kibo.runtime.waiting import Waiting
 
@@ -32,9 +33,23 @@ class Forwarding(Protocol):
         box_id: str,
         secrets: Sequence[Secret],
         *,
+        asker: Asker,
         pidfd: int,
     ) -> None:
         """Accepts from a box's socket until its first process, `pidfd`, ends. Takes copies of both."""
+
+    def settle(self, branch: str, asker: Asker) -> socket.socket:
+        """Tells that a branch was committed, and what its boxes ask for now. Returns a socket that ends once all that
+        this has released has an outcome.
+        """
+
+    @property
+    def gateway(self) -> str:
+        """What it is called in the ledger."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
 
     def close(self) -> None:
         """Ends all of it."""
@@ -44,8 +59,14 @@ class Door:
     """One box's way out while it is being made."""
 
     def __init__(
-        self, forwarding: Forwarding, box_id: str, rules: Sequence[Rule], secrets: Sequence[Secret]
+        self,
+        forwarding: Forwarding,
+        box_id: str,
+        rules: Sequence[Rule],
+        secrets: Sequence[Secret],
+        asker: Asker,
     ) -> None:
+        self._asker = asker
         self._forwarding = forwarding
         self._box_id = box_id
         self._rules = rules
@@ -68,7 +89,9 @@ class Door:
         _, descriptors, _ = wire.receive_command(self._ours)
         try:
             listening_fd, pidfd = descriptors
-            self._forwarding.serve(listening_fd, self._rules, self._box_id, self._secrets, pidfd=pidfd)
+            self._forwarding.serve(
+                listening_fd, self._rules, self._box_id, self._secrets, asker=self._asker, pidfd=pidfd
+            )
         finally:
             for fd in descriptors:
                 os.close(fd)
@@ -87,15 +110,33 @@ class Egress:
         self._forwarding: Forwarding | None = None
         self._certificate = b""
 
-    def door(self, box_id: str, rules: Sequence[Rule], secrets: Sequence[Secret] = ()) -> Door:
-        """Makes a way out for a box with these rules.
+    def door(self, box_id: str, rules: Sequence[Rule], secrets: Sequence[Secret], asker: Asker) -> Door:
+        """Makes a way out for a box with these rules, which asks on somebody's behalf.
 
         Raises:
             InvalidInput: A secret has no value.
         """
         forwarding = self._running()
         forwarding.check(secrets)
-        return Door(forwarding, box_id, rules, secrets)
+        return Door(forwarding, box_id, rules, secrets, asker)
+
+    @property
+    def used(self) -> bool:
+        """Whether any box has had a way out."""
+        return self._forwarding is not None
+
+    def settle(self, branch: str, asker: Asker) -> socket.socket | None:
+        """See `Forwarding.settle`; None where no box has a way out.
+
+        Raises:
+            RuntimeLost: The gateway is gone. The next one sends what was released.
+        """
+        return None if self._forwarding is None else self._forwarding.settle(branch, asker)
+
+    def lost(self) -> str:
+        """Returns what a gateway that has died was called in the ledger; empty where none has."""
+        forwarding = self._forwarding
+        return "" if forwarding is None or forwarding.alive else forwarding.gateway
 
     def certificate(self) -> bytes:
         """Returns the certificate that boxes with a way out must trust, in PEM."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
+from kibo.model.asker import Asker
 from kibo.model.errors import InvalidInput, KiboError, NotLive
 from kibo.model.ids import DeltaId, InstanceId, StateId
 from kibo.model.limits import DEFAULT_LAUNCH_S, MAX_FORKS
@@ -30,6 +31,8 @@ Live = Literal["prefer", "require", "never"]
 
 #: Why a fork is not live whose caller did not want it to be.
 ASKED: Final = "a fresh guest was asked for"
+#: Why a point is not live that was taken in the middle of a call.
+BUSY: Final = "an action is under way in it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ async def take(waiting: Waiting, spawned: Spawned, talk: Conversation, live: Liv
         Unavailable: A program in it could not be stopped for a copy.
     """
     talk.check()
-    async with talk.turn:
+    async with talk.having_turn():
         return await take_held(waiting, spawned, talk, live)
 
 
@@ -81,6 +84,15 @@ async def take_held(waiting: Waiting, spawned: Spawned, talk: Conversation, live
         "resume() opens it again. With live='prefer', forks have its files and a fresh guest.",
         details={"reasons": list(sealed)},
     )
+
+
+async def take_busy(waiting: Waiting, spawned: Spawned, talk: Conversation) -> Point:
+    """As `take`, without waiting for a call that is under way: the files as they are, and nothing notices.
+
+    Raises:
+        InstanceEnded, HostDiskFull, Unavailable: As `take`.
+    """
+    return await _copy(waiting, spawned, talk, (BUSY,))
 
 
 async def _sealed(waiting: Waiting, spawned: Spawned, talk: Conversation) -> Point | tuple[str, ...]:
@@ -172,6 +184,7 @@ async def fork(
     *,
     durable: bool = False,
     over: Sequence[str] | None = None,
+    askers: Sequence[Asker] = (),
 ) -> list[Spawned]:
     """Makes forks from a point, all or none.
 
@@ -182,6 +195,7 @@ async def fork(
         n: How many.
         durable: Whether they write to layers on disk, as it does, and not in memory.
         over: Of a point that is not live: layers on disk that show its files, besides the state's own, lowest first.
+        askers: On whose behalf each is to ask for something outside; as the instance itself by default.
 
     Raises:
         NotLive: The kernel nests no deeper. The point has its files still.
@@ -210,10 +224,11 @@ async def fork(
                 await session.finish(waiting, child.channel, child.instance, launch_s)
         else:
             for order in orders:
-                channel = await spawned.states.make(waiting, "fork", order, plan)
-                made.append(
-                    Spawned(spawned.states, spawned.state, order["id"], channel, order["upper"], deltas)
-                )
+                asker = askers[len(made)] if askers else spawned.asker
+                channel = await spawned.states.make(waiting, "fork", order, plan, asker)
+                child = Spawned(spawned.states, spawned.state, order["id"], channel, order["upper"], deltas)
+                child.asker = asker
+                made.append(child)
     except BaseException:
         for child in made:
             discard(child)
@@ -226,7 +241,7 @@ async def go_on(waiting: Waiting, spawned: Spawned, talk: Conversation) -> None:
     plan = spawned.state.plan
     if not talk.parked or not (plan.egress or plan.env.services):
         return
-    door = spawned.states.door(talk.instance, plan) if plan.egress else None
+    door = spawned.states.door(talk.instance, plan, spawned.asker) if plan.egress else None
     try:
         talk.session.order("wake", {"id": talk.instance}, [door.theirs] if door else [])
         if door is not None:

@@ -14,6 +14,7 @@ from kibo.box.define import Box
 from kibo.box.plan import Plan, plan
 from kibo.box.ship import encode_parts
 from kibo.box.sums import digest_of, prefix
+from kibo.model.asker import NOBODY, Asker
 from kibo.model.errors import (
     ActionRaised,
     BuildFailed,
@@ -108,6 +109,7 @@ class Spawned:
         upper: The layer on disk that it writes to or, sealed, will write to next; empty for one in memory.
         deltas: Sealed layers on disk that it lies on, besides its state's own, lowest first.
         taken: The same of the point that was taken of it last, whose last one may be a copy of its own.
+        asker: On whose behalf it asks for something outside.
     """
 
     states: States
@@ -117,6 +119,7 @@ class Spawned:
     upper: str = ""
     deltas: tuple[str, ...] = ()
     taken: tuple[str, ...] = ()
+    asker: Asker = NOBODY
 
 
 class States:
@@ -183,7 +186,14 @@ class States:
         return State(cell, self.session, built, wanted, reads_host_files)
 
     async def fork(
-        self, waiting: Waiting, state: State, name: str = "", *, upper: str = "", over: Sequence[str] = ()
+        self,
+        waiting: Waiting,
+        state: State,
+        name: str = "",
+        *,
+        upper: str = "",
+        over: Sequence[str] = (),
+        asker: Asker = NOBODY,
     ) -> Spawned:
         """Makes a live fork of a state. Its guest is ready.
 
@@ -193,6 +203,7 @@ class States:
             name: What to call it; may be empty.
             upper: The layer on disk that it is to write to; one in memory where empty.
             over: Sealed layers on disk that it is to lie on, besides the state's own, lowest first.
+            asker: On whose behalf it asks for something outside.
         """
         _check_name(name)
         cell = InstanceId.new()
@@ -201,8 +212,8 @@ class States:
             arguments["name"] = name
         if state.plan.limits.wall_s:
             arguments["setup"] = {"wall_s": state.plan.limits.wall_s}
-        channel = await self.make(waiting, "fork", arguments, state.plan)
-        return Spawned(self, state, cell, channel, upper, tuple(over))
+        channel = await self.make(waiting, "fork", arguments, state.plan, asker)
+        return Spawned(self, state, cell, channel, upper, tuple(over), asker=asker)
 
     def _start(self, cell: StateId, wanted: Plan, built: BuiltEnvironment, base: State | None) -> Channel:
         lowers, usr_lowers = self._lowers(wanted, built), _usr_lowers(built)
@@ -225,8 +236,15 @@ class States:
         }
         return run(self.make(self._waiting, "new", arguments, wanted))
 
-    async def make(self, waiting: Waiting, order: str, arguments: dict[str, Any], wanted: Plan) -> Channel:
-        channel = await self._make_cell(waiting, order, arguments, wanted)
+    async def make(
+        self,
+        waiting: Waiting,
+        order: str,
+        arguments: dict[str, Any],
+        wanted: Plan,
+        asker: Asker = NOBODY,
+    ) -> Channel:
+        channel = await self._make_cell(waiting, order, arguments, wanted, asker)
         if wanted.env.services:
             try:
                 await start_services(waiting, self.session, arguments["id"], wanted.env.services)
@@ -237,14 +255,14 @@ class States:
         return channel
 
     async def _make_cell(
-        self, waiting: Waiting, order: str, arguments: dict[str, Any], wanted: Plan
+        self, waiting: Waiting, order: str, arguments: dict[str, Any], wanted: Plan, asker: Asker
     ) -> Channel:
         cell = arguments["id"]
         if not wanted.egress:
             channel = self.session.begin(order, arguments)
             await self.session.finish(waiting, channel, cell, _launch_s(wanted))
             return channel
-        door = self.door(cell, wanted)
+        door = self.door(cell, wanted, asker)
         try:
             channel = self.session.begin(order, arguments, door.theirs)
             try:
@@ -257,9 +275,9 @@ class States:
             door.close()
         return channel
 
-    def door(self, cell: str, wanted: Plan) -> Door:
+    def door(self, cell: str, wanted: Plan, asker: Asker) -> Door:
         """Makes a way out for a cell."""
-        return self.egress.door(cell, wanted.egress, wanted.secrets)
+        return self.egress.door(cell, wanted.egress, wanted.secrets, asker)
 
     def _lowers(self, wanted: Plan, built: BuiltEnvironment) -> list[str]:
         home = self.session.home

@@ -18,6 +18,21 @@ from kibo.model.errors import WrongState
 Result = TypeVar("Result")
 
 
+class Lock(AbstractAsyncContextManager[object], Protocol):
+    """Held by one thread or task at a time; another may release it."""
+
+    async def within(self, timeout_s: float) -> bool:
+        """Enters as ``async with`` does, unless it is held for so long. Returns whether it has.
+
+        Raises:
+            WrongState: The same thread or task holds it already.
+        """
+
+    @property
+    def held(self) -> bool:
+        """Whether anybody holds it."""
+
+
 class Waiting(Protocol):
     """Waits for descriptors."""
 
@@ -30,7 +45,7 @@ class Waiting(Protocol):
             TimeoutError: ``timeout_s`` seconds passed first.
         """
 
-    def lock(self) -> AbstractAsyncContextManager[object]:
+    def lock(self) -> Lock:
         """Makes a lock that whoever comes second waits for.
 
         Raises:
@@ -64,7 +79,7 @@ class Blocking:
             raise TimeoutError
         return [fd for fd, _ in found]
 
-    def lock(self) -> AbstractAsyncContextManager[object]:
+    def lock(self) -> Lock:
         """See `Waiting.lock`."""
         return _ThreadLock()
 
@@ -81,7 +96,7 @@ class Blocking:
         return await work
 
 
-class _ThreadLock:
+class _ThreadLock(AbstractAsyncContextManager[object]):
     """A thread's lock that a generator of another thread may release, as the garbage collector has it."""
 
     __slots__ = ("_holder", "_lock")
@@ -95,6 +110,18 @@ class _ThreadLock:
             raise held_error()
         self._lock.acquire()
         self._holder = threading.get_ident()
+
+    async def within(self, timeout_s: float) -> bool:
+        if self._holder == threading.get_ident():
+            raise held_error()
+        if not self._lock.acquire(timeout=timeout_s):
+            return False
+        self._holder = threading.get_ident()
+        return True
+
+    @property
+    def held(self) -> bool:
+        return self._lock.locked()
 
     async def __aexit__(self, *_: object) -> None:
         self._holder = 0

@@ -174,7 +174,10 @@ def _egress(home: Path) -> Egress:
         prepare_home(home)
         extra = os.environ.get("KIBO_EXTRA_CA_FILE")
         return Forwarder.start(
-            home / "authority", os.environ, extra_trust=Path(extra).absolute() if extra else None
+            home / "authority",
+            os.environ,
+            extra_trust=Path(extra).absolute() if extra else None,
+            store=f"sqlite:///{home}/history.db",
         )
 
     return Egress(make)

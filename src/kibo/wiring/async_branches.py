@@ -74,7 +74,9 @@ async def _family(home: Runtime) -> tuple[Family, AnyioWaiting]:
         states = await _states(home)
         return states, await _ensure(states, box, progress)
 
-    return await waiting.aside(lambda: home.records().family(waiting, ensure, Instance, Branch)), waiting
+    egress = home.egress
+    family = await waiting.aside(lambda: home.records().family(waiting, ensure, Instance, Branch, egress))
+    return family, waiting
 
 
 class Branching:

@@ -20,7 +20,10 @@ from kibo.branch.parcels import Ids
 from kibo.branch.running import RunningBranch
 from kibo.branch.standing import Standing
 from kibo.branch.watching import DiskWatch
+from kibo.effects.ledger import Ledger
+from kibo.effects.presence import bury_dead
 from kibo.model.errors import HostUnsupported
+from kibo.runtime.egress import Egress
 from kibo.runtime.idmap import BOX_ID, RANGE, ROOT_BASE, choose_map
 from kibo.runtime.instance import Instance
 from kibo.runtime.layers.home import prepare_home
@@ -42,6 +45,9 @@ class Records:
         self.store = Store.open(f"sqlite:///{home}/history.db")
         self.history = History(self.store)
         self.history.recover()
+        self.ledger = Ledger(self.store)
+        # What a gateway left that was killed is told as it is, before anybody asks; the next gateway sends.
+        bury_dead(self.ledger, home / "gateways", None)
         _end_applies(home)
         sweep(home, self.history)
         self.owner = Owner(home)
@@ -60,6 +66,7 @@ class Records:
         ensure: Callable[[Box, Progress | None], Awaitable[tuple[States, State]]],
         instance_face: Callable[[Spawned], Any],
         branch_face: Callable[[Any], Any],
+        egress: Egress,
     ) -> Family:
         """Makes what the branches of one tree share; see `Family`."""
         return Family(
@@ -73,6 +80,7 @@ class Records:
             instance_face,
             branch_face,
             self.running,
+            egress,
             _owner,
         )
 
@@ -180,4 +188,4 @@ def _family(home: Runtime) -> Family:
         states = home.states()
         return states, states.ensure(box, progress)
 
-    return home.records().family(Blocking(), ensure, Instance, Branch)
+    return home.records().family(Blocking(), ensure, Instance, Branch, home.egress)

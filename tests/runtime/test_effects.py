@@ -1,0 +1,314 @@
+"""What boxes in branches ask of the world: unchanged programs wait, and what is committed happens once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import anyio
+import pytest
+
+import kibo
+from kibo import Allow, aio
+from kibo.model.errors import BranchStale, InstanceEnded, KiboError, WrongState
+from payer_boxes import Payer
+
+pytestmark = pytest.mark.runtime
+
+
+class Shop:
+    """A real server that counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.paid: list[str] = []
+        shop = self
+
+        class Till(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.give(b"looked")
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["content-length"]))
+                shop.paid.append(self.path)
+                self.give(f"receipt {len(shop.paid)} for {self.path}".encode())
+
+            def give(self, body: bytes) -> None:
+                self.send_response(200)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Tests print nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Till)
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture(scope="module")
+def till() -> Iterator[Shop]:
+    made = Shop()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.fixture
+def shop(till: Shop) -> Shop:
+    till.paid.clear()
+    return till
+
+
+@pytest.fixture(scope="module")
+def payer(till: Shop) -> type[Payer]:
+    class Customer(Payer):
+        """Pays at the shop."""
+
+        egress = [Allow("shop.example", to=till.address)]
+
+    return Customer
+
+
+@pytest.fixture
+def main() -> Iterator[kibo.Branch]:
+    with kibo.branch() as root:
+        yield root
+
+
+@pytest.fixture
+def calls() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as threads:
+        yield threads
+
+
+def eventually(found: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 20
+    while not found():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def states(branch: kibo.Branch) -> list[str]:
+    return [effect.state for effect in branch.effects()]
+
+
+def ended(call: Future[Any]) -> KiboError:
+    error = call.exception(20)
+    assert isinstance(error, KiboError)
+    return error
+
+
+def test_in_a_root_an_effect_happens_at_once_and_is_recorded(
+    main: kibo.Branch, payer: type[Payer], shop: Shop
+) -> None:
+    box = main.spawn(payer())
+    assert box.pay() == "receipt 1 for /pay"
+    assert box.look() == "looked"
+    (effect,) = main.effects()
+    assert (effect.state, effect.status, effect.instance) == ("done", 200, box.id)
+
+
+def test_of_three_forks_that_pay_the_one_that_is_committed_pays_once_and_its_call_returns(
+    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+) -> None:
+    box = main.spawn(payer())
+    forks = main.fork(3)
+    paying = [calls.submit(fork[box].pay, f"/pay/{number}") for number, fork in enumerate(forks)]
+    eventually(lambda: all(fork.waits_at_boundary() for fork in forks))
+    assert shop.paid == []
+    done = forks[1].commit()
+    assert shop.paid == ["/pay/1"]
+    assert [(each.state, each.status) for each in done.effects] == [("done", 200)]
+    assert paying[1].result(20) == "receipt 1 for /pay/1"
+    for loser in (paying[0], paying[2]):
+        assert isinstance(ended(loser), InstanceEnded)
+    assert box.kept() == ["receipt 1 for /pay/1"]
+    assert box.files.read("/work/after") == b"receipt 1 for /pay/1"
+    eventually(lambda: [states(each) for each in forks] == [["dropped"], ["done"], ["dropped"]])
+    with pytest.raises(BranchStale):
+        forks[0].commit()
+    assert box.pay("/more") == "receipt 2 for /more"
+    assert states(main) == ["done", "done"]
+
+
+def test_a_commit_seals_the_files_as_they_are_in_the_middle_of_the_call(
+    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+) -> None:
+    box = main.spawn(payer())
+    (fork,) = main.fork()
+    paying = calls.submit(fork[box].pay)
+    eventually(fork.waits_at_boundary)
+    head = fork.commit().head
+    paying.result(20)
+    with kibo.checkout(head, payer()) as before:
+        files = {info.name for info in before["Customer"].files.list("/work")}
+    assert files == {"before"}
+    assert {info.name for info in box.files.list("/work")} == {"before", "after"}
+
+
+def test_an_aborted_fork_pays_nothing(
+    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+) -> None:
+    box = main.spawn(payer())
+    (fork,) = main.fork()
+    paying = calls.submit(fork[box].pay)
+    eventually(fork.waits_at_boundary)
+    fork.abort()
+    ended(paying)
+    assert states(fork) == ["dropped"]
+    assert not fork.waits_at_boundary()
+    assert shop.paid == []
+    assert box.pay() == "receipt 1 for /pay"
+
+
+def test_what_is_asked_for_two_forks_down_waits_for_both_commits(
+    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+) -> None:
+    box = main.spawn(payer())
+    (outer,) = main.fork()
+    (inner,) = outer.fork()
+    paying = calls.submit(inner[box].pay)
+    eventually(inner.waits_at_boundary)
+    done = inner.commit()
+    assert [(each.state, each.branch) for each in done.effects] == [("held", outer.id)]
+    assert shop.paid == []
+    assert outer.waits_at_boundary()
+    assert [each.state for each in outer.commit().effects] == ["done"]
+    assert paying.result(20) == "receipt 1 for /pay"
+    assert box.kept() == ["receipt 1 for /pay"]
+    assert [each.origin for each in main.effects()] == [inner.id]
+
+
+def test_commands_and_threads_of_a_box_are_held_like_its_actions(
+    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+) -> None:
+    box = main.spawn(payer())
+    (fork,) = main.fork()
+    fork[box].pay_beside("/thread")
+    eventually(lambda: states(fork) == ["held"])
+    curl = calls.submit(fork[box].exec, "curl -sS -d card=1 http://shop.example/curl", timeout_s=60)
+    eventually(lambda: states(fork) == ["held", "held"])
+    assert shop.paid == []
+    fork.commit()
+    assert shop.paid == ["/thread", "/curl"]
+    assert curl.result(20).stdout == "receipt 2 for /curl"
+
+
+def test_two_forks_that_change_no_file_cannot_both_release_what_they_hold(
+    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+) -> None:
+    box = main.spawn(payer())
+    one, two = main.fork(2)
+    paying = [calls.submit(fork[box].pay_in_secret) for fork in (one, two)]
+    eventually(lambda: one.waits_at_boundary() and two.waits_at_boundary())
+    one.commit()
+    with pytest.raises(BranchStale):
+        two.commit()
+    assert shop.paid == ["/secret"]
+    assert paying[0].result(20) == "receipt 1 for /secret"
+    ended(paying[1])
+
+
+def test_a_call_in_the_parent_waits_until_the_call_that_was_committed_into_it_has_ended(
+    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+) -> None:
+    box = main.spawn(payer())
+    (outer,) = main.fork()
+    (inner,) = outer.fork()
+    paying = calls.submit(inner[box].pay)
+    eventually(inner.waits_at_boundary)
+    inner.commit()
+    asking = calls.submit(outer[box].kept)
+    with pytest.raises(TimeoutError):
+        asking.result(0.3)
+    outer.commit()
+    assert paying.result(20) == "receipt 1 for /pay"
+    # Its branch is its parent's now; it had waited for its turn there.
+    assert isinstance(asking.exception(20), KiboError) or asking.result() == ["receipt 1 for /pay"]
+    assert box.kept() == ["receipt 1 for /pay"]
+
+
+def test_a_stream_goes_on_across_the_commit_that_it_waits_for(
+    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+) -> None:
+    box = main.spawn(payer())
+    (fork,) = main.fork()
+    items = fork[box].pay_twice()
+    first = calls.submit(next, items)
+    eventually(fork.waits_at_boundary)
+    fork.commit()
+    assert first.result(20) == "receipt 1 for /one"
+    items.close()
+    assert box.look() == "looked"
+
+
+def test_what_waits_at_the_boundary_is_not_merged_away(
+    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+) -> None:
+    box = main.spawn(payer())
+    (outer,) = main.fork()
+    (inner,) = outer.fork()
+    paying = calls.submit(outer[box].pay)
+    eventually(outer.waits_at_boundary)
+    with pytest.raises(WrongState, match="waits for an effect"):
+        outer.merge()
+    with pytest.raises(WrongState, match="waits for an effect"):
+        inner.commit()
+    outer.commit()
+    assert paying.result(20) == "receipt 1 for /pay"
+
+
+def test_a_fork_of_a_forks_instance_is_held_with_its_branch(
+    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+) -> None:
+    box = main.spawn(payer())
+    (fork,) = main.fork()
+    (twin,) = fork[box].fork()
+    paying = calls.submit(twin.pay)
+    eventually(lambda: states(fork) == ["held"])
+    assert shop.paid == []
+    fork.commit()
+    assert paying.result(20) == "receipt 1 for /pay"
+    twin.destroy()
+
+
+def test_a_repetition_in_a_later_fork_has_the_first_ones_answer(
+    main: kibo.Branch, payer: type[Payer], shop: Shop
+) -> None:
+    box = main.spawn(payer())
+    assert box.pay("/pay", "order-1") == "receipt 1 for /pay"
+    (fork,) = main.fork()
+    assert fork[box].pay("/pay", "order-1") == "receipt 1 for /pay"
+    assert shop.paid == ["/pay"]
+
+
+def test_coroutines_commit_what_waits(payer: type[Payer], shop: Shop) -> None:
+    async def race() -> str:
+        async with aio.branch() as main:
+            box = await main.spawn(payer())
+            one, two = await main.fork(2)
+            got: list[str] = []
+
+            async def pay(fork: Any, path: str) -> None:
+                try:
+                    got.append(await fork[box].pay(path))
+                except InstanceEnded:
+                    pass
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(pay, one, "/one")
+                group.start_soon(pay, two, "/two")
+                while not (one.waits_at_boundary() and two.waits_at_boundary()):
+                    await anyio.sleep(0.01)
+                done = await two.commit()
+            assert [each.state for each in done.effects] == ["done"]
+            assert [each.state for each in await main.effects()] == ["done"]
+            return got[0]
+
+    assert anyio.run(race) == "receipt 1 for /two"
+    assert shop.paid == ["/two"]
