@@ -80,9 +80,10 @@ def cli(home: Path, tmp_path: Path) -> Iterator[Cli]:
 def test_help_names_every_command_and_each_has_its_docstring(cli: Cli) -> None:
     overview = cli("--help").stdout
     assert cli().stdout == overview
-    for name in (
-        "run build spawn ps call exec shell logs diff stop tree commit abort apply checkout doctor gc".split()
-    ):
+    names = (
+        "run build spawn ps call exec shell logs diff stop tree commit abort apply checkout effects doctor gc"
+    )
+    for name in names.split():
         assert f"\n  {name} " in overview
         assert "Args:" not in (text := cli(name, "--help").stdout)
         assert f"Usage: kibo {name}" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
+from importlib import import_module
 from types import FrameType
 from typing import Any
 
@@ -17,19 +18,30 @@ from kibo.model.errors import KiboError
 
 #: What commands that share a word are about.
 _GROUPS = {
+    "effects": "What boxes have asked the outside world to change.",
     "policy": "Look at what boxes may do outside.",
     "snapshot": "Bring snapshots to other machines, and into this one.",
 }
 
 
-def application() -> App:
-    """Makes the application. Each command's file is imported when the command is called."""
+def application(wanted: str = "") -> App:
+    """Makes the application. Each command's file is imported when the command is called.
+
+    Args:
+        wanted: The first word of the command line. A command that others begin with is there only where it is that.
+    """
     text = "Kibo: the runtime layer for AI agents."
     app = App(name="kibo", version=__version__, help=text, suppress_keyboard_interrupt=False)
     for names in COMMANDS.values():
         for name in names:
             *groups, last = name.split()
             called = function(name)
+            if name in _GROUPS:
+                if name == wanted:
+                    _group(app, [name]).default(getattr(import_module(f"kibo.cli.{called}"), called))
+                else:
+                    _group(app, [name])
+                continue
             _group(app, groups).command(f"kibo.cli.{called}:{called}", name=last, help=summary(name))
     return app
 
@@ -50,7 +62,7 @@ def execute(arguments: list[str]) -> int:
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _leave)
     try:
-        status: Any = application()(
+        status: Any = application(ours[0] if ours else "")(
             arguments, exit_on_error=False, print_error=False, result_action="return_value"
         )
         sys.stdout.flush()

@@ -16,11 +16,18 @@ _DIGITS = 8
 @contextmanager
 def standing() -> Iterator[Standing]:
     """Opens the history of the state directory."""
-    records = Records(state_home())
+    with records() as opened:
+        yield opened.standing()
+
+
+@contextmanager
+def records() -> Iterator[Records]:
+    """Opens all that the state directory records."""
+    opened = Records(state_home())
     try:
-        yield records.standing()
+        yield opened
     finally:
-        records.close()
+        opened.close()
 
 
 def short(identifier: str) -> str:

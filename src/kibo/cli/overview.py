@@ -25,6 +25,7 @@ COMMANDS = {
         "snapshot export",
         "snapshot import",
     ),
+    "Effects": ("effects", "effects show", "effects resolve"),
     "This machine": ("doctor", "gc"),
 }
 

@@ -1,0 +1,48 @@
+"""`kibo effects resolve`."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kibo.cli.branches import records
+from kibo.cli.effects import document
+from kibo.cli.options import Common
+from kibo.cli.output import print_json, print_value
+from kibo.model.errors import InvalidInput
+
+
+def effects_resolve(
+    effect: str,
+    /,
+    *,
+    done: Annotated[bool | None, Parameter(negative="--not-done")] = None,
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> None:
+    """Say whether an effect in doubt has happened, once you have found out. It is not sent again in either case.
+
+    A box that asks for the same with the same key is refused where it has happened, and may try again where it has not.
+
+    Args:
+        effect: Its id, or the beginning of its id.
+        done: Whether it has happened.
+        common: Options of every command.
+    """
+    if done is None:
+        raise InvalidInput("whether it has happened was not said", hint="Say --done or --not-done.")
+    with records() as here:
+        found = here.ledger.resolve(effect, done=done, by=_user())
+    if common.json:
+        print_json(document(found))
+    else:
+        print_value(f"{found.id} is {'done' if done else 'known not to have happened'}")
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"user {os.getuid()}"

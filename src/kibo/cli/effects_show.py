@@ -1,0 +1,81 @@
+"""`kibo effects show`."""
+
+from __future__ import annotations
+
+import time
+
+from kibo.cli.branches import counted, records
+from kibo.cli.effects import document
+from kibo.cli.options import Common
+from kibo.cli.output import duration, print_json, print_value, visible
+from kibo.effects.records import Exact, Fields
+
+
+def effects_show(effect: str, /, *, common: Common = Common()) -> None:  # noqa: B008 - frozen
+    """Show the exact payload of an effect, with placeholders where secrets go, and the answer to it.
+
+    Args:
+        effect: Its id, or the beginning of its id.
+        common: Options of every command.
+    """
+    with records() as here:
+        exact = here.ledger.get(effect)
+    if not common.json:
+        print_value("\n".join(_lines(exact)))
+        return
+    outcome = exact.outcome
+    print_json(
+        document(exact.effect)
+        | {
+            "fields": _named(exact.payload.fields),
+            "body": exact.body,
+            "body_whole": exact.whole,
+            "answer": None
+            if outcome is None
+            else {
+                "status": outcome.status,
+                "fields": _named(outcome.fields),
+                "body": outcome.body,
+                "body_whole": outcome.whole,
+            },
+        }
+    )
+
+
+def _lines(exact: Exact) -> list[str]:
+    effect, payload, outcome = exact.effect, exact.payload, exact.outcome
+    branch = effect.branch if effect.branch == effect.origin else f"{effect.branch}, from {effect.origin}"
+    lines = [
+        f"{effect.id}: {effect.state}{f', {visible(effect.reason)}' if effect.reason else ''}",
+        f"class     {effect.effect}",
+        f"instance  {effect.instance}",
+        f"branch    {branch or '-'}",
+        f"asked     {duration(time.time() - effect.created_s)} ago",
+        f"digest    {effect.digest}",
+        f"to        {visible(effect.url)}",
+        "",
+        visible(f"{effect.method} {payload.target.decode('latin-1')}"),
+        *_shown(payload.fields, exact.body, whole=exact.whole),
+    ]
+    if outcome is not None:
+        lines += [
+            "",
+            f"answer    {outcome.status}",
+            *_shown(outcome.fields, outcome.body, whole=outcome.whole),
+        ]
+    return lines
+
+
+def _shown(fields: Fields, body: bytes, *, whole: bool) -> list[str]:
+    lines = [visible(f"{name}: {value}") for name, value in _named(fields)]
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        lines += ["", f"({counted(len(body), 'byte', 'bytes')} that are no text; --json has them)"]
+    else:
+        lines += ["", visible(text, keep="\n\t")] if text else []
+    return lines if whole else [*lines, "(it was longer, and the rest was not kept)"]
+
+
+def _named(fields: Fields) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]

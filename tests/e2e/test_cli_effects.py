@@ -1,0 +1,73 @@
+"""Effects on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from e2e.test_cli import Cli, cli, home  # noqa: F401 - fixtures
+from effect_drafts import draft
+from kibo.branch.history import History
+from kibo.effects.ledger import Ledger
+from kibo.effects.records import Outcome
+from kibo.store.database import Store
+
+
+@pytest.fixture
+def ledger(home: Path) -> Iterator[Ledger]:  # noqa: F811
+    home.mkdir(exist_ok=True)
+    with Store.open(f"sqlite:///{home}/history.db") as store:
+        yield Ledger(store)
+
+
+def test_effects_are_listed_shown_to_the_byte_and_resolved(cli: Cli, home: Path, ledger: Ledger) -> None:  # noqa: F811
+    history = History(ledger._store)
+    main = history.create(name="shopping")
+    (fork,) = history.fork(main.id)
+    held = ledger.hold(draft(fork.id), "gw_elsewhere")
+    nasty = draft(main.id, body=b"a\x1b[2Jb\n")
+    payload = nasty.payload
+    payload = type(payload)(
+        payload.secure, payload.host, payload.port, payload.method, b"/\x9bx", payload.fields,
+        payload.trailers, payload.has_body, payload.upgrade, payload.fillable,
+    )  # fmt: skip
+    doubtful = ledger.begin(nasty._replace(payload=payload), "gw_elsewhere")
+    ledger.lose(doubtful.id, "no answer")
+    done = ledger.begin(draft(main.id), "gw_elsewhere")
+    ledger.answer(done.id, Outcome(201, [(b"location", b"/1")], b"\xff\x00", False))
+
+    listed = cli.json("effects")
+    assert [(each["id"], each["state"], each["status"]) for each in listed] == [
+        (held.id, "held", None),
+        (doubtful.id, "in_doubt", None),
+        (done.id, "done", 201),
+    ]
+    table = cli("effects", "shopping").stdout
+    assert held.id[:12] not in table
+    assert "in_doubt" in table
+    assert "https://shop.example/\\x9bx" in table
+
+    shown = cli("effects", "show", doubtful.id[:16]).stdout
+    assert f"{doubtful.id}: in_doubt, no answer" in shown
+    assert "a\\x1b[2Jb" in shown
+    assert "\x1b" not in shown
+    assert doubtful.digest in shown
+    shown = cli("effects", "show", done.id).stdout
+    assert "answer    201\nlocation: /1\n" in shown
+    assert "(2 bytes that are no text; --json has them)" in shown
+    assert "(it was longer, and the rest was not kept)" in shown
+    facts = cli.json("effects", "show", done.id)
+    assert facts["answer"]["body"] == {"base64": "/wA="}
+    assert facts["fields"] == [["host", "shop.example"]]
+
+    assert cli("effects", "resolve", doubtful.id, status=65).stderr
+    cli("effects", "resolve", doubtful.id, "--not-done")
+    assert ledger.get(doubtful.id).effect == replace(
+        doubtful, state="not_done", reason=ledger.get(doubtful.id).effect.reason,
+        ended_s=ledger.get(doubtful.id).effect.ended_s,
+    )  # fmt: skip
+    assert "in doubt" not in cli("effects", "resolve", doubtful.id, "--done", status=75).stdout
+    assert "no effect begins" in cli("effects", "show", "eff_zz", status=66).stderr
