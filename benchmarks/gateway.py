@@ -1,4 +1,6 @@
-"""What the gateway costs: an allowed HTTPS request on a kept connection, many of them, a large body, and memory."""
+"""What the gateway costs: an allowed HTTPS request on a kept connection, many of them, a large body, and memory;
+and what it costs to hold a thousand requests until a branch is committed, and to send each once then.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,12 @@ from pathlib import Path
 from benchmarks.figures import Figure, distribution, middle
 from benchmarks.scale import Scale
 from kibo.box.policy import Allow
+from kibo.branch.history import History
 from kibo.effects.authority import Authority
 from kibo.effects.forwarder import Forwarder
+from kibo.effects.ledger import Ledger
+from kibo.model.asker import NOBODY, Asker
+from kibo.store.database import Store
 
 TITLE = "the gateway, HTTPS on both sides"
 HOST = "shop.example"
@@ -25,6 +31,11 @@ REQUEST = f"GET /%s HTTP/1.1\r\nHost: {HOST}\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 BODY_BYTES = 500_000_000
 CONNECTIONS = 8
+PAYMENT = f"POST /pay/%d HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 6\r\n\r\ncard=1"
+#: A box has no more connections than 256.
+HELD_A_BOX = 250
+#: Of the server's process.
+PAID: list[bytes] = []
 
 
 def run(scale: Scale) -> Iterator[Figure]:
@@ -54,6 +65,47 @@ def run(scale: Scale) -> Iterator[Figure]:
             rate = many(door, ours, scale.of(500))
             name = f"requests on {CONNECTIONS} connections"
             yield Figure(name, "/s", rate, target=1000.0, higher_is_better=True)
+        yield from holding(Path(place), address, scale.of(1000))
+
+
+def holding(place: Path, address: tuple[str, int], count: int) -> Iterator[Figure]:
+    """Holds requests of one branch, commits it, and counts what the server was asked and what the clients heard."""
+    url = f"sqlite:///{place}/history.db"
+    with Store.open(url) as store, contextlib.ExitStack() as stack:
+        history = History(store)
+        main = history.create()
+        (fork,) = history.fork(main.id)
+        gateway = stack.enter_context(
+            Forwarder.start(place / "authority", extra_trust=place / "trust.pem", store=url)
+        )
+        ours = gateway.certificate()
+        clients: list[ssl.SSLSocket] = []
+        for first in range(0, count, HELD_A_BOX):
+            asker = Asker(fork.id, main.id, holds=True)
+            door = open_door(gateway, address, f"box{first}", asker)
+            for _ in range(min(HELD_A_BOX, count - first)):
+                clients.append(stack.enter_context(through(door, ours)))
+        start = time.perf_counter()
+        for number, client in enumerate(clients):
+            client.sendall((PAYMENT % number).encode())
+        ledger = Ledger(store)
+        while len(ledger.listed(fork.id)) < count:
+            time.sleep(0.01)
+        held = time.perf_counter() - start
+        start = time.perf_counter()
+        history.commit(fork.id)
+        with gateway.settle(fork.id, Asker(main.id, main.id)) as told:
+            told.recv(1)
+        released = time.perf_counter() - start
+        heard = sum(body(client) == b"ok" for client in clients)
+        done = sum(effect.state == "done" for effect in ledger.listed(main.id))
+        counter = stack.enter_context(through(open_door(gateway, address, "counter"), ours))
+        counter.sendall((REQUEST % "count").encode())
+        sent = int(body(counter))
+        yield Figure("requests held, each on the disk", "/s", count / held, higher_is_better=True)
+        yield Figure("held requests sent, in order", "/s", count / released, higher_is_better=True)
+        lost = max(count - heard, count - done, abs(count - sent))
+        yield Figure("held requests lost or repeated, of 1,000", "", float(lost), target=0.0)
 
 
 def requests(connection: ssl.SSLSocket, count: int) -> list[float]:
@@ -95,10 +147,22 @@ def many(door: int, certificate: bytes, count: int) -> float:
         return CONNECTIONS * count / (time.perf_counter() - start)
 
 
-def open_door(gateway: Forwarder, address: tuple[str, int]) -> int:
+def body(connection: ssl.SSLSocket) -> bytes:
+    """Receives one short answer. Returns its body."""
+    found = b""
+    while not found.partition(b"\r\n\r\n")[2]:
+        piece = connection.recv(65536)
+        if not piece:
+            return b""
+        found += piece
+    return found.partition(b"\r\n\r\n")[2]
+
+
+def open_door(gateway: Forwarder, address: tuple[str, int], box: str = "bench", asker: Asker = NOBODY) -> int:
     """Opens a door as a box has one. Returns its port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        gateway.serve(listener.fileno(), [Allow(HOST, to=f"{address[0]}:{address[1]}")], "bench")
+    with socket.create_server(("127.0.0.1", 0), backlog=HELD_A_BOX) as listener:
+        rules = [Allow(HOST, to=f"{address[0]}:{address[1]}")]
+        gateway.serve(listener.fileno(), rules, box, asker=asker)
         return int(listener.getsockname()[1])
 
 
@@ -152,6 +216,12 @@ def _answer(connection: socket.socket, context: ssl.SSLContext) -> None:
     piece = bytes(1_000_000)
     with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as secure:
         while head := secure.recv(65536):
+            if head.startswith(b"POST "):
+                PAID.append(head)
+            if head.startswith(b"GET /count"):
+                number = b"%d" % len(PAID)
+                secure.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(number), number))
+                continue
             if not head.startswith(b"GET /large"):
                 secure.sendall(ANSWER)
                 continue
