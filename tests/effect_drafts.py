@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kibo.effects.records import Draft, Payload
+from kibo.effects.records import Draft, Payload, key_digest
 from kibo.model.ids import EffectId
 
 
@@ -11,5 +11,15 @@ def draft(branch: str = "", *, body: bytes = b"{}", key: bytes | None = None, sc
         True, "shop.example", 443, b"POST", b"/pay?x=1", [(b"host", b"shop.example")], [], True, False, False
     )
     return Draft(
-        EffectId.new(), "irreversible", branch, "inst_1", scope, key, b"rule", b"secrets", payload, body, True
+        EffectId.new(),
+        "irreversible",
+        branch,
+        "inst_1",
+        scope,
+        key and key_digest(key),
+        b"rule",
+        b"secrets",
+        payload,
+        body,
+        True,
     )

@@ -9,7 +9,7 @@ import pytest
 from effect_drafts import draft
 from kibo.branch.history import History
 from kibo.effects.ledger import Ledger
-from kibo.effects.records import Outcome
+from kibo.effects.records import Outcome, key_digest
 from kibo.model.errors import BranchStale, EffectUnknown, WrongState
 
 pytestmark = pytest.mark.contract
@@ -177,9 +177,9 @@ def test_a_key_finds_what_stands_in_its_scope(history: History, ledger: Ledger) 
     kept = ledger.hold(draft(fork.id, key=b"k", scope=main.id), "gw_1")
     ledger.hold(draft(fork.id, key=b"other", scope=main.id), "gw_1")
     ledger.hold(draft(fork.id, key=b"k", scope="elsewhere"), "gw_1")
-    assert [each.effect.id for each in ledger.repeated(main.id, b"k")] == [kept.id]
+    assert [each.effect.id for each in ledger.repeated(main.id, key_digest(b"k"))] == [kept.id]
     ledger.drop(kept.id, "gone")
-    assert ledger.repeated(main.id, b"k") == []
+    assert ledger.repeated(main.id, key_digest(b"k")) == []
 
 
 def test_only_a_person_leads_out_of_doubt_and_only_once(ledger: Ledger) -> None:

@@ -473,6 +473,20 @@ def test_repetitions_that_come_at_once_are_sent_once(here: Installation) -> None
     assert len(here.shop.requests) == 1
 
 
+def test_of_two_boxes_of_a_branch_that_wait_with_one_key_one_is_sent_and_both_have_its_answer(
+    here: Installation,
+) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    keyed = request("/pay", "Idempotency-Key: k")
+    asking = [Asking(here.box(fork), keyed) for _ in range(2)]
+    here.await_states("held", "held")
+    here.commit(fork)
+    assert [each.wait()[:12] for each in asking] == [b"HTTP/1.1 200"] * 2
+    assert here.states() == ["done", "failed"]
+    assert len(here.shop.requests) == 1
+
+
 def test_siblings_hold_the_same_key_each_and_one_of_them_uses_it(here: Installation) -> None:
     main = here.history.create()
     one, two = here.history.fork(main.id, 2)

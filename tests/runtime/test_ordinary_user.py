@@ -22,7 +22,7 @@ NEED_ROOT = {
     "test_workspace_disks.py",
 }
 #: They start database servers, whose programs want a user that has a name; and of the kernel they ask nothing.
-OF_STORES = {"test_store.py", "test_store_history.py", "test_history_crashes.py"}
+OF_STORES = {"test_effects_ledger.py", "test_store.py", "test_store_history.py", "test_history_crashes.py"}
 MODULES = [
     f"{folder}/{path.name}"
     for folder in ("runtime", "fault", "contract")

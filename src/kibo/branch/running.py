@@ -373,6 +373,7 @@ class RunningBranch:
 
     async def effects(self) -> list[Effect]:
         """Lists what it has asked the outside world for; see `Branch.effects`."""
+        await self._bury_gateway()
         return await self.family.waiting.aside(lambda: self.family.ledger.listed(self.id))
 
     def waits_at_boundary(self) -> bool:
@@ -412,7 +413,9 @@ class RunningBranch:
         return False
 
     async def _bury_gateway(self) -> None:
-        """What a gateway held that has died since is dropped before a commit could release it: its clients know."""
+        """Records what a gateway that has died left. What it held is dropped before a commit could release it: its
+        clients have heard of its end.
+        """
         lost = self.family.egress.lost()
         if lost:
             await self.family.waiting.aside(lambda: self.family.ledger.bury(lost))
@@ -436,6 +439,7 @@ class RunningBranch:
             if done.effects:
                 with suppress(TimeoutError):
                     await self.family.waiting.ready((told.fileno(),), timeout_s=SETTLED_S)
+                await self._bury_gateway()
                 names = [effect.id for effect in done.effects]
                 effects = await self.family.waiting.aside(lambda: self.family.ledger.named(*names))
                 return replace(done, effects=tuple(effects))

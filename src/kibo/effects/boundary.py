@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Final
 
 from kibo.effects.destinations import Refused
-from kibo.effects.exchange import Answer, Body, Fields, Interim, Request, Whole, filled, gather
+from kibo.effects.exchange import Answer, Body, Fields, Interim, Request, filled, gather
 from kibo.effects.http_head import MAX_SECRET_BODY_BYTES
 from kibo.effects.outbox import KEY, Outbox, ready
 from kibo.effects.packed import PackedRule, PackedSecret
-from kibo.effects.records import PACK, Draft, Exact, Payload
+from kibo.effects.records import PACK, Draft, Payload, key_digest
+from kibo.effects.repeating import repetition
 from kibo.effects.upstream import Upstream
 from kibo.model.asker import Asker
 from kibo.model.ids import EffectId
 from kibo.model.limits import MAX_EFFECT_BODY_BYTES
-
-CONFLICT: Final = "409 Conflict"
 
 
 class Boundary:
@@ -61,12 +59,15 @@ class Boundary:
         draft = self._draft(request, asker, body, whole=rest is None)
         if draft.key is None:
             return await self._fresh(draft, request, rest, interim, outbox, asker)
-        where = asker.branch or self._instance
-        async with outbox.alone(where, draft.scope, draft.key) as found:
-            for each in found:
-                if each.effect.state != "held":
-                    return repetition(each, draft)
-            return await self._fresh(draft, request, rest, interim, outbox, asker)
+        if asker.holds:
+            # Those of one key wait side by side: which of them is sent is decided when they are released.
+            scope, key = draft.scope, draft.key
+            found = await outbox.ask(lambda ledger: ledger.repeated(scope, key))
+            again = repetition(found, draft.id, draft.payload, draft.body, whole=draft.whole)
+            return again or await self._fresh(draft, request, rest, interim, outbox, asker)
+        async with outbox.alone(asker.branch or self._instance, draft.scope, draft.key) as found:
+            again = repetition(found, draft.id, draft.payload, draft.body, whole=draft.whole)
+            return again or await self._fresh(draft, request, rest, interim, outbox, asker)
 
     async def _fresh(
         self,
@@ -106,7 +107,7 @@ class Boundary:
             asker.branch,
             self._instance,
             asker.tree or self._instance,
-            keys[0] if len(keys) == 1 and keys[0] else None,
+            key_digest(keys[0]) if len(keys) == 1 and keys[0] else None,
             PACK.encode(PackedRule.pack(request.rule)),
             PACK.encode([PackedSecret(secret.placeholder, secret.hosts) for secret in request.secrets]),
             payload,
@@ -133,35 +134,3 @@ class Streamed:
         yield self._first
         async for chunk in self._rest:
             yield chunk
-
-
-def repetition(found: Exact, draft: Draft) -> Answer:
-    """Answers a request whose key stands for something already: as that was answered, or not at all.
-
-    Raises:
-        Refused: It was another request, or its answer is not known.
-    """
-    effect, was, now = found.effect, found.payload, draft.payload
-    if (was.method, was.url, found.body) != (now.method, now.url, draft.body) or not (
-        found.whole and draft.whole
-    ):
-        raise Refused(
-            "422 Unprocessable Content",
-            f"this Idempotency-Key was used for another request, {effect.id}. A key stands for one: use another.",
-        )
-    outcome = found.outcome
-    if effect.state == "done" and outcome is not None and outcome.whole:
-
-        async def close() -> None:
-            """Nothing is open."""
-
-        return Answer(outcome.status, b"", outcome.fields, Whole(outcome.body), close)
-    known = {
-        "done": "has happened, and its answer was not kept whole",
-        "in_doubt": "may have happened, which nobody has found out yet",
-    }
-    raise Refused(
-        CONFLICT,
-        f"this request was sent before as {effect.id}, which {known.get(effect.state, 'is on its way')}. "
-        f"It is not sent again; `kibo effects show {effect.id}` tells more.",
-    )

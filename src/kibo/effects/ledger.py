@@ -6,7 +6,6 @@ cannot both have it. What a commit or an abort does to effects happens in its ow
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -85,7 +84,15 @@ _HELD_IN: Final = Prepared(
     .order_by(effects.c.position)
 )
 _OPEN_OF: Final = Prepared(
-    select(effects.c.id, effects.c.state, effects.c.branch, effects.c.rule, effects.c.secrets)
+    select(
+        effects.c.id,
+        effects.c.state,
+        effects.c.branch,
+        effects.c.scope,
+        effects.c.key,
+        effects.c.rule,
+        effects.c.secrets,
+    )
     .where(effects.c.gateway == bindparam("gateway"), _is_any(OPEN))
     .order_by(effects.c.position)
 )
@@ -248,9 +255,9 @@ class Ledger:
             )
         )
 
-    def repeated(self, scope: str, key: bytes) -> list[Exact]:
+    def repeated(self, scope: str, key: str) -> list[Exact]:
         """Finds what a client's key stands for already: what has happened, may have, or still may. Oldest first."""
-        rows = self._store.read(lambda tx: tx.rows(_BY_KEY, scope=scope, key=key_digest(key)))
+        rows = self._store.read(lambda tx: tx.rows(_BY_KEY, scope=scope, key=key))
         return [_exact(row) for row in rows]
 
     def send(self, effect: str) -> bool:
@@ -384,11 +391,6 @@ class Ledger:
         return bool(self._store.write(lambda tx: tx.run(_STEPS[event], effect=effect, **values)))
 
 
-def key_digest(key: bytes) -> str:
-    """Names a client's key, which may be of any length and any bytes."""
-    return hashlib.blake2b(key, digest_size=32).hexdigest()
-
-
 def _insert(
     tx: Transaction,
     draft: Draft,
@@ -408,7 +410,7 @@ def _insert(
         "instance": draft.instance,
         "gateway": gateway,
         "scope": draft.scope,
-        "key": None if draft.key is None else key_digest(draft.key),
+        "key": draft.key,
         "class": draft.effect,
         "rule": draft.rule,
         "secrets": draft.secrets,

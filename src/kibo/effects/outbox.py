@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from kibo.effects.exchange import Answer, ClientGoneError, Interim, Request, Who
 from kibo.effects.http_head import SecretValue
 from kibo.effects.packed import RULE, SECRETS
 from kibo.effects.records import Draft, Exact, Fields, Outcome, Unsent
+from kibo.effects.repeating import repetition
 from kibo.effects.upstream import BAD_GATEWAY, Upstream
 from kibo.model.errors import KiboError
 from kibo.model.limits import LAST_ANSWERS_S, MAX_EFFECT_ANSWER_BYTES
@@ -89,7 +91,7 @@ class Outbox:
         self._thread = ThreadPoolExecutor(1, "kibo-ledger")
         self._waiters: dict[str, Waiter] = {}
         self._releasing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._alone: WeakValueDictionary[tuple[str, str, bytes], asyncio.Lock] = WeakValueDictionary()
+        self._alone: WeakValueDictionary[tuple[str, str, str], asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         presence.appear(Path(place.gateways), place.gateway)
 
@@ -270,35 +272,45 @@ class Outbox:
                         await self._release_one(each)
 
     async def _release_one(self, unsent: Unsent) -> None:
-        crash.point("effect.released")
-        exact = await self.ask(lambda ledger: ledger.get(unsent.id))
         waiter = self._waiters.get(unsent.id)
-        own = None if waiter is not None else Upstream(self._trust)
         try:
-            try:
-                request = restored(exact, unsent, None if waiter is None else waiter.secrets)
-            except LookupError as error:
-                print(f"kibo: {unsent.id} cannot be sent: {error}", flush=True)
-                return
-            upstream = waiter.upstream if waiter is not None else own
-            assert upstream is not None
-            interim = waiter.interim if waiter is not None else _unheard
-            answer = await self._send(
-                unsent.id, request, upstream, interim, partial(self._started, unsent.id)
-            )
+            if unsent.key is None:
+                answer = await self._send_released(unsent, waiter)
+            else:
+                async with self.alone(unsent.branch, unsent.scope, unsent.key) as found:
+                    own = next(each for each in found if each.effect.id == unsent.id)
+                    again = repetition(found, unsent.id, own.payload, own.body, whole=own.whole)
+                    if again is not None:
+                        await self.ask(
+                            lambda ledger: ledger.fail(unsent.id, "it repeats another, and was not sent")
+                        )
+                    answer = again or await self._send_released(unsent, waiter)
+        except LookupError as error:
+            # It stays released: a gateway that has the value sends it.
+            print(f"kibo: {unsent.id} cannot be sent: {error}", file=sys.stderr, flush=True)
+            return
         except (Refused, ClientGoneError) as error:
             why = str(error)
             await self.ask(lambda ledger: ledger.fail(unsent.id, why))
             if waiter is not None and not waiter.answer.done():
                 waiter.answer.set_exception(error)
             return
-        finally:
-            if own is not None:
-                own.close()
         if waiter is not None and not waiter.answer.done():
             waiter.answer.set_result(answer)
         else:
             self._background(self._finish(_ready(answer)))
+
+    async def _send_released(self, unsent: Unsent, waiter: Waiter | None) -> Answer:
+        crash.point("effect.released")
+        exact = await self.ask(lambda ledger: ledger.get(unsent.id))
+        request = restored(exact, unsent, None if waiter is None else waiter.secrets)
+        upstream = Upstream(self._trust) if waiter is None else waiter.upstream
+        interim = _unheard if waiter is None else waiter.interim
+        started = partial(self._started, unsent.id)
+        answer = await self._send(unsent.id, request, upstream, interim, started)
+        if waiter is None:
+            answer.close = partial(_close_both, answer.close, upstream)
+        return answer
 
     async def _started(self, effect: str) -> None:
         if not await self.ask(lambda ledger: ledger.send(effect)):
@@ -307,7 +319,7 @@ class Outbox:
     # -- repetitions
 
     @contextlib.asynccontextmanager
-    async def alone(self, where: str, scope: str, key: bytes) -> AsyncIterator[list[Exact]]:
+    async def alone(self, where: str, scope: str, key: str) -> AsyncIterator[list[Exact]]:
         """Waits until no other request of a branch with the same key is on its way. Gives what the key stands for."""
         lock = self._alone.setdefault((where, scope, key), asyncio.Lock())
         async with lock:
@@ -440,6 +452,11 @@ async def _gone(request: Request) -> None:
 
 async def _ready(answer: Answer) -> Answer:
     return answer
+
+
+async def _close_both(close: Callable[[], Awaitable[None]], upstream: Upstream) -> None:
+    await close()
+    upstream.close()
 
 
 async def _unheard(status: int, fields: Fields) -> None:

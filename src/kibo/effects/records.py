@@ -124,7 +124,7 @@ class Draft(NamedTuple):
         branch: Where it is asked for, or empty.
         instance: Who asks.
         scope: Within which a client's key names one intent.
-        key: The client's own, or None.
+        key: The digest of the client's own, or None.
         rule: What allows it, packed.
         secrets: Those that may go into it, packed: placeholders and hosts, never values.
         payload: What is to be sent.
@@ -137,7 +137,7 @@ class Draft(NamedTuple):
     branch: str
     instance: str
     scope: str
-    key: bytes | None
+    key: str | None
     rule: bytes
     secrets: bytes
     payload: Payload
@@ -158,8 +158,15 @@ class Unsent(NamedTuple):
     id: EffectId
     state: State
     branch: str
+    scope: str
+    key: str | None
     rule: bytes
     secrets: bytes
+
+
+def key_digest(key: bytes) -> str:
+    """Names a client's key, which may be of any length and any bytes."""
+    return hashlib.blake2b(key, digest_size=32).hexdigest()
 
 
 PACK: Final = msgspec.msgpack.Encoder()

@@ -145,6 +145,10 @@ class Egress:
         return self._certificate
 
     def _running(self) -> Forwarding:
+        if self._forwarding is not None and not self._forwarding.alive:
+            # Killed. Boxes that had a way out through it have none any more; those that come get one.
+            self._forwarding.close()
+            self._forwarding = None
         if self._forwarding is None:
             self._forwarding = self._make()
         return self._forwarding
