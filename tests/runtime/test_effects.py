@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import anyio
@@ -16,56 +14,25 @@ import kibo
 from kibo import Allow, aio
 from kibo.model.errors import BranchStale, InstanceEnded, KiboError, WrongState
 from payer_boxes import Payer
+from running_till import Till, running_till
 
 pytestmark = pytest.mark.runtime
 
 
-class Shop:
-    """A real server that counts what it is asked."""
-
-    def __init__(self) -> None:
-        self.paid: list[str] = []
-        shop = self
-
-        class Till(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.give(b"looked")
-
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["content-length"]))
-                shop.paid.append(self.path)
-                self.give(f"receipt {len(shop.paid)} for {self.path}".encode())
-
-            def give(self, body: bytes) -> None:
-                self.send_response(200)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Tests print nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Till)
-        self.address = f"127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
 @pytest.fixture(scope="module")
-def till() -> Iterator[Shop]:
-    made = Shop()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+def till() -> Iterator[Till]:
+    with running_till() as running:
+        yield running
 
 
 @pytest.fixture
-def shop(till: Shop) -> Shop:
+def shop(till: Till) -> Till:
     till.paid.clear()
     return till
 
 
 @pytest.fixture(scope="module")
-def payer(till: Shop) -> type[Payer]:
+def payer(till: Till) -> type[Payer]:
     class Customer(Payer):
         """Pays at the shop."""
 
@@ -104,7 +71,7 @@ def ended(call: Future[Any]) -> KiboError:
 
 
 def test_in_a_root_an_effect_happens_at_once_and_is_recorded(
-    main: kibo.Branch, payer: type[Payer], shop: Shop
+    main: kibo.Branch, payer: type[Payer], shop: Till
 ) -> None:
     box = main.spawn(payer())
     assert box.pay() == "receipt 1 for /pay"
@@ -114,7 +81,7 @@ def test_in_a_root_an_effect_happens_at_once_and_is_recorded(
 
 
 def test_of_three_forks_that_pay_the_one_that_is_committed_pays_once_and_its_call_returns(
-    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+    main: kibo.Branch, payer: type[Payer], shop: Till, calls: ThreadPoolExecutor
 ) -> None:
     box = main.spawn(payer())
     forks = main.fork(3)
@@ -137,7 +104,7 @@ def test_of_three_forks_that_pay_the_one_that_is_committed_pays_once_and_its_cal
 
 
 def test_a_commit_seals_the_files_as_they_are_in_the_middle_of_the_call(
-    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+    main: kibo.Branch, payer: type[Payer], shop: Till, calls: ThreadPoolExecutor
 ) -> None:
     box = main.spawn(payer())
     (fork,) = main.fork()
@@ -152,7 +119,7 @@ def test_a_commit_seals_the_files_as_they_are_in_the_middle_of_the_call(
 
 
 def test_an_aborted_fork_pays_nothing(
-    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+    main: kibo.Branch, payer: type[Payer], shop: Till, calls: ThreadPoolExecutor
 ) -> None:
     box = main.spawn(payer())
     (fork,) = main.fork()
@@ -167,7 +134,7 @@ def test_an_aborted_fork_pays_nothing(
 
 
 def test_what_is_asked_for_two_forks_down_waits_for_both_commits(
-    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+    main: kibo.Branch, payer: type[Payer], shop: Till, calls: ThreadPoolExecutor
 ) -> None:
     box = main.spawn(payer())
     (outer,) = main.fork()
@@ -185,7 +152,7 @@ def test_what_is_asked_for_two_forks_down_waits_for_both_commits(
 
 
 def test_commands_and_threads_of_a_box_are_held_like_its_actions(
-    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+    main: kibo.Branch, payer: type[Payer], shop: Till, calls: ThreadPoolExecutor
 ) -> None:
     box = main.spawn(payer())
     (fork,) = main.fork()
@@ -200,7 +167,7 @@ def test_commands_and_threads_of_a_box_are_held_like_its_actions(
 
 
 def test_two_forks_that_change_no_file_cannot_both_release_what_they_hold(
-    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+    main: kibo.Branch, payer: type[Payer], shop: Till, calls: ThreadPoolExecutor
 ) -> None:
     box = main.spawn(payer())
     one, two = main.fork(2)
@@ -215,7 +182,7 @@ def test_two_forks_that_change_no_file_cannot_both_release_what_they_hold(
 
 
 def test_a_call_in_the_parent_waits_until_the_call_that_was_committed_into_it_has_ended(
-    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+    main: kibo.Branch, payer: type[Payer], shop: Till, calls: ThreadPoolExecutor
 ) -> None:
     box = main.spawn(payer())
     (outer,) = main.fork()
@@ -234,7 +201,7 @@ def test_a_call_in_the_parent_waits_until_the_call_that_was_committed_into_it_ha
 
 
 def test_a_stream_goes_on_across_the_commit_that_it_waits_for(
-    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+    main: kibo.Branch, payer: type[Payer], shop: Till, calls: ThreadPoolExecutor
 ) -> None:
     box = main.spawn(payer())
     (fork,) = main.fork()
@@ -248,7 +215,7 @@ def test_a_stream_goes_on_across_the_commit_that_it_waits_for(
 
 
 def test_what_waits_at_the_boundary_is_not_merged_away(
-    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+    main: kibo.Branch, payer: type[Payer], shop: Till, calls: ThreadPoolExecutor
 ) -> None:
     box = main.spawn(payer())
     (outer,) = main.fork()
@@ -264,7 +231,7 @@ def test_what_waits_at_the_boundary_is_not_merged_away(
 
 
 def test_a_fork_of_a_forks_instance_is_held_with_its_branch(
-    main: kibo.Branch, payer: type[Payer], shop: Shop, calls: ThreadPoolExecutor
+    main: kibo.Branch, payer: type[Payer], shop: Till, calls: ThreadPoolExecutor
 ) -> None:
     box = main.spawn(payer())
     (fork,) = main.fork()
@@ -278,7 +245,7 @@ def test_a_fork_of_a_forks_instance_is_held_with_its_branch(
 
 
 def test_a_repetition_in_a_later_fork_has_the_first_ones_answer(
-    main: kibo.Branch, payer: type[Payer], shop: Shop
+    main: kibo.Branch, payer: type[Payer], shop: Till
 ) -> None:
     box = main.spawn(payer())
     assert box.pay("/pay", "order-1") == "receipt 1 for /pay"
@@ -287,7 +254,7 @@ def test_a_repetition_in_a_later_fork_has_the_first_ones_answer(
     assert shop.paid == ["/pay"]
 
 
-def test_coroutines_commit_what_waits(payer: type[Payer], shop: Shop) -> None:
+def test_coroutines_commit_what_waits(payer: type[Payer], shop: Till) -> None:
     async def race() -> str:
         async with aio.branch() as main:
             box = await main.spawn(payer())
