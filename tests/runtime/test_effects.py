@@ -279,3 +279,37 @@ def test_coroutines_commit_what_waits(payer: type[Payer], shop: Till) -> None:
 
     assert anyio.run(race) == "receipt 1 for /two"
     assert shop.paid == ["/two"]
+
+
+def test_explore_judges_strategies_that_wait_at_the_payment_and_the_winner_alone_pays(
+    main: kibo.Branch, payer: type[Payer], shop: Till
+) -> None:
+    box = main.spawn(payer())
+    drinks = {"espresso": 2, "latte": 4, "tea": 1}
+    strategies = [(name, lambda box, name=name: box.pay(f"/{name}")) for name in drinks]
+
+    def cheapness(branch: kibo.Branch) -> float:
+        return -drinks[branch[box].files.read("/work/before").decode().strip("/")]
+
+    found = kibo.explore(main, [(name, lambda branch, run=run: run(branch[box])) for name, run in strategies],
+                         policy=kibo.BestOf(cheapness), budget=kibo.Budget(seconds=30))  # fmt: skip
+    assert shop.paid == ["/tea"]
+    assert found.winner is not None
+    assert (found.winner.name, found.winner.value) == ("tea", "receipt 1 for /tea")
+    assert sorted(attempt.state for attempt in found.attempts) == ["stopped", "stopped", "won"]
+    assert box.kept() == ["receipt 1 for /tea"]
+    assert [effect.state for effect in main.effects()] == ["done"]
+
+
+def test_coroutines_explore_to_the_payment_too(payer: type[Payer], shop: Till) -> None:
+    async def buy() -> str:
+        async with aio.branch() as main:
+            box = await main.spawn(payer())
+            paths = ["/one", "/two", "/three"]
+            strategies = [(path, lambda box, path=path: box.pay(path)) for path in paths]
+            found = await aio.explore(box, strategies, budget=kibo.Budget(seconds=30))
+            assert found.winner is not None
+            return str(found.winner.value)
+
+    assert anyio.run(buy) == f"receipt 1 for {shop.paid[0]}"
+    assert len(shop.paid) == 1
