@@ -12,7 +12,7 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from kibo.box.policy import Allow
 from kibo.effects import presence
 from kibo.effects.destinations import Refused
 from kibo.effects.exchange import Answer, ClientGoneError, Interim, Request, Whole, filled
-from kibo.effects.http_head import SecretValue
+from kibo.effects.http_head import SecretValue, taken_out
 from kibo.effects.packed import RULE, SECRETS
 from kibo.effects.records import Draft, Exact, Fields, Outcome, Unsent
 from kibo.effects.repeating import repetition
@@ -176,25 +176,30 @@ class Outbox:
             ) from error
 
     async def _record(self, effect: str, request: Request, answer: Answer) -> Answer:
-        """Records an answer before it is passed on; of one that is long, or comes bit by bit, its head."""
+        """Records an answer before it is passed on; of one that is long, or comes bit by bit, its head.
+
+        Values of secrets that it repeats are not recorded.
+        """
+        fields = [(name, taken_out(value, request.secrets)) for name, value in answer.fields]
         if answer.upgraded is not None or not _is_small(request, answer):
-            outcome = Outcome(answer.status, answer.fields, b"", answer.upgraded is not None)
+            outcome = Outcome(answer.status, fields, b"", answer.upgraded is not None)
             await self.ask(lambda ledger: ledger.answer(effect, outcome))
             if answer.upgraded is None:
-                answer.body = Kept(answer, partial(self._keep, effect))
+                answer.body = Kept(answer, partial(self._keep, effect, request.secrets))
             return answer
         try:
             body = b"".join([chunk async for chunk in answer.body.chunks()])
         except BaseException:
             await answer.close()
             raise
-        outcome = Outcome(answer.status, answer.fields, body, True)
+        outcome = Outcome(answer.status, fields, taken_out(body, request.secrets), True)
         await self.ask(lambda ledger: ledger.answer(effect, outcome))
         answer.body = Whole(body, answer.body.trailers)
         return answer
 
-    async def _keep(self, effect: str, body: bytes, whole: bool) -> None:
-        await self.ask(lambda ledger: ledger.keep(effect, body, whole=whole))
+    async def _keep(self, effect: str, secrets: Sequence[SecretValue], body: bytes, whole: bool) -> None:
+        kept = taken_out(body, secrets)
+        await self.ask(lambda ledger: ledger.keep(effect, kept, whole=whole))
 
     async def _finish(self, sending: Awaitable[Answer]) -> None:
         """Takes an answer that nobody waits for any more, as far as it is kept."""
