@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import threading
 import time
@@ -118,7 +119,7 @@ class Installation:
 
     def await_states(self, *states: str) -> None:
         deadline = time.monotonic() + 10
-        while (found := self.states()) != list(states):
+        while (found := self.states()) != list(states):  # another process records them
             assert time.monotonic() < deadline, found
             time.sleep(0.01)
 
@@ -260,6 +261,29 @@ def test_a_server_that_breaks_off_leaves_a_doubt_that_is_told(here: Installation
     assert page.startswith(b"HTTP/1.1 502")
     assert f"kibo effects show {effect.id}".encode() in page
     assert len(here.shop.requests) == 1
+
+
+def test_an_interim_answer_that_nobody_hears_leaves_no_doubt(here: Installation) -> None:
+    asked, gone = threading.Event(), threading.Event()
+
+    def hint(connection: socket.socket) -> None:
+        read_until(connection, b"card=1")
+        asked.set()
+        gone.wait(10)
+        for _ in range(3):
+            connection.sendall(b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n")
+            time.sleep(0.05)
+        connection.sendall(ANSWER)
+
+    server = Server(hint)
+    connection = here.box(None, Allow("shop.example", to=server.address)).connect()
+    connection.sendall(request())
+    asked.wait(10)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+    gone.set()
+    here.await_states("done")
+    server.close()
 
 
 def test_values_of_secrets_reach_the_server_and_not_the_store(here: Installation) -> None:

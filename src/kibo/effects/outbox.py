@@ -160,8 +160,13 @@ class Outbox:
             left = True
             crash.point("effect.sending")
 
+        async def hear(status: int, fields: Fields) -> None:
+            # A client that has gone is no reason to doubt what the server says.
+            with contextlib.suppress(OSError):
+                await interim(status, fields)
+
         try:
-            answer = await upstream.send_once(keyed(request, effect), interim, leaving)
+            answer = await upstream.send_once(keyed(request, effect), hear, leaving)
             crash.point("effect.answered")
             return await self._record(effect, request, answer)
         except Exception as error:
@@ -256,6 +261,9 @@ class Outbox:
         waiter.answer.cancel()
         with contextlib.suppress(Refused):
             await self.ask(lambda ledger: ledger.drop(effect, "its client went away while it was held"))
+            for found in await self.ask(lambda ledger: ledger.named(effect)):
+                if found.state == "released":  # its branch was committed first
+                    await self._release(found.branch)
 
     # -- what is released
 
@@ -273,8 +281,7 @@ class Outbox:
         async with lock:
             for each in await self.ask(lambda ledger: ledger.unsent(self._place.gateway)):
                 if each.state == "released" and each.branch == branch:
-                    with contextlib.suppress(Refused, ClientGoneError):  # it is recorded, and its client told
-                        await self._release_one(each)
+                    await self._release_one(each)
 
     async def _release_one(self, unsent: Unsent) -> None:
         waiter = self._waiters.get(unsent.id)
@@ -294,11 +301,17 @@ class Outbox:
             # It stays released: a gateway that has the value sends it.
             print(f"kibo: {unsent.id} cannot be sent: {error}", file=sys.stderr, flush=True)
             return
-        except (Refused, ClientGoneError) as error:
-            why = str(error)
-            await self.ask(lambda ledger: ledger.fail(unsent.id, why))
+        except Exception as error:  # noqa: BLE001 - recorded, and told; others that were released come after it
+            known = (
+                error
+                if isinstance(error, Refused)
+                else Refused(BAD_GATEWAY, f"it could not be sent: {error!r}")
+            )
             if waiter is not None and not waiter.answer.done():
-                waiter.answer.set_exception(error)
+                waiter.answer.set_exception(known)
+            # Where the ledger itself is what failed, it stays released, and the next gateway sends it.
+            with contextlib.suppress(Refused):
+                await self.ask(lambda ledger: ledger.fail(unsent.id, str(known)))
             return
         if waiter is not None and not waiter.answer.done():
             waiter.answer.set_result(answer)
@@ -348,8 +361,9 @@ class Outbox:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=LAST_ANSWERS_S)
         me = self._place.gateway
-        if self._opened is None or not await self.ask(lambda ledger: ledger.unsent(me)):
-            presence.forget(Path(self._place.gateways), me)
+        with contextlib.suppress(Refused):  # whoever comes next looks again
+            if self._opened is None or not await self.ask(lambda ledger: ledger.unsent(me)):
+                presence.forget(Path(self._place.gateways), me)
         self._thread.shutdown()
 
     def start(self) -> None:
