@@ -426,6 +426,7 @@ def test_gc_tells_and_then_removes_what_is_unused(cli: Cli) -> None:
 
 def test_policy_check_says_which_rule_decides_and_what_would_allow_the_rest(cli: Cli) -> None:
     allowed = cli("policy", "check", "boxes.py:Caller", "https://api.example/v1/x?y=1")
+    assert "waits" not in allowed.stdout
     assert allowed.stdout.startswith(
         'allowed: Allow("api.example", methods=("GET",), paths=("/v1/*",)) covers GET /v1/x'
     )
@@ -439,4 +440,6 @@ def test_policy_check_says_which_rule_decides_and_what_would_allow_the_rest(cli:
         "reason": 'Deny("bad.example") keeps this box from GET / at bad.example:80, whatever allows it.',
     }
     assert cli.json("policy", "check", "boxes.py:Caller", "http://test.example/")["to"] == "127.0.0.1:9"
+    post = cli("policy", "check", "boxes.py:Caller", "http://test.example/", "--method", "post")
+    assert "it is irreversible, and in a fork of a branch it waits for the commit" in post.stdout
     assert cli("policy", "check", "boxes.py:Caller", "ftp://x/", status=65).stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from kibo.box.plan import plan
-from kibo.box.policy import split_target
+from kibo.box.policy import find_effect, split_target
 from kibo.cli.options import Common
 from kibo.cli.output import print_json, print_value
 from kibo.cli.references import load_box
@@ -34,19 +34,33 @@ def policy_check(box: str, url: str, /, *, method: str = "GET", common: Common =
     host, port = split_target(parts.netloc)
     port = port or (443 if parts.scheme == "https" else 80)
     try:
-        rule = decide(plan(load_box(box)).egress, host, port, [method.upper()], parts.path or "/")
+        asked = (host, port, [method.upper()], parts.path or "/")
+        rules = plan(load_box(box)).egress
+        rule = decide(rules, *asked)
     except Refused as refusal:
         if common.json:
             print_json({"allowed": False, "reason": str(refusal)})
         else:
             print_value(f"refused: {refusal}")
         return _NO
+    unopened = rule.passthrough and parts.scheme == "https"
+    effect = rule.effect if unopened else find_effect(rules, *asked)
     leads = f", which leads to {rule.to}" if rule.to else ""
-    leads += (
-        ", unopened: methods and paths are not seen" if rule.passthrough and parts.scheme == "https" else ""
-    )
+    if unopened:
+        leads += ", unopened: methods and paths are not seen"
+        leads += "" if effect == "read" else ", and in a fork of a branch it is refused"
+    elif effect != "read":
+        leads += f"; it is {effect}, and in a fork of a branch it waits for the commit"
     if common.json:
-        print_json({"allowed": True, "rule": write(rule), "to": rule.to, "passthrough": rule.passthrough})
+        print_json(
+            {
+                "allowed": True,
+                "rule": write(rule),
+                "effect": effect,
+                "to": rule.to,
+                "passthrough": rule.passthrough,
+            }
+        )
     else:
         print_value(
             f"allowed: {write(rule)} covers {method.upper()} {parts.path or '/'} at {show(host, port)}{leads}"
