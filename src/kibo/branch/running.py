@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from kibo.branch.marks import numbered
 from kibo.branch.members import Member, described, turns, turns_or_boundary
 from kibo.branch.points import Points, refuse_running
 from kibo.branch.records import BranchRecord, Committed, SnapshotRecord, Status
+from kibo.branch.releasing import Releasing, asker_for
 from kibo.branch.worlds import InstanceWorld, World, to_json, world_of
 from kibo.effects.records import Effect
 from kibo.model.asker import Asker
@@ -35,12 +36,10 @@ from kibo.model.errors import (
     InstanceUnknown,
     InvalidInput,
     KiboError,
-    RuntimeLost,
     UnmetNeed,
     WrongState,
 )
 from kibo.model.ids import BranchId
-from kibo.model.limits import SETTLED_S
 from kibo.runtime import forking
 from kibo.runtime.forking import Live, Point
 from kibo.runtime.instance import adopt, conversation_of, give_up, spawned_of, was_destroyed
@@ -50,11 +49,6 @@ from kibo.store.crash import point as crash_point
 
 #: Why nothing runs in a branch any more.
 Ended = Literal["committed", "aborted", "stale", "closed"]
-
-
-def asker_for(record: BranchRecord) -> Asker:
-    """Says on whose behalf the instances of a branch ask for something outside."""
-    return Asker(record.id, record.tree, holds=record.parent is not None)
 
 
 class RunningBranch:
@@ -87,6 +81,7 @@ class RunningBranch:
         self._is_root = record.parent is None
         #: On whose behalf its instances ask for something outside.
         self.asker = asker_for(record)
+        self.releasing = Releasing(family, record.id)
         #: What it writes with: refused once another process has taken the branch over.
         self._epoch = record.epoch
         self._sealed_names: set[str] = set(base)
@@ -347,11 +342,11 @@ class RunningBranch:
         parent, waiting = self.parent, self.family.waiting
         if self._elsewhere is not None:
             await waiting.aside(partial(self._refuse_running, self._elsewhere))
-        await self._bury_gateway()
+        await self.releasing.bury()
         members, theirs = list(self.members.values()), list(parent.members.values()) if parent else []
         async with (
             turns_or_boundary(members, self._at_boundary) as busy,
-            turns_or_boundary(theirs, self._parents_at_boundary),
+            turns_or_boundary(theirs, self._parents_boundary),
         ):
             self._check()
             if parent is not None and parent._moved():
@@ -367,83 +362,40 @@ class RunningBranch:
                 told = await waiting.aside(lambda: self._tell_gateway(done))
                 if parent is None:
                     self._stop("committed")
-        return await self._with_outcomes(done, told)
+        return await self.releasing.outcomes(done, told)
 
     # -- effects
 
     async def effects(self) -> list[Effect]:
         """Lists what it has asked the outside world for; see `Branch.effects`."""
-        await self._bury_gateway()
-        return await self.family.waiting.aside(lambda: self.family.ledger.listed(self.id))
+        return await self.releasing.listed()
 
     def waits_at_boundary(self) -> bool:
         """Tells whether all that is called in it waits for effects that it holds, and something does."""
-        if self._ended or not self.family.egress.used:
-            return False
-        waiting = self.family.ledger.waiting(self.id)
-        return bool(waiting) and all(
-            each.talk.instance in waiting for each in self.members.values() if each.talk.turn.held
-        )
+        return not self._ended and self.releasing.waits(self.members.values())
 
     async def _at_boundary(self, member: Member) -> bool:
         self._check()
-        ledger, egress = self.family.ledger, self.family.egress
-        if not egress.used:
-            return False
-        return member.talk.instance in await self.family.waiting.aside(lambda: ledger.waiting(self.id))
-
-    async def _parents_at_boundary(self, member: Member) -> bool:
-        """Refuses to end a parent's instance in the middle of a call that only the parent's own end can end."""
-        assert self.parent is not None
-        if await self.parent._at_boundary(member):
-            raise self.parent._waits(member.name)
-        return False
-
-    def _waits(self, name: str) -> WrongState:
-        return WrongState(
-            f"{name} of branch {self.name or self.id} waits for an effect that the branch holds",
-            hint="commit() that branch as it is, or abort() it.",
-            details={"branch": self.id, "instance": name},
-        )
+        return await self.releasing.at_boundary(member)
 
     async def _refuse_boundary(self, member: Member) -> bool:
-        """A join runs fresh guests over joined files: what waits in the middle of a call would be lost."""
-        if await self._at_boundary(member):
-            raise self._waits(member.name)
-        return False
+        """What waits in the middle of a call would be lost, where its instance becomes another."""
+        if not await self._at_boundary(member):
+            return False
+        raise WrongState(
+            f"{member.name} of branch {self.name or self.id} waits for an effect that the branch holds",
+            hint="commit() that branch as it is, or abort() it.",
+            details={"branch": self.id, "instance": member.name},
+        )
 
-    async def _bury_gateway(self) -> None:
-        """Records what a gateway that has died left. What it held is dropped before a commit could release it: its
-        clients have heard of its end.
-        """
-        lost = self.family.egress.lost()
-        if lost:
-            await self.family.waiting.aside(lambda: self.family.ledger.bury(lost))
+    async def _parents_boundary(self, member: Member) -> bool:
+        assert self.parent is not None
+        return await self.parent._refuse_boundary(member)
 
     def _tell_gateway(self, done: Committed) -> socket.socket | None:
-        """Has the gateway send what a commit has released, for what the history and the ledger say already."""
-        if not self.family.egress.used:
-            return None
         parent = self.parent
         asker = parent.asker if parent is not None else asker_for(self.family.history.get(done.parent))
-        try:
-            return self.family.egress.settle(self.id, asker)
-        except RuntimeLost:
-            return None  # it has died since: the next one sends what was released
-
-    async def _with_outcomes(self, done: Committed, told: socket.socket | None) -> Committed:
-        """Waits until what was released has an outcome, for a while."""
-        if told is None:
-            return done
-        with told:
-            if done.effects:
-                with suppress(TimeoutError):
-                    await self.family.waiting.ready((told.fileno(),), timeout_s=SETTLED_S)
-                await self._bury_gateway()
-                names = [effect.id for effect in done.effects]
-                effects = await self.family.waiting.aside(lambda: self.family.ledger.named(*names))
-                return replace(done, effects=tuple(effects))
-        return done
+        return self.releasing.tell(asker)
 
     async def merge(self, resolver: Resolver | None, reads: Sequence[str] | None) -> Committed:
         """Joins what this branch and its parent have become; see `Branch.merge` and `Branch.commit`.
@@ -467,10 +419,10 @@ class RunningBranch:
                 details={"branch": self.id},
             )
         parent._check()
-        await self._bury_gateway()
+        await self.releasing.bury()
         async with (
             turns_or_boundary(self.members.values(), self._refuse_boundary),
-            turns_or_boundary(parent.members.values(), self._parents_at_boundary),
+            turns_or_boundary(parent.members.values(), self._parents_boundary),
         ):
             ours = await parent._snapshot_held()
             # A stale one runs no more; its files are what it left.
@@ -502,7 +454,7 @@ class RunningBranch:
                     forking.discard(spawned)
                 raise
             family.flusher.add(done.head)
-        return await self._with_outcomes(done, told)
+        return await self.releasing.outcomes(done, told)
 
     def _record_merge(self, world: World, heads: tuple[str, str]) -> Committed:
         return self.family.history.record_merge(

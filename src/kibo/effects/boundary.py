@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from kibo.effects.destinations import Refused
 from kibo.effects.exchange import Answer, Body, Fields, Interim, Request, filled, gather
 from kibo.effects.http_head import MAX_SECRET_BODY_BYTES
-from kibo.effects.outbox import KEY, Outbox, ready
+from kibo.effects.outbox import Outbox
 from kibo.effects.packed import PackedRule, PackedSecret
 from kibo.effects.records import PACK, Draft, Payload, key_digest
 from kibo.effects.repeating import repetition
+from kibo.effects.sending import KEY, ready
 from kibo.effects.upstream import Upstream
 from kibo.model.asker import Asker
 from kibo.model.ids import EffectId

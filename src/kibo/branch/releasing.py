@@ -1,0 +1,90 @@
+"""What one branch has asked the outside world for: who waits for it, and what a commit lets happen.
+
+The history and the ledger decide; the gateway is told, and asked what came of it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+
+from kibo.branch.family import Family
+from kibo.branch.members import Member
+from kibo.branch.records import BranchRecord, Committed
+from kibo.effects.records import Effect
+from kibo.model.asker import Asker
+from kibo.model.errors import RuntimeLost
+from kibo.model.limits import SETTLED_S
+
+
+def asker_for(record: BranchRecord) -> Asker:
+    """Says on whose behalf the instances of a branch ask for something outside."""
+    return Asker(record.id, record.tree, holds=record.parent is not None)
+
+
+class Releasing:
+    """The effects of one branch that runs here.
+
+    Args:
+        family: What its tree shares.
+        branch: Its id.
+    """
+
+    def __init__(self, family: Family, branch: str) -> None:
+        self._family = family
+        self._branch = branch
+
+    async def listed(self) -> list[Effect]:
+        """Lists what it has asked for; see `Branch.effects`."""
+        await self.bury()
+        return await self._family.waiting.aside(lambda: self._family.ledger.listed(self._branch))
+
+    def waits(self, members: Iterable[Member]) -> bool:
+        """Tells whether all that is called in its instances waits for effects that it holds, and something does."""
+        if not self._family.egress.used:
+            return False
+        waiting = self._family.ledger.waiting(self._branch)
+        return bool(waiting) and all(each.talk.instance in waiting for each in members if each.talk.turn.held)
+
+    async def at_boundary(self, member: Member) -> bool:
+        """Tells whether one instance waits for an effect that the branch holds."""
+        if not self._family.egress.used:
+            return False
+        ledger = self._family.ledger
+        return member.talk.instance in await self._family.waiting.aside(lambda: ledger.waiting(self._branch))
+
+    async def bury(self) -> None:
+        """Records what a gateway that has died left. What it held is dropped before a commit could release it: its
+        clients have heard of its end.
+        """
+        lost = self._family.egress.lost()
+        if lost:
+            await self._family.waiting.aside(lambda: self._family.ledger.bury(lost))
+
+    def tell(self, asker: Asker) -> socket.socket | None:
+        """Has the gateway send what a commit has released, and ask on the parent's behalf from now on.
+
+        Returns:
+            What ends once all of it has an outcome; None where there is nobody to send it.
+        """
+        try:
+            return self._family.egress.settle(self._branch, asker)
+        except RuntimeLost:
+            return None  # it has died since: the next one sends what was released
+
+    async def outcomes(self, done: Committed, told: socket.socket | None) -> Committed:
+        """Waits until what a commit has released has an outcome, for a while."""
+        if told is None:
+            return done
+        family = self._family
+        with told:
+            if done.effects:
+                with suppress(TimeoutError):
+                    await family.waiting.ready((told.fileno(),), timeout_s=SETTLED_S)
+                await self.bury()
+                names = [effect.id for effect in done.effects]
+                known = await family.waiting.aside(lambda: family.ledger.named(*names))
+                return replace(done, effects=tuple(known))
+        return done

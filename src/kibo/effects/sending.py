@@ -1,0 +1,103 @@
+"""A request as it is sent, made of what the ledger has of it; and an answer, as far as the ledger keeps it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+from kibo.box.policy import Allow
+from kibo.effects.exchange import Answer, Request, Whole, filled
+from kibo.effects.http_head import SecretValue
+from kibo.effects.packed import RULE, SECRETS
+from kibo.effects.records import Exact, Fields, Unsent
+from kibo.model.limits import MAX_EFFECT_ANSWER_BYTES
+
+#: What a server may tell repetitions by, of its own accord (draft-ietf-httpapi-idempotency-key-header).
+KEY: Final = b"idempotency-key"
+
+
+class Kept:
+    """The body of an answer as it is passed on, of which the ledger keeps the beginning."""
+
+    def __init__(self, answer: Answer, keep: Callable[[bytes, bool], Awaitable[None]]) -> None:
+        self._body = answer.body
+        self._keep = keep
+        self._kept = bytearray()
+
+    @property
+    def trailers(self) -> Fields:
+        """As they came."""
+        return self._body.trailers
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Gives it in pieces."""
+        whole = True
+        async for chunk in self._body.chunks():
+            room = MAX_EFFECT_ANSWER_BYTES - len(self._kept)
+            self._kept += chunk[:room]
+            whole = whole and len(chunk) <= room
+            yield chunk
+        await self._keep(bytes(self._kept), whole)
+
+
+def keyed(request: Request, effect: str) -> Request:
+    """Gives a request a key by which servers can tell repetitions, where it brings none."""
+    if all(name != KEY for name, _ in request.fields):
+        request.fields = [*request.fields, (KEY, effect.encode())]
+    return request
+
+
+def restored(exact: Exact, unsent: Unsent, secrets: list[SecretValue] | None) -> Request:
+    """Makes a request again from what the ledger has of it.
+
+    Args:
+        exact: The effect.
+        unsent: What it is sent by.
+        secrets: With their values; None has them looked up in the environment.
+
+    Raises:
+        LookupError: A value is nowhere to be found.
+    """
+    if secrets is None:
+        secrets = []
+        for placeholder, hosts in SECRETS.decode(unsent.secrets):
+            name = placeholder.removeprefix("kibo-secret-")
+            if not os.environ.get(name):
+                raise LookupError(f"the secret {name} has no value in the environment of this gateway")
+            secrets.append(SecretValue(placeholder, os.environ[name], hosts))
+    payload = exact.payload
+    rule = RULE.decode(unsent.rule).unpack()
+    assert isinstance(rule, Allow)
+    request = Request(
+        rule,
+        payload.secure,
+        payload.host,
+        payload.port,
+        payload.method,
+        payload.target,
+        payload.fields,
+        Whole(),
+        payload.has_body,
+        payload.upgrade,
+        exact.effect.effect,
+        secrets,
+        payload.fillable,
+    )
+    return ready(request, exact.body, payload.trailers)
+
+
+def ready(request: Request, body: bytes, trailers: Fields) -> Request:
+    """Puts the values of secrets and the body into a request."""
+    if request.secrets:
+        request, fuller = filled(request, body if request.fillable else None)
+        body = fuller if request.fillable else body
+    request.body = Whole(body, trailers)
+    return request
+
+
+def is_small(request: Request, answer: Answer) -> bool:
+    if request.method == b"HEAD" or answer.status in (204, 304):
+        return True
+    lengths = [value for name, value in answer.fields if name == b"content-length"]
+    return len(lengths) == 1 and lengths[0].isdigit() and int(lengths[0]) <= MAX_EFFECT_ANSWER_BYTES
