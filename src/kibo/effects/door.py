@@ -83,6 +83,8 @@ class Door:
     ) -> None:
         self._listener = listener
         self._rules = rules
+        #: Those that say what a request does, which most leave to its method.
+        self._telling = [rule for rule in rules if isinstance(rule, Allow) and rule.effect]
         self._secrets = secrets
         self._services = services
         self._upstream = Upstream(services.trust)
@@ -227,8 +229,9 @@ class Door:
     async def _answer(self, client: Client, head: Head, host: str, port: int, *, secure: bool) -> bool:
         """Has one request answered. Returns whether another may follow."""
         path = head.path().partition(b"?")[0].decode("ascii")
-        rule = decide(self._rules, host, port, head.methods(), path)
-        effect = find_effect(self._rules, host, port, head.methods(), path, upgrade=head.upgrade)
+        methods = head.methods()
+        rule = decide(self._rules, host, port, methods, path)
+        effect = find_effect(self._telling, host, port, methods, path, upgrade=head.upgrade)
         request = await self._request(client, head, rule, effect, host, port, secure=secure)
         answer = await self._boundary.send(request, client.interim)
         try:
