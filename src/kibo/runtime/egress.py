@@ -13,6 +13,7 @@ from typing import Protocol
 
 from kibo.box.policy import Rule, Secret
 from kibo.model.asker import Asker
+from kibo.model.errors import RuntimeLost
 from kibo.runtime import wire
 from kibo.runtime.waiting import Waiting
 
@@ -135,8 +136,14 @@ class Egress:
 
     def lost(self) -> str:
         """Returns what a gateway that has died was called in the ledger; empty where none has."""
-        forwarding = self._forwarding
-        return "" if forwarding is None or forwarding.alive else forwarding.gateway
+        if self._forwarding is None:
+            return ""
+        try:
+            # One that is ending has cut its boxes off already and does not look ended yet: so it has to say something.
+            self._forwarding.certificate()
+        except RuntimeLost:
+            return self._forwarding.gateway
+        return ""
 
     def certificate(self) -> bytes:
         """Returns the certificate that boxes with a way out must trust, in PEM."""
