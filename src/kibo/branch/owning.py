@@ -20,10 +20,10 @@ from kibo.branch.retention import Collected
 from kibo.branch.unnamed import Unnamed
 from kibo.branch.worlds import names
 from kibo.model.ids import DeltaId
-from kibo.runtime.layers.locking import try_lock
 from kibo.runtime.layers.temporary import remove_tree
 from kibo.runtime.trees.flatten import PARTS
 from kibo.store.crash import point
+from kibo.store.locking import try_lock
 
 _SUFFIX: Final = ".deltas"
 

@@ -23,9 +23,9 @@ from kibo.branch.history import History
 from kibo.branch.hostdir.frozen import FrozenId, indexed, layers_of, workspaces
 from kibo.branch.worlds import names
 from kibo.model.ids import SnapshotId
-from kibo.runtime.layers.locking import try_lock_directory
 from kibo.runtime.layers.temporary import TemporaryEntry
 from kibo.store.crash import point
+from kibo.store.locking import try_lock_directory
 
 #: Freezes that are taken at once: a descriptor each.
 _AT_ONCE: Final = 100

@@ -4,14 +4,11 @@ One an installation, below its state directory. Its key is read by the gateway's
 certificate, and the host's own trust is never touched.
 """
 
-import contextlib
 import datetime
-import fcntl
 import ipaddress
 import os
 import ssl
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
 
@@ -19,6 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from kibo.store.locking import holding
 
 YEARS: Final = 5
 #: Made anew when less than this is left, so that no session that runs for weeks outlives it.
@@ -57,7 +56,7 @@ class Authority:
             ValueError: Its files are not what this wrote.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _holding(directory / "lock"):
+        with holding(directory / "lock"):
             path = directory / "authority.pem"
             if path.exists():
                 found = cls._read(path.read_bytes())
@@ -153,17 +152,6 @@ class Authority:
             file.flush()
             context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
         return context
-
-
-@contextlib.contextmanager
-def _holding(path: Path) -> Iterator[None]:
-    """Holds a lock file, flock(2): the kernel releases it however its holder ends. The file stays."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _now() -> datetime.datetime:

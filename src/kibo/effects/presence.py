@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from kibo.store.locking import lock, try_lock_found
 
 if TYPE_CHECKING:
     from kibo.effects.ledger import Ledger
@@ -16,14 +17,7 @@ if TYPE_CHECKING:
 def appear(directory: Path, gateway: str) -> None:
     """Makes this process known as a gateway for as long as it lives."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    while True:
-        # Never closed: the end of the process is what releases it.
-        fd = os.open(directory / gateway, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):
-            if os.fstat(fd).st_ino == os.stat(directory / gateway).st_ino:
-                return
-        os.close(fd)  # taken for a dead one's between the two calls, and removed
+    lock(directory / gateway)  # never closed: the end of the process is what releases it
 
 
 def known(directory: Path) -> list[str]:
@@ -39,20 +33,12 @@ def buried(directory: Path, gateway: str) -> Iterator[bool]:
 
     One that has no file here lives elsewhere, if it lives; where a store is shared, its own machine finds out.
     """
+    fd = try_lock_found(directory / gateway)
     try:
-        fd = os.open(directory / gateway, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        yield fd is not None
     finally:
-        os.close(fd)
+        if fd is not None:
+            os.close(fd)
 
 
 def forget(directory: Path, gateway: str) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kibo.runtime.layers.locking import try_lock
 from kibo.runtime.layers.temporary import remove_groups
+from kibo.store.locking import try_lock
 
 
 def lock_path(run_directory: Path) -> Path:

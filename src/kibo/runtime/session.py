@@ -20,9 +20,9 @@ from typing import Any, Final
 from kibo.model.errors import HostUnsupported
 from kibo.runtime.interpreter import out_of_reach
 from kibo.runtime.layers.home import kernel_features_to_do_without
-from kibo.runtime.layers.locking import try_lock
 from kibo.runtime.orders import Orders
 from kibo.runtime.remains import lock_path, remove_remains, sweep_sessions
+from kibo.store.locking import try_lock
 
 #: A warden that has not started by then will not: it is a fraction of a second's work.
 START_TIMEOUT_S: Final = 30.0

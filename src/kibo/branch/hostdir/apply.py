@@ -25,10 +25,10 @@ from kibo.branch.hostdir.staging import Staging, host_mode
 from kibo.branch.hostdir.steps import Raced, forward, identify, look_of
 from kibo.model.errors import KiboError, Unavailable
 from kibo.model.ids import RandomId
-from kibo.runtime.layers.locking import holding
 from kibo.runtime.layers.store import exhausting_disk
 from kibo.runtime.trees.stack import Node, parent
 from kibo.store.crash import point
+from kibo.store.locking import holding
 
 
 class ApplyId(RandomId):

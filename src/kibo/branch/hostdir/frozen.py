@@ -21,7 +21,7 @@ from kibo.branch.hostdir.manifest import Manifest, is_damage
 from kibo.branch.rows import this_boot
 from kibo.model.errors import NotFound
 from kibo.model.ids import DeltaId, RandomId
-from kibo.runtime.layers.locking import try_lock_directory
+from kibo.store.locking import try_lock_directory
 
 #: How many of the paths that were left out are named; the manifest has all of them.
 SHOWN_SKIPPED: Final = 100

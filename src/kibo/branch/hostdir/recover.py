@@ -22,10 +22,10 @@ from kibo.branch.hostdir.places import Places
 from kibo.branch.hostdir.steps import Raced, back, forward, identify, stage_of
 from kibo.model.errors import NotFound
 from kibo.runtime import kernel
-from kibo.runtime.layers.locking import holding_if_free
 from kibo.runtime.trees.removing import remove
 from kibo.runtime.trees.stack import join, parent
 from kibo.store.crash import point
+from kibo.store.locking import holding_if_free
 
 Outcome = Literal["completed", "taken back", "waiting", "unreadable"]
 #: Above this many directories, one flush of the file system costs less than one of each.

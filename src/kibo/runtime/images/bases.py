@@ -10,10 +10,10 @@ from kibo.runtime.images.inside import Inside
 from kibo.runtime.images.sandbox import Bind
 from kibo.runtime.images.settings import without_credentials
 from kibo.runtime.images.steps import GENERATION, digest_of
-from kibo.runtime.layers.locking import holding
 from kibo.runtime.layers.normalise import Cleaning
 from kibo.runtime.layers.store import Built, Layer
 from kibo.runtime.layers.temporary import TemporaryEntry
+from kibo.store.locking import holding
 
 if TYPE_CHECKING:
     from kibo.runtime.images.running import StepRun

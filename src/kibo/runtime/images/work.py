@@ -14,9 +14,9 @@ from kibo.runtime.images.bounds import StepBounds
 from kibo.runtime.images.ownership import move_ids
 from kibo.runtime.images.running import StepRun
 from kibo.runtime.images.steps import Step
-from kibo.runtime.layers.locking import holding
 from kibo.runtime.layers.store import Built, LayerStore, exhausting_disk, pin
 from kibo.runtime.layers.temporary import TemporaryEntry
+from kibo.store.locking import holding
 
 Emit = Callable[[dict[str, Any]], None]
 

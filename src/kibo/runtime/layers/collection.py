@@ -9,8 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from kibo.runtime.layers.locking import try_lock
 from kibo.runtime.layers.temporary import TemporaryEntry, sweep
+from kibo.store.locking import try_lock
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from kibo.model.errors import HostDiskFull
 from kibo.model.ids import LayerDigest
 from kibo.runtime import kernel
 from kibo.runtime.layers.digest import TreeSummary, digest_tree
-from kibo.runtime.layers.locking import try_lock
 from kibo.runtime.layers.normalise import Cleaning, normalise
 from kibo.runtime.layers.temporary import TemporaryEntry
+from kibo.store.locking import try_lock
 
 
 @dataclass(frozen=True, slots=True)

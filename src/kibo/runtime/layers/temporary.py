@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from kibo.runtime.cgroups import PLACES_FILE, remove_places
-from kibo.runtime.layers.locking import try_lock
 from kibo.runtime.trees.removing import remove
+from kibo.store.locking import try_lock
 
 #: The kernel counts a killed process out of its group within milliseconds; one that writes to a slow disk takes longer.
 PATIENCE_S: Final = 5.0

@@ -59,8 +59,21 @@ def try_lock_directory(path: Path, *, shared: bool = False) -> int | None:
     Returns:
         A descriptor to close in order to release, or None when another holds the lock, or there is no directory.
     """
+    return _try_lock_found(path, os.O_DIRECTORY | os.O_NOFOLLOW, shared=shared)
+
+
+def try_lock_found(path: Path) -> int | None:
+    """As `try_lock`, where the lock's file is there; it is not made.
+
+    Returns:
+        A descriptor to close in order to release, or None when another holds the lock, or there is no file.
+    """
+    return _try_lock_found(path, 0, shared=False)
+
+
+def _try_lock_found(path: Path, flags: int, *, shared: bool) -> int | None:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     except FileNotFoundError:
         return None
     if not _try_flock(fd, shared=shared):
@@ -69,6 +82,23 @@ def try_lock_directory(path: Path, *, shared: bool = False) -> int | None:
         return fd
     os.close(fd)
     return None
+
+
+def lock(path: Path) -> int:
+    """Takes a lock; waits for it without bound, in the kernel.
+
+    Args:
+        path: The lock's file; made when it is missing.
+
+    Returns:
+        A descriptor to close in order to release.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if _same_file(fd, path):
+            return fd
+        os.close(fd)
 
 
 @contextmanager
@@ -91,12 +121,7 @@ def holding(path: Path) -> Iterator[float]:
         The seconds that were spent waiting for another holder.
     """
     began = time.monotonic()
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        if _same_file(fd, path):
-            break
-        os.close(fd)
+    fd = lock(path)
     try:
         yield time.monotonic() - began
     finally:
