@@ -110,7 +110,7 @@ def commit(
         raise _refused(tx, row, fencing.lock(tx, parent), parent_epoch)
     crash.point("commit.before_close")
     _close(tx, row, head.id)
-    effects = _settle(tx, row, fencing.find(tx, parent), held)
+    effects = _settle(tx, row, fencing.find(tx, parent), held) if held else ()
     crash.point("commit.before_commit")
     return Committed(
         BranchId(branch), BranchId(parent), SnapshotId(head.id), SnapshotId(row.base or ""), True, effects

@@ -59,6 +59,8 @@ class Releasing:
         """Records what a gateway that has died left. What it held is dropped before a commit could release it: its
         clients have heard of its end.
         """
+        if not self._family.egress.used:
+            return
         lost = await self._family.waiting.aside(self._family.egress.lost)
         if lost:
             await self._family.waiting.aside(lambda: self._family.ledger.bury(lost))
