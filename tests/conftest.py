@@ -5,11 +5,13 @@ Long repeats are left out unless they are asked for: ``pytest -m soak tests/faul
 
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from running_till import Till, running_till
 
 # No deadline for an example: how long one takes says more of the machine than of the code.
 settings.register_profile("kibo", deadline=None, print_blob=True)
@@ -48,3 +50,17 @@ def pytest_runtest_makereport(
                 f"{item.nodeid}: with CI=true nothing is skipped that `make setup` brings: {reason}"
             )
     return report
+
+
+@pytest.fixture(scope="module")
+def till() -> Iterator[Till]:
+    """A shop on loopback."""
+    with running_till() as running:
+        yield running
+
+
+@pytest.fixture
+def shop(till: Till) -> Till:
+    """The same, which nobody has paid yet."""
+    till.paid.clear()
+    return till

@@ -16,23 +16,11 @@ import leftovers
 from kibo.effects.records import Effect
 from kibo.wiring.branches import Records
 from own_runtimes import link_layers
-from running_till import Till, running_till
+from running_till import Till
 
 pytestmark = pytest.mark.fault
 
 PROGRAM = Path(__file__).with_name("effects_user.py")
-
-
-@pytest.fixture(scope="module")
-def till() -> Iterator[Till]:
-    with running_till() as running:
-        yield running
-
-
-@pytest.fixture
-def shop(till: Till) -> Till:
-    till.paid.clear()
-    return till
 
 
 @pytest.fixture(scope="module")

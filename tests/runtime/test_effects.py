@@ -14,21 +14,9 @@ import kibo
 from kibo import Allow, aio
 from kibo.model.errors import BranchStale, InstanceEnded, KiboError, WrongState
 from payer_boxes import Payer
-from running_till import Till, running_till
+from running_till import Till
 
 pytestmark = pytest.mark.runtime
-
-
-@pytest.fixture(scope="module")
-def till() -> Iterator[Till]:
-    with running_till() as running:
-        yield running
-
-
-@pytest.fixture
-def shop(till: Till) -> Till:
-    till.paid.clear()
-    return till
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +27,6 @@ def payer(till: Till) -> type[Payer]:
         egress = [Allow("shop.example", to=till.address)]
 
     return Customer
-
-
-@pytest.fixture
-def main() -> Iterator[kibo.Branch]:
-    with kibo.branch() as root:
-        yield root
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import pytest
 from kibo.model.errors import HostDiskFull
 from kibo.runtime.layers.collection import collect
 from kibo.runtime.layers.home import prepare_home, state_home
-from kibo.runtime.layers.locking import holding, try_lock
 from kibo.runtime.layers.store import Built, Layer, LayerStore, pin
 from kibo.runtime.layers.temporary import TemporaryEntry, remove_tree, sweep
+from kibo.store.locking import holding, try_lock
 
 
 @pytest.fixture
