@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ class Payer(kibo.Box):
 
     def launch(self) -> None:
         self.receipts: list[str] = []
+        self.till: http.client.HTTPConnection | None = None
 
     @kibo.action(effect="irreversible", timeout_s=60)
     def pay(self, path: str = "/pay", key: str = "") -> str:
@@ -47,6 +49,18 @@ class Payer(kibo.Box):
         """Pay in a thread, and return at once."""
         threading.Thread(target=asked, args=(path,), daemon=True).start()
 
+    @kibo.action(effect="irreversible", timeout_s=60)
+    def order(self, path: str) -> None:
+        """Ask for something to be paid, and return at once: `receipt` looks at the answer."""
+        self.till = http.client.HTTPConnection("127.0.0.1", 3128)
+        self.till.request("POST", f"http://shop.example{path}", b"card=1")
+
+    @kibo.action(effect="read", timeout_s=60)
+    def receipt(self) -> str:
+        """Return the answer to what was ordered."""
+        assert self.till is not None
+        return str(self.till.getresponse().read().decode())
+
     @kibo.action(effect="read")
     def look(self) -> str:
         """Look around."""
@@ -56,3 +70,13 @@ class Payer(kibo.Box):
     def kept(self) -> list[str]:
         """Return the receipts."""
         return self.receipts
+
+
+class Waker(Payer):
+    """Pays as soon as it runs, once there is a file that tells it to."""
+
+    env = kibo.Env(limits=kibo.Limits(launch_s=5))
+
+    def resume(self) -> None:
+        if Path("/work/armed").exists():
+            asked("/resumed")

@@ -8,9 +8,11 @@ import pytest
 
 from effect_drafts import draft
 from kibo.branch.history import History
+from kibo.branch.rows import Flushing
 from kibo.effects.ledger import Ledger
 from kibo.effects.records import Outcome, key_digest
 from kibo.model.errors import BranchStale, EffectUnknown, WrongState
+from kibo.store.database import Store
 
 pytestmark = pytest.mark.contract
 
@@ -171,15 +173,44 @@ def test_what_a_dead_gateway_left_is_dropped_in_doubt_or_left_to_its_heir(
     assert ledger.unsent("gw_1") == []
 
 
-def test_a_key_finds_what_stands_in_its_scope(history: History, ledger: Ledger) -> None:
+def test_what_a_commit_released_that_a_power_cut_took_is_sent_by_nobody(store: Store) -> None:
+    before, after = (History(store, Flushing("here", boot)) for boot in ("boot-1", "boot-2"))
+    ledger = Ledger(store)
+    main = before.create(world={"n": 0})
+    (first,) = before.fork(main.id)
+    ledger.hold(draft(first.id), "gw_1")
+    before.commit(first.id, {"n": 1})
+    (outer,) = before.fork(main.id)
+    (inner,) = before.fork(outer.id)
+    for branch in (inner, outer, outer):
+        ledger.hold(draft(branch.id), "gw_1")
+    before.commit(inner.id, {"n": 2})
+    before.commit(outer.id, {"n": 3}, flushed=False)
+    assert ledger.send(ledger.listed()[-1].id)
+    assert after.recover().reopened == (outer.id,)
+    assert states(ledger) == ["released", "failed", "failed", "sending"]
+    assert "power cut" in ledger.listed()[1].reason
+
+
+def test_a_key_stands_for_what_was_sent_with_it_first_in_its_scope(history: History, ledger: Ledger) -> None:
     main = history.create()
     (fork,) = history.fork(main.id)
-    kept = ledger.hold(draft(fork.id, key=b"k", scope=main.id), "gw_1")
-    ledger.hold(draft(fork.id, key=b"other", scope=main.id), "gw_1")
-    ledger.hold(draft(fork.id, key=b"k", scope="elsewhere"), "gw_1")
-    assert [each.effect.id for each in ledger.repeated(main.id, key_digest(b"k"))] == [kept.id]
-    ledger.drop(kept.id, "gone")
-    assert ledger.repeated(main.id, key_digest(b"k")) == []
+    key = key_digest(b"k")
+    for _ in range(2):
+        ledger.hold(draft(fork.id, key=b"k", scope=main.id), "gw_1")
+    ledger.begin(draft(key=b"other", scope=main.id), "gw_1")
+    ledger.begin(draft(key=b"k", scope="elsewhere"), "gw_1")
+    assert ledger.sent_with(main.id, key) is None  # those that wait have not been sent
+    first, _ = (ledger.begin(draft(key=b"k", scope=main.id), "gw_1") for _ in range(2))
+    for settle in (lambda: None, lambda: ledger.lose(first.id, "no answer")):
+        settle()
+        found = ledger.sent_with(main.id, key)
+        assert found is not None
+        assert found.effect.id == first.id
+    ledger.resolve(first.id, done=False, by="somebody")
+    found = ledger.sent_with(main.id, key)
+    assert found is not None
+    assert found.effect.id != first.id
 
 
 def test_only_a_person_leads_out_of_doubt_and_only_once(ledger: Ledger) -> None:

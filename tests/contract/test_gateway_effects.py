@@ -24,7 +24,7 @@ from kibo.effects.forwarder import Forwarder
 from kibo.effects.ledger import Ledger
 from kibo.effects.records import Effect
 from kibo.model.asker import Asker
-from kibo.model.limits import MAX_EFFECT_BODY_BYTES
+from kibo.model.limits import MAX_EFFECT_ANSWER_BYTES, MAX_EFFECT_BODY_BYTES
 from kibo.store.database import Store
 
 pytestmark = pytest.mark.contract
@@ -212,6 +212,23 @@ def test_a_rule_can_make_a_read_an_effect(here: Installation) -> None:
     assert [each.effect for each in here.effects()] == ["reversible"]
 
 
+def test_what_a_server_may_take_for_another_request_is_no_read(here: Installation) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    search = Allow(
+        "shop.example", to=here.shop.address, methods=("GET", "POST"), paths=("/search",), effect="read"
+    )
+    box = here.box(fork, search, Allow("shop.example", to=here.shop.address))
+    names = ("X-HTTP-Method-Override", "X_HTTP_Method_Override", "x-http_method")
+    asking = [Asking(box, request("/search", f"{name}: DELETE", method="GET", body=b"")) for name in names]
+    here.await_states("held", "held", "held")
+    for each in asking:
+        each.leave()
+    for name in ("X-Original-URL", "x_rewrite_url"):
+        assert ask(box, request("/search", f"{name}: /pay")).startswith(b"HTTP/1.1 400")
+    assert here.shop.requests == []
+
+
 def test_what_is_longer_than_the_ledger_keeps_passes_whole(here: Installation) -> None:
     body = os.urandom(MAX_EFFECT_BODY_BYTES + 100_000)
     assert ask(here.box(), request(body=body)).startswith(b"HTTP/1.1 200")
@@ -368,6 +385,19 @@ def test_what_is_released_is_sent_in_the_order_in_which_it_was_asked_for(here: I
     assert all(each.wait() for each in asking)
 
 
+def test_a_connection_goes_on_after_what_it_has_waited_for(here: Installation) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    with here.box(fork).connect() as connection:
+        connection.sendall(request("/one", body=b""))
+        here.await_states("held")
+        here.commit(fork)
+        assert read_until(connection, b"\r\n\r\nok").startswith(b"HTTP/1.1 200")
+        connection.sendall(request("/two"))
+        assert read_until(connection, b"\r\n\r\nok").startswith(b"HTTP/1.1 200")
+    assert here.shop.paths == [b"/one", b"/two"]
+
+
 def test_a_client_that_goes_away_takes_its_request_back(here: Installation) -> None:
     main = here.history.create()
     (fork,) = here.history.fork(main.id)
@@ -399,6 +429,33 @@ def test_what_was_released_is_sent_though_its_client_has_gone(here: Installation
     assert len(here.shop.requests) == 1
 
 
+def test_of_an_answer_without_end_that_nobody_waits_for_only_what_is_kept_is_taken(
+    here: Installation,
+) -> None:
+    ended = threading.Event()
+
+    def stream(connection: socket.socket) -> None:
+        read_until(connection, b"card=1")
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while True:
+                connection.sendall(b"x" * 65536)
+        ended.set()
+
+    with contextlib.closing(Server(stream)) as server:
+        main = here.history.create()
+        (fork,) = here.history.fork(main.id)
+        asking = Asking(here.box(fork, Allow("shop.example", to=server.address)), request())
+        here.await_states("held")
+        here.history.commit(fork.id)
+        asking.leave()
+        here.gateway.settle(fork.id, Asker(main.id, main.id)).close()
+        assert ended.wait(10)
+        outcome = here.ledger.get(here.effects()[0].id).outcome
+    assert outcome is not None
+    assert (outcome.status, len(outcome.body), outcome.whole) == (200, MAX_EFFECT_ANSWER_BYTES, False)
+
+
 def test_an_aborted_branch_sends_nothing_and_what_it_asks_for_later_is_refused(here: Installation) -> None:
     main = here.history.create()
     (fork,) = here.history.fork(main.id)
@@ -422,6 +479,26 @@ def test_a_body_that_is_too_large_to_hold_is_refused_with_a_remedy(here: Install
         page = read_until(connection, b'effect="read")')
     assert page.startswith(b"HTTP/1.1 413")
     assert here.effects() == []
+
+
+def test_bodies_that_wait_are_not_kept_in_memory(here: Installation) -> None:
+    def memory() -> int:
+        status = Path(f"/proc/{here.gateway.pid}/status").read_text()
+        return int(status.partition("RssAnon:")[2].split()[0]) * 1024
+
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    box, size, count = here.box(fork), MAX_EFFECT_BODY_BYTES, 40
+    asking = [Asking(box, request(body=b"x" * size))]
+    here.await_states("held")
+    before = memory()
+    for number in range(1, count):
+        asking.append(Asking(box, request(body=b"x" * size)))
+        here.await_states(*["held"] * (number + 1))
+    assert memory() - before < count * size / 4
+    here.commit(fork)
+    assert all(each.wait().startswith(b"HTTP/1.1 200") for each in asking)
+    assert here.states() == ["done"] * count
 
 
 def test_what_cannot_be_opened_cannot_be_held_and_is_refused_unless_its_rule_says_that_it_reads(

@@ -32,7 +32,7 @@ def test_effects_are_listed_shown_to_the_byte_and_resolved(cli: Cli, home: Path,
     payload = nasty.payload
     payload = type(payload)(
         payload.secure, payload.host, payload.port, payload.method, b"/\x9bx", payload.fields,
-        payload.trailers, payload.has_body, payload.upgrade, payload.fillable,
+        [(b"sum", b"\x1b7")], payload.has_body, payload.upgrade, payload.fillable,
     )  # fmt: skip
     doubtful = ledger.begin(nasty._replace(payload=payload), "gw_elsewhere")
     ledger.lose(doubtful.id, "no answer")
@@ -53,6 +53,7 @@ def test_effects_are_listed_shown_to_the_byte_and_resolved(cli: Cli, home: Path,
     shown = cli("effects", "show", doubtful.id[:16]).stdout
     assert f"{doubtful.id}: in_doubt, no answer" in shown
     assert "a\\x1b[2Jb" in shown
+    assert "sum: \\x1b7" in shown
     assert "\x1b" not in shown
     assert doubtful.digest in shown
     shown = cli("effects", "show", done.id).stdout
@@ -62,6 +63,8 @@ def test_effects_are_listed_shown_to_the_byte_and_resolved(cli: Cli, home: Path,
     facts = cli.json("effects", "show", done.id)
     assert facts["answer"]["body"] == {"base64": "/wA="}
     assert facts["fields"] == [["host", "shop.example"]]
+    assert facts["trailers"] == []
+    assert cli.json("effects", "show", doubtful.id)["trailers"] == [["sum", "\x1b7"]]
 
     assert cli("effects", "resolve", doubtful.id, status=65).stderr
     cli("effects", "resolve", doubtful.id, "--not-done")

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
 import kibo
-from kibo import Allow, aio
+from kibo import Allow, aio, wiring
+from kibo.effects.forwarder import Forwarder
 from kibo.model.errors import BranchStale, InstanceEnded, KiboError, WrongState
-from payer_boxes import Payer
+from kibo.runtime.instance import conversation_of
+from kibo.runtime.waiting import run
+from own_runtimes import own_runtime
+from payer_boxes import Payer, Waker
 from running_till import Till
 
 pytestmark = pytest.mark.runtime
+
+
+@pytest.fixture
+def built() -> Path:
+    return wiring.runtime().home
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +221,108 @@ def test_what_waits_at_the_boundary_is_not_merged_away(
         inner.commit()
     outer.commit()
     assert paying.result(20) == "receipt 1 for /pay"
+
+
+def test_what_a_command_waits_for_is_not_merged_away_either(
+    main: kibo.Branch, payer: type[Payer], shop: Till, calls: ThreadPoolExecutor
+) -> None:
+    box = main.spawn(payer())
+    (fork,) = main.fork()
+    box.files.write("/work/ours", b"1")
+    curl = calls.submit(fork[box].exec, "curl -sS -d card=1 http://shop.example/curl", timeout_s=60)
+    eventually(lambda: states(fork) == ["held"])
+    with pytest.raises(WrongState, match="waits for an effect"):
+        fork.merge()
+    assert (shop.paid, states(fork)) == ([], ["held"])
+    fork.commit(overwrite=True)
+    assert shop.paid == ["/curl"]
+    assert curl.result(20).stdout == "receipt 1 for /curl"
+
+
+def test_a_request_between_two_calls_survives_the_commit_that_it_waits_for(
+    main: kibo.Branch, payer: type[Payer], shop: Till
+) -> None:
+    box = main.spawn(payer())
+    (fork,) = main.fork()
+    fork[box].order("/ordered")
+    eventually(lambda: states(fork) == ["held"])
+    assert [each.state for each in fork.commit().effects] == ["done"]
+    assert box.receipt() == "receipt 1 for /ordered"
+    assert shop.paid == ["/ordered"]
+
+
+@pytest.mark.parametrize("end", ["merge", "overwrite"])
+def test_what_a_stale_branch_was_waiting_with_is_dropped_though_its_files_are_committed(
+    main: kibo.Branch, payer: type[Payer], shop: Till, calls: ThreadPoolExecutor, end: str
+) -> None:
+    box = main.spawn(payer())
+    one, two = main.fork(2)
+    one[box].files.write("/work/one", b"1")
+    two[box].files.write("/work/two", b"2")
+    (twin,) = two[box].fork()  # nothing ends it with the branch
+    calls.submit(twin.pay)
+    eventually(lambda: states(two) == ["held"])
+    one.commit()
+    done = two.merge() if end == "merge" else two.commit(overwrite=True)
+    assert done.effects == ()
+    assert (shop.paid, states(two)) == ([], ["dropped"])
+    assert box.files.read("/work/two") == b"2"
+    twin.destroy()
+
+
+def test_what_a_merge_wakes_asks_for_nothing_before_the_merge_is_recorded(
+    main: kibo.Branch, till: Till, shop: Till
+) -> None:
+    class Early(Waker):
+        egress = [Allow("shop.example", to=till.address)]
+
+    box = main.spawn(Early())
+    (fork,) = main.fork()
+    box.files.write("/work/ours", b"1")
+    fork[box].files.write("/work/theirs", b"1")
+    fork[box].files.write("/work/armed", b"1")
+    with pytest.raises(KiboError):
+        fork.merge()  # its fresh guest waits with its payment until its time is over
+    assert shop.paid == []
+    eventually(lambda: states(fork) == ["dropped"])
+
+
+def test_what_a_gateway_held_that_has_died_is_dropped_by_the_commit_though_there_is_another(
+    payer: type[Payer], till: Till, shop: Till, calls: ThreadPoolExecutor, built: Path
+) -> None:
+    with own_runtime(built), kibo.branch() as main:
+        box = main.spawn(payer())
+        (fork,) = main.fork()
+        paying = calls.submit(fork[box].pay)
+        eventually(fork.waits_at_boundary)
+        gateway = wiring.runtime().egress._forwarding
+        assert isinstance(gateway, Forwarder)
+        os.kill(gateway.pid, signal.SIGKILL)
+        ended(paying)
+        payer().spawn().destroy()  # by another gateway
+        assert fork.commit().effects == ()
+        assert (shop.paid, states(fork)) == ([], ["dropped"])
+
+
+def test_what_a_gateway_held_that_dies_while_a_commit_waits_is_not_released_by_it(
+    payer: type[Payer], till: Till, shop: Till, calls: ThreadPoolExecutor, built: Path
+) -> None:
+    with own_runtime(built), kibo.branch() as main:
+        box, other = main.spawn(payer(), name="a"), main.spawn(payer(), name="b")
+        (fork,) = main.fork()
+        paying = calls.submit(fork[box].pay)
+        eventually(fork.waits_at_boundary)
+        turn = run(conversation_of(fork[other]).take_turn())
+        committing = calls.submit(fork.commit)
+        with pytest.raises(TimeoutError):
+            committing.result(0.5)
+        gateway = wiring.runtime().egress._forwarding
+        assert isinstance(gateway, Forwarder)
+        os.kill(gateway.pid, signal.SIGKILL)
+        ended(paying)
+        run(turn.__aexit__(None, None, None))
+        assert committing.result(20).effects == ()
+        assert (shop.paid, states(fork)) == ([], ["dropped"])
 
 
 def test_a_fork_of_a_forks_instance_is_held_with_its_branch(

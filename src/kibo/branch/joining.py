@@ -91,7 +91,11 @@ async def revive(
     theirs: Mapping[str, Member],
     asker: Asker,
 ) -> dict[str, Spawned]:
-    """Spawns fresh guests over the files of those instances of a merged world that neither side has running."""
+    """Spawns fresh guests over the files of those instances of a merged world that neither side has running.
+
+    They ask on behalf of the branch that is merged: until that is recorded it may come to nothing, and what their
+    `resume()` asks for with it.
+    """
     made: dict[str, Spawned] = {}
     try:
         for name, world in merged.items():

@@ -161,7 +161,7 @@ async def turns_or_boundary(
         at_boundary: Tells whether one waits so.
 
     Yields:
-        The names of those, whose turn somebody else has.
+        The names of those that wait, in a call or beside all calls, and so are not to be sealed.
     """
     waiting: set[str] = set()
     async with AsyncExitStack() as held:
@@ -171,6 +171,8 @@ async def turns_or_boundary(
                 if await turn.within(BOUNDARY_POLL_S):
                     held.push_async_exit(turn)
                     if turn is member.talk.turn:
+                        if await at_boundary(member):
+                            waiting.add(member.name)
                         break
                 elif await at_boundary(member):
                     waiting.add(member.name)

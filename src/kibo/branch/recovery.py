@@ -8,13 +8,14 @@ parent was before the commit: half a commit is none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import bindparam, delete, select, update
 
 from kibo.branch.rows import Flushing, update_branch
+from kibo.effects import ledger
 from kibo.model.ids import BranchId, SnapshotId
 from kibo.store import crash
 from kibo.store.database import Store, Transaction
@@ -112,6 +113,8 @@ def _recover_tree(tx: Transaction, tree: str, here: Flushing) -> Recovered:
             update_branch(tx, row)
             moved += [BranchId(row.id)] if row.head != before.head else []
             reopened += [BranchId(row.id)] if row.status != before.status else []
+    for origin in _committed_into(reopened, rows):
+        ledger.undo(tx, origin, "a power cut took the commit that released it")
     names: list[str] = []
     for snapshot in sorted(lost):
         names += [f"{where}/{label}" for where, label in tx.rows(_NAMED, what=snapshot)]
@@ -119,6 +122,20 @@ def _recover_tree(tx: Transaction, tree: str, here: Flushing) -> Recovered:
             tx.run(statement, what=snapshot)
     crash.point("recover.before_commit")
     return Recovered(tuple(map(SnapshotId, sorted(lost))), tuple(moved), tuple(reopened), tuple(names))
+
+
+def _committed_into(reopened: Sequence[str], rows: Mapping[str, BranchRow]) -> list[str]:
+    """Lists branches, those that were committed into them, and so on down."""
+    below: dict[str, list[str]] = {}
+    for row in rows.values():
+        if row.status == COMMITTED and row.parent is not None:
+            below.setdefault(row.parent, []).append(row.id)
+    found, waiting = list(reopened), list(reopened)
+    while waiting:
+        more = below.pop(waiting.pop(), [])
+        found += more
+        waiting += more
+    return found
 
 
 def settled(rows: Mapping[str, BranchRow], points: Mapping[str, Point], lost: set[str]) -> list[BranchRow]:

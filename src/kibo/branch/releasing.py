@@ -56,14 +56,26 @@ class Releasing:
         return member.talk.instance in await self._family.waiting.aside(lambda: ledger.waiting(self._branch))
 
     async def bury(self) -> None:
-        """Records what a gateway that has died left. What it held is dropped before a commit could release it: its
-        clients have heard of its end.
+        """Records what gateways that have died left. What they held is dropped before a commit could release it: its
+        clients have heard of their end.
         """
-        if not self._family.egress.used:
-            return
-        lost = await self._family.waiting.aside(self._family.egress.lost)
-        if lost:
-            await self._family.waiting.aside(lambda: self._family.ledger.bury(lost))
+        await self._family.waiting.aside(self._bury)
+
+    def _bury(self) -> None:
+        ledger = self._family.ledger
+        for gateway in self._family.egress.lost():
+            if ledger.unsent(gateway):
+                ledger.bury(gateway)
+
+    def drop_lost(self, *, stale: bool) -> None:
+        """Drops what a commit that is about to be recorded must not release: nobody waits for it any more.
+
+        Args:
+            stale: Whether the branch was stopped: what it leaves is files.
+        """
+        self._bury()
+        if stale:
+            self._family.ledger.abandon(self._branch, "its branch became stale")
 
     def tell(self, asker: Asker) -> socket.socket | None:
         """Has the gateway send what a commit has released, and ask on the parent's behalf from now on.

@@ -380,7 +380,7 @@ class RunningBranch:
 
     async def _refuse_boundary(self, member: Member) -> bool:
         """What waits in the middle of a call would be lost, where its instance becomes another."""
-        if not await self._at_boundary(member):
+        if self._ended or not await self._at_boundary(member):
             return False
         raise WrongState(
             f"{member.name} of branch {self.name or self.id} waits for an effect that the branch holds",
@@ -434,7 +434,7 @@ class RunningBranch:
             lively = {} if self._ended else self.members
             kept = {name for name in merged if name in lively and merged[name] == sides[2].get(name)}
             fresh = await joining.revive(
-                family, merged, sides[1], kept, parent.members, self.members, parent.asker
+                family, merged, sides[1], kept, parent.members, self.members, self.asker
             )
             crash_point("merge.revived")
             try:
@@ -457,6 +457,7 @@ class RunningBranch:
         return await self.releasing.outcomes(done, told)
 
     def _record_merge(self, world: World, heads: tuple[str, str]) -> Committed:
+        self.releasing.drop_lost(stale=self._ended == "stale")
         return self.family.history.record_merge(
             self.id,
             to_json(world),
@@ -467,6 +468,7 @@ class RunningBranch:
         )
 
     def _record_commit(self, world: World, *, overwrite: bool) -> Committed:
+        self.releasing.drop_lost(stale=self._ended == "stale")
         return self.family.history.commit(
             self.id,
             to_json(world),

@@ -30,6 +30,7 @@ def effects_show(effect: str, /, *, common: Common = Common()) -> None:  # noqa:
             "fields": _named(exact.payload.fields),
             "body": exact.body,
             "body_whole": exact.whole,
+            "trailers": _named(exact.payload.trailers),
             "answer": None
             if outcome is None
             else {
@@ -57,6 +58,8 @@ def _lines(exact: Exact) -> list[str]:
         visible(f"{effect.method} {payload.target.decode('latin-1')}"),
         *_shown(payload.fields, exact.body, whole=exact.whole),
     ]
+    if payload.trailers:
+        lines += ["", *(visible(f"{name}: {value}") for name, value in _named(payload.trailers))]
     if outcome is not None:
         lines += [
             "",

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from kibo.effects.destinations import Refused
 from kibo.effects.exchange import Answer, Body, Fields, Interim, Request, filled, gather
 from kibo.effects.http_head import MAX_SECRET_BODY_BYTES
-from kibo.effects.outbox import Outbox
+from kibo.effects.outbox import Held, Outbox
 from kibo.effects.packed import PackedRule, PackedSecret
 from kibo.effects.records import PACK, Draft, Payload, key_digest
 from kibo.effects.repeating import repetition
@@ -37,7 +37,9 @@ class Boundary:
     async def send(self, request: Request, interim: Interim) -> Answer:
         """Answers a request; see `Exchange.send`."""
         if request.effect != "read" and self._outbox is not None:
-            return await self._effect(request, interim, self._outbox)
+            answer = await self._effect(request, interim, self._outbox)
+            # What waits is in the ledger: here, nobody has its body any more.
+            return answer if isinstance(answer, Answer) else await answer()
         if request.secrets and request.fillable:
             body, _ = await gather(request, interim, MAX_SECRET_BODY_BYTES)
             request = ready(request, body, request.body.trailers)
@@ -45,7 +47,7 @@ class Boundary:
             request, _ = filled(request, None)
         return await self._upstream.send(request, interim)
 
-    async def _effect(self, request: Request, interim: Interim, outbox: Outbox) -> Answer:
+    async def _effect(self, request: Request, interim: Interim, outbox: Outbox) -> Answer | Held:
         body, rest = b"", None
         if request.has_body:
             body, rest = await gather(request, interim, MAX_EFFECT_BODY_BYTES)
@@ -63,12 +65,14 @@ class Boundary:
         if asker.holds:
             # Those of one key wait side by side: which of them is sent is decided when they are released.
             scope, key = draft.scope, draft.key
-            found = await outbox.ask(lambda ledger: ledger.repeated(scope, key))
-            again = repetition(found, draft.id, draft.payload, draft.body, whole=draft.whole)
-            return again or await self._fresh(draft, request, rest, interim, outbox, asker)
+            found = await outbox.ask(lambda ledger: ledger.sent_with(scope, key))
+            if found is not None:
+                return repetition(found, draft.payload, draft.body, whole=draft.whole)
+            return await self._fresh(draft, request, rest, interim, outbox, asker)
         async with outbox.alone(asker.branch or self._instance, draft.scope, draft.key) as found:
-            again = repetition(found, draft.id, draft.payload, draft.body, whole=draft.whole)
-            return again or await self._fresh(draft, request, rest, interim, outbox, asker)
+            if found is not None:
+                return repetition(found, draft.payload, draft.body, whole=draft.whole)
+            return await self._fresh(draft, request, rest, interim, outbox, asker)
 
     async def _fresh(
         self,
@@ -78,7 +82,7 @@ class Boundary:
         interim: Interim,
         outbox: Outbox,
         asker: Asker,
-    ) -> Answer:
+    ) -> Answer | Held:
         if asker.holds:
             return await outbox.hold(draft, request, self._upstream, interim)
         if rest is None:

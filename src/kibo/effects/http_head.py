@@ -29,6 +29,8 @@ MAX_SECRET_BODY_BYTES = 64 * 1024
 
 #: Fields that frameworks read in place of the method, so that a POST is a DELETE.
 OVERRIDES = (b"x-http-method-override", b"x-http-method", b"x-method-override")
+#: Fields that some servers read in place of the target's path: so nobody could say what such a request is for.
+REWRITES = (b"x-original-url", b"x-rewrite-url")
 
 
 class HeadError(Exception):
@@ -80,6 +82,8 @@ class Head(NamedTuple):
             name, colon, value = field.partition(b":")
             if not colon or not TOKEN.fullmatch(name) or re.search(rb"[\x00\r\n]", value):
                 raise HeadError("A header field is malformed.")
+            if plain_name(name.lower()) in REWRITES:
+                raise HeadError(f"{name.decode()} names another path than the target does.")
             fields.append((name.lower(), value.strip(b" \t")))
         return cls(words[0], words[1].decode("ascii"), fields)
 
@@ -132,7 +136,7 @@ class Head(NamedTuple):
 
     def methods(self) -> list[str]:
         """Lists what a server may take for the method: frameworks read some fields in its place."""
-        named = [value for field in OVERRIDES for value in self.values(field)]
+        named = [value for name, value in self.fields if plain_name(name) in OVERRIDES]
         return list(dict.fromkeys(value.decode("latin-1").upper() for value in (self.method, *named)))
 
     def path(self) -> bytes:
@@ -206,6 +210,11 @@ class Head(NamedTuple):
         if self.upgrade:
             kept += [(b"connection", b"upgrade"), (b"upgrade", WEBSOCKET)]
         return [(b"host", authority), *kept]
+
+
+def plain_name(name: bytes) -> bytes:
+    """Returns a field's name as what is called by CGI's rules reads it: there ``-`` and ``_`` are one (RFC 3875)."""
+    return name.replace(b"_", b"-")
 
 
 def secrets_for(secrets: Sequence[SecretValue], host: str, port: int) -> list[SecretValue]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sqlalchemy import bindparam, insert, or_, select, update
 
-from kibo.effects.lifecycle import OPEN, STANDING, Event, State, after, before
+from kibo.effects.lifecycle import OPEN, SENT, Event, State, after, before
 from kibo.effects.records import PACK, UNPACK_FIELDS, UNPACK_PAYLOAD, Draft, Effect, Exact, Outcome, Unsent
 from kibo.model.errors import EffectUnknown
 from kibo.model.ids import BranchId, EffectId, InstanceId
@@ -69,9 +69,10 @@ _BY_KEY: Final = Prepared(
     .where(
         effects.c.scope == bindparam("scope"),
         effects.c.key == bindparam("key"),
-        _is_any(STANDING),
+        _is_any(SENT),
     )
     .order_by(effects.c.position)
+    .limit(1)
 )
 _HOLDERS: Final = Prepared(
     select(effects.c.instance)
@@ -116,6 +117,11 @@ _DROP: Final = Prepared(
     update(effects)
     .where(effects.c.branch == bindparam("old"), effects.c.state == before("drop"))
     .values(state=after("held", "drop"), reason=bindparam("why"), ended=bindparam("now"))
+)
+_UNDO: Final = Prepared(
+    update(effects)
+    .where(effects.c.origin == bindparam("asked_in"), effects.c.state == before("fail"))
+    .values(state=after("released", "fail"), reason=bindparam("why"), ended=bindparam("now"))
 )
 _ADOPT: Final = Prepared(
     update(effects)
@@ -194,6 +200,11 @@ def drop(tx: Transaction, branch: str, why: str) -> None:
     tx.run(_DROP, old=branch, why=why, now=time.time())
 
 
+def undo(tx: Transaction, origin: str, why: str) -> None:
+    """Gives up what a commit of a branch has released and nobody has sent: that commit has not happened after all."""
+    tx.run(_UNDO, asked_in=origin, why=why, now=time.time())
+
+
 def _standing(tx: Transaction, branch: str) -> tuple[str, State]:
     """Tells what becomes of an effect that is asked for in a branch, and where it stands.
 
@@ -255,10 +266,10 @@ class Ledger:
             )
         )
 
-    def repeated(self, scope: str, key: str) -> list[Exact]:
-        """Finds what a client's key stands for already: what has happened, may have, or still may. Oldest first."""
-        rows = self._store.read(lambda tx: tx.rows(_BY_KEY, scope=scope, key=key))
-        return [_exact(row) for row in rows]
+    def sent_with(self, scope: str, key: str) -> Exact | None:
+        """Finds what a client's key stands for already: what was sent with it first."""
+        row = self._store.read(lambda tx: tx.row(_BY_KEY, scope=scope, key=key))
+        return None if row is None else _exact(row)
 
     def send(self, effect: str) -> bool:
         """Records that a released one is about to be sent. Returns whether it is: nobody else has sent it."""
@@ -291,6 +302,10 @@ class Ledger:
     def drop(self, effect: str, why: str) -> bool:
         """Records that a held one is wanted no more. Returns whether it was held."""
         return self._move(effect, "drop", why)
+
+    def abandon(self, branch: str, why: str) -> None:
+        """Drops what a branch holds whose boxes were stopped."""
+        self._store.write(lambda tx: drop(tx, branch, why))
 
     def unsent(self, gateway: str) -> list[Unsent]:
         """Lists what waits for a gateway, in order."""

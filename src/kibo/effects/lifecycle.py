@@ -30,8 +30,8 @@ MOVES: Final[dict[tuple[State, Event], State]] = {
     ("in_doubt", "confirm"): "done",
     ("in_doubt", "deny"): "not_done",
 }
-#: Those of which a request with the same key is a repetition: they have happened, may have, or still may.
-STANDING: Final[tuple[State, ...]] = ("held", "released", "sending", "done", "in_doubt")
+#: Those of which a request with the same key is a repetition: they have happened, or may have.
+SENT: Final[tuple[State, ...]] = ("sending", "done", "in_doubt")
 #: Those that wait for their gateway.
 OPEN: Final[tuple[State, ...]] = ("held", "released", "sending")
 

@@ -29,15 +29,17 @@ from kibo.effects.http_head import SecretValue, taken_out
 from kibo.effects.records import Draft, Exact, Fields, Outcome, Unsent
 from kibo.effects.repeating import repetition
 from kibo.effects.sending import Kept, is_small, keyed, restored
-from kibo.effects.upstream import BAD_GATEWAY, Upstream
+from kibo.effects.upstream import BAD_GATEWAY, IDLE_S, Upstream
 from kibo.model.errors import KiboError
-from kibo.model.limits import LAST_ANSWERS_S
+from kibo.model.limits import LAST_ANSWERS_S, MAX_EFFECT_ANSWER_BYTES
 from kibo.store import crash
 
 if TYPE_CHECKING:
     from kibo.effects.ledger import Ledger
 
 T = TypeVar("T")
+#: Waits for the answer to a request that is held.
+Held = Callable[[], Awaitable[Answer]]
 
 
 class Place(msgspec.Struct, array_like=True):
@@ -210,8 +212,12 @@ class Outbox:
             return  # it is recorded
         try:
             if answer.upgraded is None:
-                async for _ in answer.body.chunks():
-                    pass
+                async with asyncio.timeout(IDLE_S):
+                    taken = 0
+                    async for chunk in answer.body.chunks():
+                        taken += len(chunk)
+                        if taken > MAX_EFFECT_ANSWER_BYTES:
+                            break
         except OSError:
             pass  # its head is recorded
         finally:
@@ -219,35 +225,52 @@ class Outbox:
 
     # -- what is held
 
-    async def hold(self, draft: Draft, request: Request, upstream: Upstream, interim: Interim) -> Answer:
-        """Records a request, and waits until its branch is committed and the answer is there.
+    async def hold(self, draft: Draft, request: Request, upstream: Upstream, interim: Interim) -> Held:
+        """Records a request that waits until its branch is committed.
+
+        Returns:
+            What waits for the answer, and has nothing of the request: thousands may wait, each with its body.
 
         Raises:
-            ClientGoneError: Its client has gone, and it was dropped; or it is sent, and nobody hears of the answer.
-            Refused: It was dropped, or there is no answer.
+            Refused: It was dropped, or could not be recorded.
         """
         loop = asyncio.get_running_loop()
         waiter = Waiter(loop.create_future(), interim, upstream, list(request.secrets))
         # Before it is recorded: a commit may come at once.
         self._waiters[draft.id] = waiter
-        watching = asyncio.ensure_future(_gone(request))
         try:
             made = await self.ask(lambda ledger: ledger.hold(draft, self._place.gateway))
             if made.state == "dropped":
                 raise Refused("403 Forbidden", f"the request was held, and then dropped: {made.reason}.")
             if made.state == "released":
                 self._background(self._release(made.branch))
+        except BaseException:
+            del self._waiters[draft.id]
+            self._background(self._leave(draft.id, waiter))
+            raise
+        return partial(self._wait, draft.id, waiter, request)
+
+    async def _wait(self, effect: str, waiter: Waiter, request: Request) -> Answer:
+        """Waits for the answer to a request that is held.
+
+        Raises:
+            ClientGoneError: Its client has gone, and it was dropped; or it is sent, and nobody hears of the answer.
+            Refused: It was dropped, or there is no answer.
+        """
+        watching = asyncio.ensure_future(_gone(request))
+        try:
             either: list[asyncio.Future[Any]] = [waiter.answer, watching]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not waiter.answer.done():
                 raise ClientGoneError("it went away while its request was held")
             return waiter.answer.result()
         except BaseException:
-            self._background(self._leave(draft.id, waiter))
+            self._background(self._leave(effect, waiter))
             raise
         finally:
+            del self._waiters[effect]
             watching.cancel()
-            del self._waiters[draft.id]
+            await asyncio.wait([watching])  # it reads from the connection, and the next request comes there
 
     async def _leave(self, effect: str, waiter: Waiter) -> None:
         """Gives up what a client has waited for: the request while it is held, the answer once it is sent."""
@@ -286,13 +309,13 @@ class Outbox:
                 answer = await self._send_released(unsent, waiter)
             else:
                 async with self.alone(unsent.branch, unsent.scope, unsent.key) as found:
-                    own = next(each for each in found if each.effect.id == unsent.id)
-                    again = repetition(found, unsent.id, own.payload, own.body, whole=own.whole)
-                    if again is not None:
-                        await self.ask(
-                            lambda ledger: ledger.fail(unsent.id, "it repeats another, and was not sent")
-                        )
-                    answer = again or await self._send_released(unsent, waiter)
+                    if found is None:
+                        answer = await self._send_released(unsent, waiter)
+                    else:
+                        own = await self.ask(lambda ledger: ledger.get(unsent.id))
+                        answer = repetition(found, own.payload, own.body, whole=own.whole)
+                        why = f"it repeats {found.effect.id}, and was not sent"
+                        await self.ask(lambda ledger: ledger.fail(unsent.id, why))
         except LookupError as error:
             # It stays released: a gateway that has the value sends it.
             print(f"kibo: {unsent.id} cannot be sent: {error}", file=sys.stderr, flush=True)
@@ -333,11 +356,11 @@ class Outbox:
     # -- repetitions
 
     @contextlib.asynccontextmanager
-    async def alone(self, where: str, scope: str, key: str) -> AsyncIterator[list[Exact]]:
-        """Waits until no other request of a branch with the same key is on its way. Gives what the key stands for."""
+    async def alone(self, where: str, scope: str, key: str) -> AsyncIterator[Exact | None]:
+        """Waits until no other request of a branch with the same key is on its way. Gives what was sent with it."""
         lock = self._alone.setdefault((where, scope, key), asyncio.Lock())
         async with lock:
-            yield await self.ask(lambda ledger: ledger.repeated(scope, key))
+            yield await self.ask(lambda ledger: ledger.sent_with(scope, key))
 
     # -- beginning and end
 

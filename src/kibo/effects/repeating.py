@@ -1,39 +1,22 @@
 """Requests whose key stands for something already: answered as that was answered, or not at all."""
 
-from collections.abc import Iterable
-from typing import Final
-
 from kibo.effects.destinations import Refused
 from kibo.effects.exchange import Answer, Whole
-from kibo.effects.lifecycle import State
 from kibo.effects.records import Exact, Payload
 
-#: Those that have been sent, or are being sent.
-_SENT: Final[tuple[State, ...]] = ("sending", "done", "in_doubt")
 
-
-def repetition(
-    found: Iterable[Exact], own: str, payload: Payload, body: bytes, *, whole: bool
-) -> Answer | None:
-    """Answers a request by what its key stands for; None where that is nothing that was sent.
+def repetition(found: Exact, now: Payload, body: bytes, *, whole: bool) -> Answer:
+    """Answers a request by what was sent with its key.
 
     Args:
-        found: What the key stands for.
-        own: The effect of the request itself, which is no repetition of itself.
-        payload: The request.
+        found: What was sent.
+        now: The request.
         body: Its body.
         whole: Whether that is all of it.
 
     Raises:
         Refused: It was another request, or its answer is not known.
     """
-    for each in found:
-        if each.effect.id != own and each.effect.state in _SENT:
-            return _answer(each, payload, body, whole=whole)
-    return None
-
-
-def _answer(found: Exact, now: Payload, body: bytes, *, whole: bool) -> Answer:
     effect, was, outcome = found.effect, found.payload, found.outcome
     if (was.method, was.url, found.body) != (now.method, now.url, body) or not (found.whole and whole):
         raise Refused(

@@ -23,7 +23,6 @@ class Kept:
     def __init__(self, answer: Answer, keep: Callable[[bytes, bool], Awaitable[None]]) -> None:
         self._body = answer.body
         self._keep = keep
-        self._kept = bytearray()
 
     @property
     def trailers(self) -> Fields:
@@ -32,13 +31,17 @@ class Kept:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Gives it in pieces."""
-        whole = True
+        kept, whole = bytearray(), True
         async for chunk in self._body.chunks():
-            room = MAX_EFFECT_ANSWER_BYTES - len(self._kept)
-            self._kept += chunk[:room]
-            whole = whole and len(chunk) <= room
+            if whole:
+                room = MAX_EFFECT_ANSWER_BYTES - len(kept)
+                kept += chunk[:room]
+                whole = len(chunk) <= room
+                if not whole:  # at once: it may have no end
+                    await self._keep(bytes(kept), False)
             yield chunk
-        await self._keep(bytes(self._kept), whole)
+        if whole:
+            await self._keep(bytes(kept), True)
 
 
 def keyed(request: Request, effect: str) -> Request:

@@ -110,6 +110,8 @@ class Egress:
         self._make = make
         self._forwarding: Forwarding | None = None
         self._certificate = b""
+        #: What those that have died and were replaced were called in the ledger.
+        self._lost: list[str] = []
 
     def door(self, box_id: str, rules: Sequence[Rule], secrets: Sequence[Secret], asker: Asker) -> Door:
         """Makes a way out for a box with these rules, which asks on somebody's behalf.
@@ -134,16 +136,17 @@ class Egress:
         """
         return None if self._forwarding is None else self._forwarding.settle(branch, asker)
 
-    def lost(self) -> str:
-        """Returns what a gateway that has died was called in the ledger; empty where none has."""
-        if self._forwarding is None:
-            return ""
+    def lost(self) -> list[str]:
+        """Lists what the gateways that have died were called in the ledger, those that were replaced included."""
+        forwarding = self._forwarding
+        if forwarding is None:
+            return list(self._lost)
         try:
             # One that is ending has cut its boxes off already and does not look ended yet: so it has to say something.
-            self._forwarding.certificate()
+            forwarding.certificate()
         except RuntimeLost:
-            return self._forwarding.gateway
-        return ""
+            return [*self._lost, forwarding.gateway]
+        return list(self._lost)
 
     def certificate(self) -> bytes:
         """Returns the certificate that boxes with a way out must trust, in PEM."""
@@ -154,6 +157,7 @@ class Egress:
     def _running(self) -> Forwarding:
         if self._forwarding is not None and not self._forwarding.alive:
             # Killed. Boxes that had a way out through it have none any more; those that come get one.
+            self._lost.append(self._forwarding.gateway)
             self._forwarding.close()
             self._forwarding = None
         if self._forwarding is None:
