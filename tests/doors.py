@@ -11,6 +11,8 @@ from kibo.effects.forwarder import Forwarder
 from kibo.model.asker import NOBODY, Asker
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+#: Of a server that ends the connection then, and is asked again: what has a body is not sent twice on a kept one.
+LAST_ANSWER = ANSWER.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
 Handler = Callable[[socket.socket], None]
 
 

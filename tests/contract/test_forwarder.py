@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from doors import ANSWER, Handler, Proxy, Serve, Server, read_all, read_until, serving
+from doors import ANSWER, LAST_ANSWER, Handler, Proxy, Serve, Server, read_all, read_until, serving
 from kibo.box.policy import Allow, Deny, Secret
 from kibo.effects.destinations import is_public
 from kibo.effects.door import MAX_CONNECTIONS
@@ -249,7 +249,7 @@ def test_a_large_body_arrives_whole_by_length_and_in_chunks(serve: Serve, start:
             chunk = connection.recv(1 << 20)
             size, tail = size + chunk.count(b"z"), (tail + chunk)[-20:]
         sizes.append(size)
-        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" + ANSWER)
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" + LAST_ANSWER)
 
     proxy = serve(Allow("shop.example", to=start(handle).address))
     body, head = b"z" * 20_000_000, b"POST http://shop.example/ HTTP/1.1\r\nHost: shop.example\r\n"
@@ -331,7 +331,7 @@ def test_a_secret_is_put_in_for_its_hosts_only_each_time_in_the_right_notation(
         while len(body) < length:
             body += connection.recv(65536)
         received.append(head + b"\r\n\r\n" + body)
-        connection.sendall(ANSWER)
+        connection.sendall(LAST_ANSWER)
 
     server = start(handle)
     secret = Secret("PASSWORD", hosts=["shop.example"])

@@ -6,6 +6,7 @@ import pytest
 
 from coffee_boxes import Browser
 from kibo.box import spawning
+from kibo.model.errors import Bug
 
 
 class Recorder:
@@ -22,9 +23,9 @@ class Recorder:
 @pytest.fixture
 def recorder():
     recorder = Recorder()
-    before = spawning.install(recorder)
+    before = spawning.provide(lambda: recorder)
     yield recorder
-    spawning.install(before)
+    spawning.provide(before)
 
 
 def test_spawning_a_definition_asks_the_installed_spawner(recorder):
@@ -32,13 +33,17 @@ def test_spawning_a_definition_asks_the_installed_spawner(recorder):
     assert recorder.asked == [(Browser(), {"name": "web", "progress": print})]
 
 
-def test_the_spawner_is_made_once_on_first_use():
-    made = []
-    before, provider = spawning.install(None), spawning._provider
+def test_a_spawner_that_takes_the_place_of_another_is_asked_from_then_on(recorder):
+    other = Recorder()
+    spawning.provide(lambda: other)
+    assert Browser().spawn() == "an instance"
+    assert (len(other.asked), recorder.asked) == (1, [])
+
+
+def test_without_a_runtime_nothing_is_spawned():
+    before = spawning.provide(None)
     try:
-        spawning.provide(lambda: made.append(Recorder()) or made[-1])
-        assert spawning.current() is spawning.current()
-        assert len(made) == 1
+        with pytest.raises(Bug, match="nothing provides a runtime"):
+            Browser().spawn()
     finally:
-        spawning._provider = provider
-        spawning.install(before)
+        spawning.provide(before)

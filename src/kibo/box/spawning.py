@@ -14,32 +14,27 @@ class Spawner(Protocol):
         """Makes an instance of a box, with the options that it knows, and returns its proxy; see `Box.spawn`."""
 
 
-_spawner: Spawner | None = None
-_provider: Callable[[], Spawner] | None = None
+Provider = Callable[[], Spawner]
+_provider: Provider | None = None
 
 
-def provide(provider: Callable[[], Spawner]) -> None:
-    """Says how to make the spawner on first use. The package does so once, when it is imported."""
+def provide(provider: Provider | None) -> Provider | None:
+    """Says whom to ask for the spawner, each time that something is spawned, and returns who was asked before.
+
+    The package does so once, when it is imported. Nothing is kept here: which runtime is this process's is for its
+    provider to say, also after a fork.
+    """
     global _provider
-    _provider = provider
-
-
-def install(spawner: Spawner | None) -> Spawner | None:
-    """Makes `spawner` the current one (None: made anew on next use) and returns the one before."""
-    global _spawner
-    before, _spawner = _spawner, spawner
+    before, _provider = _provider, provider
     return before
 
 
 def current() -> Spawner:
-    """Returns the spawner, made on first use.
+    """Returns the spawner.
 
     Raises:
         Bug: The package provides none.
     """
-    global _spawner
-    if _spawner is None:
-        if _provider is None:
-            raise Bug("nothing provides a runtime to spawn with")
-        _spawner = _provider()
-    return _spawner
+    if _provider is None:
+        raise Bug("nothing provides a runtime to spawn with")
+    return _provider()
