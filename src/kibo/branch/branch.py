@@ -98,7 +98,7 @@ class Branch(BranchFace[Instance]):
         reads: Sequence[str] = EVERYTHING,
         overwrite: bool = False,
     ) -> Committed:
-        """Makes the parent what this branch is. Its siblings become stale and are stopped.
+        """Makes the parent what this branch is. Its siblings become stale; what ran in them is killed when it returns.
 
         The instances of the parent are from now on what the branch's are: whoever holds one goes on with it.
 

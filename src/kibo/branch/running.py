@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from kibo.box.define import Box
 from kibo.branch import joining
@@ -43,12 +43,16 @@ from kibo.model.ids import BranchId
 from kibo.runtime import forking
 from kibo.runtime.forking import Live, Point
 from kibo.runtime.instance import adopt, conversation_of, give_up, spawned_of, was_destroyed
+from kibo.runtime.orders import Orders
 from kibo.runtime.states import Progress, Spawned
 from kibo.runtime.trees.conflict import Resolver
 from kibo.store.crash import point as crash_point
 
 #: Why nothing runs in a branch any more.
 Ended = Literal["committed", "aborted", "stale", "closed"]
+#: Those that were told to end instances.
+Stopping = set[Orders]
+NOT_THERE: Final = "the branch that was committed does not have it"
 
 
 class RunningBranch:
@@ -357,11 +361,9 @@ class RunningBranch:
                 done = await waiting.aside(lambda: self._record_commit(world, overwrite=overwrite))
                 crash_point("commit.recorded")
                 self._note_sealed(world, done.head)
-                if parent is not None:
-                    parent._take_over(self, world)
+                stopping = self._stop("committed") if parent is None else parent._take_over(self, world)
                 told = await waiting.aside(lambda: self._tell_gateway(done))
-                if parent is None:
-                    self._stop("committed")
+        await self._silence(stopping)
         return await self.releasing.outcomes(done, told)
 
     # -- effects
@@ -447,13 +449,14 @@ class RunningBranch:
                         )
                     )
                     crash_point("merge.recorded")
-                    parent._become_merged(self, kept, fresh, merged)
+                    stopping = parent._become_merged(self, kept, fresh, merged)
                     told = await family.waiting.aside(lambda: self._tell_gateway(done))
             except BaseException:
                 for spawned in fresh.values():
                     forking.discard(spawned)
                 raise
             family.flusher.add(done.head)
+        await self._silence(stopping)
         return await self.releasing.outcomes(done, told)
 
     def _record_merge(self, world: World, heads: tuple[str, str]) -> Committed:
@@ -506,7 +509,7 @@ class RunningBranch:
         if self._ended in ("committed", "aborted", "closed"):
             return
         async with self.family.lock:
-            self._stop("aborted")
+            await self._silence(self._stop("aborted"))
             world = self._world_now()
             await self.family.waiting.aside(lambda: self._record_abort(world))
         self._let_go()
@@ -597,14 +600,15 @@ class RunningBranch:
         names, deltas = self.members.keys(), self.family.deltas
         return names != self._sealed_names or any(each.changed(deltas) for each in self.members.values())
 
-    def _take_over(self, winner: RunningBranch, world: World) -> None:
+    def _take_over(self, winner: RunningBranch, world: World) -> Stopping:
         """Makes this branch what a committed fork of it is, and ends the others."""
+        stopping: Stopping = set()
         for name, member in winner.members.items():
             self._take_member(name, member, world[name])
         for name in self.members.keys() - winner.members.keys():
-            give_up(self.members.pop(name).face, "the branch that was committed does not have it")
+            stopping.add(give_up(self.members.pop(name).face, NOT_THERE))
         self._sealed_names = set(world)
-        self._end_children(winner)
+        return stopping | self._end_children(winner)
 
     def _take_member(self, name: str, member: Member, sealed: InstanceWorld) -> None:
         mine = self.members.get(name)
@@ -623,7 +627,8 @@ class RunningBranch:
 
     def _become_merged(
         self, merged: RunningBranch, kept: set[str], fresh: Mapping[str, Spawned], world: World
-    ) -> None:
+    ) -> Stopping:
+        stopping: Stopping = set()
         for name in kept:
             self._take_member(name, merged.members[name], world[name])
         for name, spawned in fresh.items():
@@ -634,35 +639,45 @@ class RunningBranch:
                 name, Member(name, face, like.box, like.frozen, like.start, world[name]), world[name]
             )
         for name in self.members.keys() - world.keys():
-            give_up(self.members.pop(name).face, "the branch that was committed does not have it")
+            stopping.add(give_up(self.members.pop(name).face, NOT_THERE))
         for name, member in self.members.items():
             member.sealed = world[name]
         self._sealed_names = set(world)
-        self._end_children(merged)
+        return stopping | self._end_children(merged)
 
-    def _end_children(self, winner: RunningBranch) -> None:
-        winner._stop("committed")
+    def _end_children(self, winner: RunningBranch) -> Stopping:
+        stopping = winner._stop("committed")
         for child in self._children:
-            child._stop("stale")
+            stopping |= child._stop("stale")
         # Those of the winner, which have nothing to commit into any more, end with this branch.
         self._children = [child for child in (*self._children, *winner._children) if child is not winner]
+        return stopping
 
-    def _stop(self, why: Ended) -> None:
-        """Ends what runs in it and below it, at once."""
+    def _stop(self, why: Ended) -> Stopping:
+        """Ends what runs in it and below it, at once. Returns who was told; see `_silence`."""
+        stopping: Stopping = set()
         pending: list[tuple[RunningBranch, Ended]] = [(self, why)]  # trees are deeper than Python's stack
         while pending:
             branch, how = pending.pop()
-            branch._stop_alone(how)
+            stopping |= branch._stop_alone(how)
             pending += [(child, "stale" if how == "committed" else how) for child in branch._children]
         if self.parent is None and why != "closed":
             self.family.owner.end(self.id)
+        return stopping
 
-    def _stop_alone(self, why: Ended) -> None:
+    def _stop_alone(self, why: Ended) -> Stopping:
         if not self._ended or (self._ended == "stale" and why in ("aborted", "committed")):
             self._ended = why
-        for member in self.members.values():
-            if member.face.branch is self.face:  # else it is its parent's now
-                give_up(member.face, f"its branch {self.name or self.id} is {self._ended}")
+        reason = f"its branch {self.name or self.id} is {self._ended}"
+        mine = [
+            each for each in self.members.values() if each.face.branch is self.face
+        ]  # else its parent's now
+        return {give_up(member.face, reason) for member in mine}
+
+    async def _silence(self, stopping: Stopping) -> None:
+        """Waits until what was stopped is killed. It may still be on its way out, but nothing in it runs on."""
+        for session in stopping:
+            await session.carried_out(self.family.waiting)
 
     @contextmanager
     def _saying_why(self) -> Iterator[None]:

@@ -485,17 +485,22 @@ def adopt(instance: Any, winner: Any) -> None:
     instance._finalizer = finalizer(instance, instance._spawned)
 
 
-def give_up(instance: Any, why: str) -> None:
-    """Ends an instance, of either face, without waiting: a call that runs in it raises, and says why."""
+def give_up(instance: Any, why: str) -> Orders:
+    """Ends an instance, of either face, without waiting: a call that runs in it raises, and says why.
+
+    Returns:
+        Who was told to end it: when the order is carried out, all that runs in it is killed.
+    """
+    talk: Conversation = instance._conversation
     if instance._finalizer.detach() is None:
-        return
-    talk = instance._conversation
+        return talk.session
     talk.ended = talk.ended or why
     talk.channel.hang_up()
     instance._access.hang_up()
     instance._finalizer = weakref.finalize(instance, _close, talk.channel, instance._access)
     if talk.session.owner_pid == os.getpid():
         talk.session.forget(talk.instance)
+    return talk.session
 
 
 def was_destroyed(instance: Any) -> bool:

@@ -166,6 +166,14 @@ class Orders:
         with contextlib.suppress(KiboError):
             self.order("destroy", {"id": instance})
 
+    async def carried_out(self, waiting: Waiting) -> None:
+        """Waits until the warden has carried out the orders that this thread gave so far; not for what comes of them.
+
+        Quiet when the runtime is gone, and with it all that it ran.
+        """
+        with contextlib.suppress(KiboError):
+            await self.ask(waiting, "list", {"id": ""})
+
 
 class _Nothing(Reply):
     """What nobody answers on: waiting for it is a pause that both ways of waiting know."""
