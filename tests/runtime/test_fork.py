@@ -8,13 +8,15 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
 import kibo
-from kibo import Box, action, aio
+from kibo import Allow, Box, Env, Service, action, aio
 from kibo.model import errors
 from kibo.model.ids import DeltaId, InstanceId
 from kibo.runtime import forking
@@ -427,3 +429,94 @@ def test_a_program_that_guards_its_memory_is_forked_and_guards_it_still() -> Non
         assert fork.guarded()
         fork.destroy()
         assert box.guarded()
+
+
+FORKS = 3
+MEET = "import urllib.request; urllib.request.urlopen('http://meeting.example/')"
+
+SERVICE = f"""
+import http.server, os
+if os.path.exists("/work/meet"):
+    {MEET}
+http.server.HTTPServer(("127.0.0.1", 8080), http.server.BaseHTTPRequestHandler).serve_forever()
+"""
+
+
+class Meeting:
+    """A server that answers nobody before `FORKS` have come."""
+
+    def __init__(self) -> None:
+        meeting, self.come, guard, all_there = self, 0, threading.Lock(), threading.Event()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                with guard:
+                    meeting.come += 1
+                    if meeting.come == FORKS:
+                        all_there.set()
+                self.send_response(200 if all_there.wait(20) else 408)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Tests print nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+
+
+@pytest.fixture
+def meeting() -> Iterator[Meeting]:
+    held = Meeting()
+    thread = threading.Thread(target=held.server.serve_forever)
+    thread.start()
+    yield held
+    held.server.shutdown()
+    held.server.server_close()
+    thread.join()
+
+
+def test_forks_resume_at_the_same_time(meeting: Meeting) -> None:
+    class Visitor(Box):
+        """Meets the others when it is resumed."""
+
+        egress = [Allow("meeting.example", to=meeting.address)]
+
+        def launch(self) -> None:
+            self.meets = False
+
+        def resume(self) -> None:
+            """Meets them, once it was told to."""
+            if self.meets:
+                exec(MEET)
+
+        @action
+        def meet(self) -> None:
+            """Have it do so."""
+            self.meets = True
+
+    with Visitor().spawn() as box:
+        box.meet()
+        for fork in box.fork(FORKS, live="require"):
+            fork.destroy()
+
+
+def test_services_of_forks_start_at_the_same_time(meeting: Meeting) -> None:
+    class Visitor(Box):
+        """Has a service that meets the others before it is ready, once there is somebody to meet."""
+
+        egress = [Allow("meeting.example", to=meeting.address)]
+        env = Env(
+            services=[
+                Service("visit", ["/usr/bin/python3", "-c", SERVICE], ready="tcp:8080", start_timeout_s=30.0)
+            ]
+        )
+
+        @action
+        def meet(self) -> None:
+            """Have it do so from the next time that it starts."""
+            Path("/work/meet").touch()
+
+    with Visitor().spawn() as box:
+        box.meet()
+        for fork in box.fork(FORKS):
+            fork.destroy()

@@ -15,10 +15,11 @@ from typing import Any, Final, Literal, get_args
 from kibo.model.asker import Asker
 from kibo.model.errors import InvalidInput, KiboError, NotLive
 from kibo.model.ids import DeltaId, InstanceId, StateId
-from kibo.model.limits import DEFAULT_LAUNCH_S, MAX_FORKS
+from kibo.model.limits import MAX_FORKS
 from kibo.runtime import wire
 from kibo.runtime.channel import Channel
 from kibo.runtime.conversation import Conversation
+from kibo.runtime.making import Making, make_all
 from kibo.runtime.orders import FORK_S
 from kibo.runtime.refusals import violation
 from kibo.runtime.servicing import start_services, stop_services
@@ -204,36 +205,26 @@ async def fork(
     arguments: dict[str, Any] = {"source": point.cell or spawned.state.cell}
     if not point.cell:
         arguments |= {"files": point.files} if over is None else {"over": list(over)}
-    made: list[Spawned] = []
     plan, deltas = spawned.state.plan, on_disk(point.layers) if over is None else tuple(over)
     orders: list[dict[str, Any]] = [
         {"id": InstanceId.new(), "upper": _beside(spawned) if durable else "", **arguments} for _ in range(n)
     ]
-    simple = not plan.egress and not plan.env.services
-    session = spawned.states.session
-    launch_s = plan.limits.launch_s or DEFAULT_LAUNCH_S
+    behalves = askers or [spawned.asker] * n
+    makings: list[Making] = []
     try:
-        if simple:
-            # All are ordered before the first is waited for: both processors have something to do.
-            for order in orders:
-                channel = session.begin("fork", order)
-                made.append(
-                    Spawned(spawned.states, spawned.state, order["id"], channel, order["upper"], deltas)
-                )
-            for child in made:
-                await session.finish(waiting, child.channel, child.instance, launch_s)
-        else:
-            for order in orders:
-                asker = askers[len(made)] if askers else spawned.asker
-                channel = await spawned.states.make(waiting, "fork", order, plan, asker)
-                child = Spawned(spawned.states, spawned.state, order["id"], channel, order["upper"], deltas)
-                child.asker = asker
-                made.append(child)
+        for order, asker in zip(orders, behalves, strict=True):
+            makings.append(spawned.states.begin("fork", order, plan, asker))
+        await make_all(waiting, makings)
     except BaseException:
-        for child in made:
-            discard(child)
+        for making in makings:
+            making.discard()
         raise
-    return made
+    return [
+        Spawned(
+            spawned.states, spawned.state, order["id"], making.channel, order["upper"], deltas, asker=asker
+        )
+        for order, making, asker in zip(orders, makings, behalves, strict=True)
+    ]
 
 
 async def go_on(waiting: Waiting, spawned: Spawned, talk: Conversation) -> None:

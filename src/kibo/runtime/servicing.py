@@ -24,53 +24,84 @@ async def start_services(waiting: Waiting, session: Orders, cell: str, services:
     Raises:
         ServiceFailed: One ended, or was not ready in time; its log's end is shown. The caller destroys the box.
     """
-    specs: list[dict[str, Any]] = [
-        {
-            "name": service.name,
-            "command": argv_of(service.command),
-            "ready": service.ready or "",
-            "restart": service.restart,
-            "start_timeout_s": service.start_timeout_s,
-            "variables": dict(service.variables),
-        }
-        for service in services
-    ]
-    timeout_s = sum(service.start_timeout_s for service in services) + SUPERVISOR_S
-    answer = await _ask(waiting, session, cell, specs, timeout_s)
-    if answer["kind"] == "refused" and answer["code"] == "service.failed":
-        log = answer["details"]["log"]
-        raise ServiceFailed(
-            f"{answer['message']}\n{log.rstrip()}" if log else f"{answer['message']}; it printed nothing",
-            hint="Look at its log above; raise Service.start_timeout_s if it needs longer.",
-            details=answer["details"],
-        )
-    if answer["kind"] == "refused":
-        raise refusal_error(answer)
+    await StartingServices(session, cell, services).finish(waiting)
 
 
 async def stop_services(waiting: Waiting, session: Orders, cell: str) -> None:
     """Ends the services of a box in good order, so that their files are as they leave them."""
-    await _ask(waiting, session, cell, [], SUPERVISOR_S)
+    await StartingServices(session, cell, ()).answer(waiting)
 
 
-async def _ask(
-    waiting: Waiting, session: Orders, cell: str, specs: list[dict[str, Any]], timeout_s: float
-) -> dict[str, Any]:
-    reply = Reply()
-    try:
-        session.order("services", {"id": cell, "services": specs}, [reply.theirs.fileno()])
-        reply.theirs.close()
-        answer, _ = await reply.receive(waiting, timeout_s)
-        return dict(answer)
-    except wire.Closed:
-        if not session.alive:
-            raise lost() from None
-        raise ServiceFailed(
-            "the box killed what supervises its services", hint="Spawn another one."
-        ) from None
-    except TimeoutError:
-        raise ServiceFailed(
-            "what supervises the box's services does not answer", hint="Spawn another one."
-        ) from None
-    finally:
-        reply.close()
+class StartingServices:
+    """The order to have services instead of those that a box has, given when this is made. `finish` or `close` it.
+
+    Args:
+        session: Who is told.
+        cell: The box.
+        services: What is to run in it, in the order in which it starts.
+    """
+
+    def __init__(self, session: Orders, cell: str, services: Sequence[Service]) -> None:
+        self._session = session
+        self._timeout_s = sum(service.start_timeout_s for service in services) + SUPERVISOR_S
+        specs: list[dict[str, Any]] = [
+            {
+                "name": service.name,
+                "command": argv_of(service.command),
+                "ready": service.ready or "",
+                "restart": service.restart,
+                "start_timeout_s": service.start_timeout_s,
+                "variables": dict(service.variables),
+            }
+            for service in services
+        ]
+        self._reply = Reply()
+        try:
+            session.order("services", {"id": cell, "services": specs}, [self._reply.theirs.fileno()])
+            self._reply.theirs.close()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stops listening for what becomes of it."""
+        self._reply.close()
+
+    async def answer(self, waiting: Waiting) -> dict[str, Any]:
+        """Waits until all of it is done; returns what is said of it.
+
+        Raises:
+            ServiceFailed: Nobody says anything.
+        """
+        try:
+            answer, _ = await self._reply.receive(waiting, self._timeout_s)
+            return dict(answer)
+        except wire.Closed:
+            if not self._session.alive:
+                raise lost() from None
+            raise ServiceFailed(
+                "the box killed what supervises its services", hint="Spawn another one."
+            ) from None
+        except TimeoutError:
+            raise ServiceFailed(
+                "what supervises the box's services does not answer", hint="Spawn another one."
+            ) from None
+        finally:
+            self.close()
+
+    async def finish(self, waiting: Waiting) -> None:
+        """Waits until all of it is done.
+
+        Raises:
+            ServiceFailed: As for `start_services`.
+        """
+        answer = await self.answer(waiting)
+        if answer["kind"] == "refused" and answer["code"] == "service.failed":
+            log = answer["details"]["log"]
+            raise ServiceFailed(
+                f"{answer['message']}\n{log.rstrip()}" if log else f"{answer['message']}; it printed nothing",
+                hint="Look at its log above; raise Service.start_timeout_s if it needs longer.",
+                details=answer["details"],
+            )
+        if answer["kind"] == "refused":
+            raise refusal_error(answer)

@@ -43,10 +43,11 @@ from kibo.runtime.images.environment import (
     find_environment,
     interpreter_layer,
 )
+from kibo.runtime.making import Making, make_all
 from kibo.runtime.orders import FORK_S, UNWIND_S, lost
 from kibo.runtime.refusals import refusal_error, violation
 from kibo.runtime.roots import HOST_USR
-from kibo.runtime.servicing import start_services, stop_services
+from kibo.runtime.servicing import stop_services
 from kibo.runtime.session import Session
 from kibo.runtime.trust import VARIABLES as TRUST
 from kibo.runtime.trust import trust_layer
@@ -244,36 +245,18 @@ class States:
         wanted: Plan,
         asker: Asker = NOBODY,
     ) -> Channel:
-        channel = await self._make_cell(waiting, order, arguments, wanted, asker)
-        if wanted.env.services:
-            try:
-                await start_services(waiting, self.session, arguments["id"], wanted.env.services)
-            except BaseException:
-                channel.close()
-                self.session.forget(arguments["id"])
-                raise
-        return channel
-
-    async def _make_cell(
-        self, waiting: Waiting, order: str, arguments: dict[str, Any], wanted: Plan, asker: Asker
-    ) -> Channel:
-        cell = arguments["id"]
-        if not wanted.egress:
-            channel = self.session.begin(order, arguments)
-            await self.session.finish(waiting, channel, cell, _launch_s(wanted))
-            return channel
-        door = self.door(cell, wanted, asker)
+        making = self.begin(order, arguments, wanted, asker)
         try:
-            channel = self.session.begin(order, arguments, door.theirs)
-            try:
-                # Before the guest is ready: resume() may already want out.
-                await door.open(waiting)
-            except wire.Closed:
-                pass  # it could not be made; `finish` says why
-            await self.session.finish(waiting, channel, cell, _launch_s(wanted))
-        finally:
-            door.close()
-        return channel
+            await make_all(waiting, [making])
+        except BaseException:
+            making.discard()
+            raise
+        return making.channel
+
+    def begin(self, order: str, arguments: dict[str, Any], wanted: Plan, asker: Asker = NOBODY) -> Making:
+        """Has a cell made, with a way out if it has one."""
+        door = self.door(arguments["id"], wanted, asker) if wanted.egress else None
+        return Making(self.session, order, arguments, wanted, door)
 
     def door(self, cell: str, wanted: Plan, asker: Asker) -> Door:
         """Makes a way out for a cell."""
