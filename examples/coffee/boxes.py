@@ -24,6 +24,7 @@ PAGE_TIMEOUT_S = 20
 ACTION_S = 60.0
 ORDER_S = 240.0  # a busy shop that asks for patience at every step
 WINDOW = {"width": 900, "height": 680}
+QUOTE = Path("/work/quote")  # in a box
 LINE = ("kind", "size", "quantity")  # of a basket, in the attributes of its rows
 
 
@@ -121,13 +122,16 @@ class Browser(Box):
             _wait(response, attempt)
         raise ShopError(f"{url} was too busy {TRIES} times")
 
-    def submit(self, button: str, within: "Locator | None" = None) -> "Response":
+    def submit(
+        self, button: str, within: "Locator | None" = None, patience_s: float = PAGE_TIMEOUT_S
+    ) -> "Response":
         """Presses a button in `within` or in the page, and returns the answer to its form, whatever it is.
 
         Pressed once only: what a form does may not be safe to repeat.
         """
         form = within or self.page.locator("main")
-        with self.page.expect_navigation(wait_until="domcontentloaded") as navigation:
+        patience = self.page.expect_navigation(wait_until="domcontentloaded", timeout=patience_s * 1000)
+        with patience as navigation:
             form.get_by_role("button", name=button).click()
         return navigation.value
 
@@ -144,12 +148,20 @@ class DebianBrowser(Browser):
     env = Env(base="debian:bookworm")
 
 
+def in_private(host: str, to: str | None = None) -> Allow:
+    """Says which forms of the shop change nothing that another sees: signing in, and one's own basket.
+
+    An attempt in a fork may send those at once. All others, such as a payment, wait until it has won.
+    """
+    return Allow(host, to=to, methods=("POST",), paths=("/signin", "/basket", "/basket/empty"), effect="read")
+
+
 class Account(Box):
     """Signed in to the shop as one customer."""
 
     browser = use(Browser)
     secrets = [Secret("SHOP_PASSWORD", hosts=["shop.example"])]
-    egress = [Allow("shop.example")]
+    egress = [Allow("shop.example"), in_private("shop.example")]
     customer: str
     shop: str = "http://shop.example"
 
@@ -194,6 +206,9 @@ class Coffee(Box):
     browser = use(Browser)
     account = use(Account)
     accepted_rise_cents: int = 50
+    patience_s: float = (
+        PAGE_TIMEOUT_S  # for the answer to a payment; one that races others waits for the race
+    )
     card: str = "4242 4242 4242 4242"
 
     @action(effect="irreversible", timeout_s=ORDER_S)
@@ -249,10 +264,12 @@ class Coffee(Box):
         fields = {"Card number": self.card, "Expiry": "11/30", "CVC": "123", "Name on the cup": note}
         for label, value in fields.items():
             page.get_by_label(label).fill(value)
+        # What it is about to cost, for whoever has to choose between several that are about to pay.
+        QUOTE.write_text(str(self._total()))
         try:
-            response = self.browser.submit("Pay")
+            response = self.browser.submit("Pay", patience_s=self.patience_s)
         except Error as error:
-            if (receipt := self._find_order(note)) is not None:
+            if (receipt := self.find_order(note)) is not None:
                 return receipt
             # Nobody said no: it may still be on its way, so that it is not in the history proves nothing.
             raise OutcomeUnknown(f"paid for {note!r}, and no answer came") from error
@@ -263,10 +280,11 @@ class Coffee(Box):
         if response.ok and self.browser.path.startswith("/orders/"):
             return self._read_receipt()
         # A 503, or a session that ended on the way to the receipt: it may have been charged, and the history knows.
-        return self._find_order(note)
+        return self.find_order(note)
 
-    def _find_order(self, note: str) -> Receipt | None:
-        """Looks in the order history for what this purchase wrote on the cup; opens its receipt if it is there.
+    @action(effect="read", timeout_s=ACTION_S)
+    def find_order(self, note: str) -> Receipt | None:
+        """Look in the order history for the order with this on its cup, and return its receipt if it is there.
 
         Raises:
             OutcomeUnknown: The history cannot be read.
@@ -307,6 +325,25 @@ class OatCoffee(Coffee):
     def buy_coffee(self, kind: str = "latte", size: str = "small") -> Receipt:
         """Buy one coffee with oat milk and return the receipt."""
         return super().buy_coffee(f"oat-{kind}", size)
+
+
+#: By their names, as a program is told which one this host can have.
+BROWSERS: dict[str, type[Browser]] = {"Browser": Browser, "DebianBrowser": DebianBrowser}
+
+
+def customer_of(shop: str) -> Account:
+    """Makes Ada, for whom `shop.example` is a shop on this machine.
+
+    Args:
+        shop: Its address, "127.0.0.1:PORT".
+    """
+
+    class LocalAccount(Account):
+        """Signed in to the shop as one customer."""
+
+        egress = [Allow("shop.example", to=shop), in_private("shop.example", shop)]
+
+    return LocalAccount(customer="ada")
 
 
 def _profile_path() -> Path:

@@ -1,4 +1,7 @@
-"""Kibo's main job, step by step: three boxes buy one coffee in a real web shop, with a real browser.
+"""Kibo's main job, step by step: three boxes buy coffee in a real web shop, with a real browser.
+
+First one coffee. Then three sizes race to the payment, of which one is paid. Then the program is killed between a
+charge and its record, and the next one finds out instead of paying again.
 
 `make demo`, or `python -m examples.coffee.demo --help`. Leaves a picture of the receipt in demo-out/, and the layers
 of the browser's environment in Kibo's state directory, so that a second run takes seconds.
@@ -19,15 +22,21 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from examples.coffee.boxes import Account, Browser, Coffee, DebianBrowser, OatCoffee, Receipt
+from examples.coffee import killed
+from examples.coffee.boxes import Browser, Coffee, DebianBrowser, OatCoffee, Receipt, customer_of
 from examples.coffee.leftovers import Traces
+from examples.coffee.racing import SIZES, race
 from examples.coffee.shop.store import Store
-from kibo import Allow, Box, KiboError
+from kibo import Box, KiboError
+from kibo.branch.explore.exploration import ExploreEvent
 from kibo.model.errors import HostUnsupported
 from kibo.runtime.states import Launched, Launching
 from kibo.wiring import runtime
 
 ROOT = Path(__file__).parents[2]
+RACE_S = 240.0  # that a payment waits for its race
+#: Of the shop in which a program is killed: from a charge to its answer.
+SLOW_ANSWER = ["--slow-answer-s", "60"]
 TROUBLE = {
     "prices rise at the checkout": ["--price-rise-cents", "30"],
     "sessions end after nine pages": ["--session-uses", "9"],
@@ -36,6 +45,13 @@ TROUBLE = {
     "the basket is slow": ["--slow-s", "0.3"],
 }
 
+RACE = {
+    "started": "forked",
+    "held": "waits with its payment",
+    "scored": "would cost",
+    "stopped": "stopped: its payment was never sent",
+    "won": "won: its payment is sent",
+}
 LAUNCHES = {
     "Browser": "Chromium opened once",
     "DebianBrowser": "Chromium opened once",
@@ -58,10 +74,16 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         traces = Traces(runtime().home)
-        with open_shop(options.out, calm=options.calm) as (shop, orders):
-            receipt = buy(shop, options.out)
-            runtime().close()
-            bought = check_orders(orders(), receipt)
+        with open_shop(options.out, {} if options.calm else TROUBLE) as (shop, orders):
+            browser = choose_browser()
+            receipt = buy(browser, shop, options.out)
+            bought = check_orders(orders(), [receipt])
+            receipt = race_for_the_cheapest(browser, shop)
+            bought &= check_orders(orders()[:-1], [receipt])
+        with open_shop(options.out, {"a payment's answer takes a minute": SLOW_ANSWER}) as (shop, orders):
+            found = be_killed(browser, shop, lambda: bool(orders()))
+            bought &= check_orders(orders(), found)
+        runtime().close()
         return 0 if bought & check_traces(traces) else 1
     except KiboError as error:
         console.print(f"[red]{error.code}[/] {error.message}")
@@ -69,15 +91,9 @@ def main() -> int:
         return 1
 
 
-def buy(shop: str, out: Path) -> Receipt:
+def buy(browser: Browser, shop: str, out: Path) -> Receipt:
     """Builds, spawns and orders, telling what each step takes."""
-
-    class LocalAccount(Account):
-        """Signed in to the shop as one customer."""
-
-        egress = [Allow("shop.example", to=shop)]
-
-    box1, box2 = choose_browser(), LocalAccount(customer="ada")
+    box1, box2 = browser, customer_of(shop)
     box3 = box1 + box2 + Coffee()
     told("box3", "Browser() + Account(customer='ada') + Coffee()")
     build(box3)
@@ -100,6 +116,41 @@ def buy(shop: str, out: Path) -> Receipt:
     told("secret", f"all the box ever held: {held}")
     told("receipt", str(picture))
     return receipt
+
+
+def race_for_the_cheapest(browser: Browser, shop: str) -> Receipt:
+    """Has three forks of one signed-in box come to the payment, and one of them pay."""
+    began = time.monotonic()
+    told("race", f"three forks of one box order a latte each: {', '.join(SIZES)}; the cheapest is to win")
+
+    def show(event: ExploreEvent) -> None:
+        if event.attempt is not None and (said := RACE.get(event.kind)):
+            quote = euros(-int(event.attempt.score)) if event.attempt.score is not None else ""
+            told(event.attempt.name, f"{said} {quote}".rstrip(), since(began))
+
+    receipt = race(browser + customer_of(shop) + Coffee(patience_s=RACE_S), "latte", show)
+    told("committed", f"{receipt.coffee}, {euros(receipt.cents)}, order {receipt.order}", since(began))
+    return receipt
+
+
+def be_killed(browser: Browser, shop: str, charged: Callable[[], bool]) -> list[Receipt]:
+    """Has another program pay, kills it once the shop has charged, and finds out what it has left."""
+    known = {effect["id"] for effect in killed.in_doubt()}
+    began = time.monotonic()
+    told("killing", "another program buys a latte, and is killed between the charge and its record")
+    killed.kill_after_the_charge(type(browser).__name__, shop, charged)
+    told("killed", "kill -9, of the program and its gateway", since(began))
+    found = []
+    with (browser + customer_of(shop) + Coffee()).spawn() as box:
+        for effect in killed.in_doubt():
+            if effect["id"] not in known:
+                told("in doubt", f"{effect['method']} {effect['url']}, {effect['reason']}")
+                receipt = killed.settle(effect["id"], box)
+                if receipt is not None:
+                    found.append(receipt)
+                outcome = "no order" if receipt is None else f"order {receipt.order}"
+                told("found out", f"the order history has {outcome}: it is not paid again")
+    return found
 
 
 def choose_browser() -> Browser:
@@ -143,9 +194,9 @@ def show_progress(say: Callable[[str], None], began: float) -> Callable[[Any], N
 
 
 @contextlib.contextmanager
-def open_shop(out: Path, *, calm: bool) -> Iterator[tuple[str, Callable[[], list[Any]]]]:
+def open_shop(out: Path, trouble: dict[str, list[str]]) -> Iterator[tuple[str, Callable[[], list[Any]]]]:
     """Starts the shop as a program of its own; gives its address and a way to read its order book."""
-    switches = [] if calm else [switch for pair in TROUBLE.values() for switch in pair]
+    switches = [switch for pair in trouble.values() for switch in pair]
     database = out / "shop.db"
     forget(database)  # the last demo's, if it was killed
     pipe = subprocess.PIPE
@@ -156,9 +207,9 @@ def open_shop(out: Path, *, calm: bool) -> Iterator[tuple[str, Callable[[], list
             url = process.stdout.readline().strip()
             if not url:
                 raise SystemExit("the shop did not start")
-            told("shop", f"a web shop on {url}" + ("" if calm else ", with the usual trouble:"))
-            for trouble in () if calm else TROUBLE:
-                told("", trouble)
+            told("shop", f"a web shop on {url}" + (", with some trouble:" if trouble else ""))
+            for each in trouble:
+                told("", each)
             store = Store(database)
             try:
                 yield url.removeprefix("http://"), store.orders
@@ -175,15 +226,21 @@ def forget(database: Path) -> None:
         path.unlink()
 
 
-def check_orders(orders: list[Any], receipt: Receipt) -> bool:
-    """Shows the shop's own order book, and whether it agrees that one coffee was bought."""
+def check_orders(orders: list[Any], receipts: list[Receipt]) -> bool:
+    """Shows the shop's own order book, and whether it agrees that one coffee was bought.
+
+    Args:
+        orders: Those that came of the last step.
+        receipts: What that step has bought.
+    """
     table = Table(
         "order", "customer", "on the cup", "paid", title="The shop's order book", title_justify="left"
     )
     for order in orders:
         table.add_row(str(order.id), order.customer, order.note, euros(order.cents))
     console.print(table)
-    right = [(order.id, order.note) for order in orders] == [(receipt.order, receipt.note)]
+    bought = [(receipt.order, receipt.note) for receipt in receipts]
+    right = len(orders) == 1 and [(order.id, order.note) for order in orders] == bought
     console.print("[green]one order, the one on the receipt[/]" if right else "[red]not exactly one order[/]")
     return right
 

@@ -35,6 +35,9 @@ def main() -> None:
     )
     trouble.add_argument("--slow-s", type=float, default=0.0, help="seconds that the basket takes")
     trouble.add_argument("--slow-payment-s", type=float, default=0.0, help="seconds that a payment takes")
+    trouble.add_argument(
+        "--slow-answer-s", type=float, default=0.0, help="seconds from a charge to its answer"
+    )
     trouble.add_argument("--seed", type=int, default=0, help="of the 503s")
     options = parser.parse_args()
 
@@ -50,6 +53,7 @@ def main() -> None:
             lost_answers=options.lost_answers,
             slow_s=options.slow_s,
             slow_payment_s=options.slow_payment_s,
+            slow_answer_s=options.slow_answer_s,
             seed=options.seed,
         ),
     )

@@ -73,7 +73,12 @@ class Shop:
                 self._route("/basket/empty", self._do_empty, "POST", private=True),
                 self._route("/checkout", self._checkout, private=True),
                 self._route(
-                    "/checkout", self._do_pay, "POST", private=True, wait_s=self._trouble.slow_payment_s
+                    "/checkout",
+                    self._do_pay,
+                    "POST",
+                    private=True,
+                    wait_s=self._trouble.slow_payment_s,
+                    answer_s=self._trouble.slow_answer_s,
                 ),
                 self._route("/orders", self._orders, private=True),
                 self._route("/orders/{order:int}", self._receipt, private=True),
@@ -81,7 +86,14 @@ class Shop:
         )
 
     def _route(
-        self, path: str, page: Page, method: str = "GET", *, private: bool = False, wait_s: float = 0.0
+        self,
+        path: str,
+        page: Page,
+        method: str = "GET",
+        *,
+        private: bool = False,
+        wait_s: float = 0.0,
+        answer_s: float = 0.0,
     ) -> Route:
         """Puts around a page what all of them share: trouble, session, sign-in, CSRF token and cookies."""
 
@@ -95,6 +107,7 @@ class Shop:
                 visit.form = await _read_form(request)
             await asyncio.sleep(wait_s)
             response = self._admit(visit, page, method, private)
+            await _hold_back(request, answer_s)
             if SESSION_COOKIE not in response.headers.get("set-cookie", "") and session.id != known:
                 _set_cookie(response, SESSION_COOKIE, session.id)
             return response
@@ -223,6 +236,13 @@ async def _read_form(request: Request) -> dict[str, str]:
         if len(body) > MAX_FORM_BYTES:
             return {}  # Without a token, so refused.
     return dict(parse_qsl(body.decode("latin-1"), encoding="utf-8"))
+
+
+async def _hold_back(request: Request, seconds: float) -> None:
+    """Waits before an answer, as long as somebody is there to have it."""
+    until = asyncio.get_running_loop().time() + seconds
+    while asyncio.get_running_loop().time() < until and not await request.is_disconnected():
+        await asyncio.sleep(0.05)
 
 
 def _set_cookie(response: Response, name: str, value: str) -> None:

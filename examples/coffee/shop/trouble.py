@@ -15,6 +15,7 @@ class Trouble:
         lost_answers: So many payments are charged and then answered with a 503: the worst a client can meet.
         slow_s: Seconds that each page of the basket takes.
         slow_payment_s: Seconds from a payment's arrival to its charge, whether or not the client still waits.
+        slow_answer_s: Seconds from a payment's charge to its answer: long enough to die in.
         seed: Of the dice behind `unavailable`, so that a run can be repeated.
     """
 
@@ -24,6 +25,7 @@ class Trouble:
     lost_answers: int = 0
     slow_s: float = 0.0
     slow_payment_s: float = 0.0
+    slow_answer_s: float = 0.0
     seed: int = 0
     _dice: random.Random = field(init=False, repr=False)
 
