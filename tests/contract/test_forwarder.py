@@ -18,6 +18,7 @@ from kibo.box.policy import Allow, Deny, Secret
 from kibo.effects.destinations import is_public
 from kibo.effects.door import MAX_CONNECTIONS
 from kibo.effects.forwarder import Forwarder
+from kibo.model.asker import Asker
 from kibo.model.errors import InvalidInput, RuntimeLost
 
 pytestmark = pytest.mark.contract
@@ -407,6 +408,23 @@ def test_a_forwarder_that_has_ended_says_so_and_can_be_closed_again(tmp_path: Pa
     forwarder.close()
     with pytest.raises(RuntimeLost):
         forwarder.stop("none")
+
+
+def test_an_answer_that_came_too_late_is_not_taken_for_that_to_the_next_order(tmp_path: Path) -> None:
+    with Forwarder.start(tmp_path) as forwarder:
+        forwarder.certificate()
+        os.kill(forwarder.pid, signal.SIGSTOP)
+        forwarder._control.settimeout(0.05)
+        with pytest.raises(RuntimeLost, match="does not answer"):
+            forwarder.stop("none")
+        forwarder._control.settimeout(10)
+        os.kill(forwarder.pid, signal.SIGCONT)
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            pytest.raises(RuntimeLost, match="can hold nothing"),
+        ):
+            forwarder.serve(listener.fileno(), [], "box", asker=Asker("br_1", "br_0", holds=True))
+        assert forwarder.certificate().startswith(b"-----BEGIN")
 
 
 def test_killing_the_user_process_ends_the_forwarder(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class Order(msgspec.Struct, array_like=True):
     """One packet of the control socket.
 
     `serve` comes with a listening socket, and perhaps a pidfd, beside it; `settle` with a socket that is closed once
-    what it releases has an outcome.
+    what it releases has an outcome. Its number is that of its answer.
     """
 
     verb: str
@@ -58,6 +58,7 @@ class Order(msgspec.Struct, array_like=True):
     asker: Asker = NOBODY
     rules: list[PackedRule] = []
     secrets: list[SecretValue] = []
+    number: int = 0
 
 
 class Reply(msgspec.Struct, array_like=True):
@@ -65,6 +66,7 @@ class Reply(msgspec.Struct, array_like=True):
 
     problem: str = ""
     certificate: bytes = b""
+    number: int = 0
 
 
 class Desk:
@@ -81,12 +83,15 @@ class Desk:
             self._services.outbox.start()
         while packet := await self._receive():
             data, descriptors = packet
+            number = 0
             try:
                 order = msgspec.msgpack.decode(data, type=Order)
+                number = order.number
                 await self._obey(order, descriptors)
                 answer = Reply(certificate=self._services.authority.certificate_pem)
             except (OSError, msgspec.MsgspecError, ValueError) as error:
                 answer = Reply(problem=f"{type(error).__name__}: {error}")
+            answer.number = number
             self._control.send(msgspec.msgpack.encode(answer))
         await asyncio.gather(*(door.close() for door in self._doors.values()))
         if self._services.outbox is not None:
@@ -128,7 +133,7 @@ class Desk:
         os.close(pidfd)
         if self._doors.get(box) is door:
             closing = asyncio.ensure_future(self._stop(box))
-            closing.add_done_callback(lambda done: done.exception())
+            closing.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _stop(self, box: str) -> None:
         if (door := self._doors.pop(box, None)) is not None:
@@ -161,6 +166,7 @@ class Forwarder:
     ) -> None:
         self.gateway = gateway
         self._lock = threading.Lock()
+        self._orders = 0
         self._values = values
         self._control = control
         self._process = process
@@ -306,6 +312,8 @@ class Forwarder:
 
     def _order(self, order: Order, descriptors: Sequence[int] = ()) -> Reply:
         with self._lock:
+            self._orders += 1
+            order.number = self._orders
             try:
                 rights = (
                     [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
@@ -313,15 +321,20 @@ class Forwarder:
                     else []
                 )
                 self._control.sendmsg([msgspec.msgpack.encode(order)], rights)
-                answer = self._control.recv(MAX_ORDER_BYTES)
+                reply = self._reply(order.number)
             except OSError as error:
                 raise RuntimeLost("the forwarder does not answer", details={"cause": str(error)}) from error
-        if not answer:
-            raise RuntimeLost("the forwarder has ended")
-        reply = msgspec.msgpack.decode(answer, type=Reply)
         if reply.problem:
             raise RuntimeLost(f"the forwarder could not {order.verb} {order.name}: {reply.problem}")
         return reply
+
+    def _reply(self, number: int) -> Reply:
+        """Waits for the answer to an order. Answers to those that were given up come before it, and are passed over."""
+        while answer := self._control.recv(MAX_ORDER_BYTES):
+            reply = msgspec.msgpack.decode(answer, type=Reply)
+            if reply.number == number:
+                return reply
+        raise RuntimeLost("the forwarder has ended")
 
 
 def _plain(asker: Asker) -> Asker:
