@@ -201,16 +201,42 @@ def test_a_key_stands_for_what_was_sent_with_it_first_in_its_scope(history: Hist
     ledger.begin(draft(key=b"other", scope=main.id), "gw_1")
     ledger.begin(draft(key=b"k", scope="elsewhere"), "gw_1")
     assert ledger.sent_with(main.id, key) is None  # those that wait have not been sent
-    first, _ = (ledger.begin(draft(key=b"k", scope=main.id), "gw_1") for _ in range(2))
+    first = ledger.begin(draft(key=b"k", scope=main.id), "gw_1")
     for settle in (lambda: None, lambda: ledger.lose(first.id, "no answer")):
         settle()
         found = ledger.sent_with(main.id, key)
         assert found is not None
         assert found.effect.id == first.id
+        with pytest.raises(WrongState):
+            ledger.begin(draft(key=b"k", scope=main.id), "gw_2")
     ledger.resolve(first.id, done=False, by="somebody")
+    assert ledger.sent_with(main.id, key) is None
+    second = ledger.begin(draft(key=b"k", scope=main.id), "gw_2")
     found = ledger.sent_with(main.id, key)
     assert found is not None
-    assert found.effect.id != first.id
+    assert found.effect.id == second.id
+
+
+def test_of_many_gateways_that_send_with_one_key_one_does(history: History, ledger: Ledger) -> None:
+    """Each has looked before, and found nothing that was sent with it."""
+    main = history.create()
+    made = []
+    for number in range(6):
+        (fork,) = history.fork(main.id)
+        made.append(ledger.hold(draft(fork.id, key=b"order-1"), f"gw_{number}"))
+        history.commit(fork.id, overwrite=True)
+    assert ledger.sent_with("scope", key_digest(b"order-1")) is None
+    sent: list[bool] = []
+    threads = [threading.Thread(target=lambda each=each: sent.append(ledger.send(each.id))) for each in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(sent) == [False] * 5 + [True]
+    assert sorted(states(ledger)) == ["released"] * 5 + ["sending"]
+    with pytest.raises(WrongState):
+        ledger.begin(draft(key=b"order-1"), "gw_7")
+    ledger.begin(draft(key=b"order-1", scope="another"), "gw_7")
 
 
 def test_only_a_person_leads_out_of_doubt_and_only_once(ledger: Ledger) -> None:

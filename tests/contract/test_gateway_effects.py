@@ -710,9 +710,62 @@ def test_a_ledger_that_cannot_be_written_sends_nothing_that_changes_something(tm
     with contextlib.closing(here):
         with sqlite3.connect(tmp_path / "history.db") as other:
             other.execute("DROP TABLE effects")
-        assert ask(here.box(), request()).startswith(b"HTTP/1.1 503")
+        with here.box().connect() as connection:
+            connection.sendall(request())
+            page = read_all(connection)
+        assert page.startswith(b"HTTP/1.1 503")
+        assert b"history.db" not in page  # where things lie on the host is nothing for boxes
+        assert str(tmp_path).encode() not in page
         assert ask(here.box(), request(method="GET", body=b"")).startswith(b"HTTP/1.1 200")
         assert here.shop.paths == [b"/pay"]
+
+
+@contextlib.contextmanager
+def out_of_order(here: Installation) -> Iterator[None]:
+    """Takes the ledger away for a block, and makes sure that the gateway has missed it."""
+    with sqlite3.connect(here.place / "history.db") as other:
+        other.execute("ALTER TABLE effects RENAME TO away")
+    try:
+        yield
+        # Its ledger does one thing after the other: what it was asked before, it has tried.
+        assert ask(here.box(), request("/no")).startswith(b"HTTP/1.1 503")
+    finally:
+        with sqlite3.connect(here.place / "history.db") as other:
+            other.execute("ALTER TABLE away RENAME TO effects")
+
+
+def test_what_a_dead_gateway_left_is_sent_though_the_ledger_is_out_of_order_when_the_next_begins(
+    here: Installation,
+) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    asking = Asking(here.box(fork), request())
+    here.await_states("held")
+    here.history.commit(fork.id)
+    os.kill(here.gateway.pid, signal.SIGKILL)
+    asking.wait()
+    with out_of_order(here):
+        here.restart()
+    here.await_states("done")
+    assert here.shop.paths == [b"/pay"]
+
+
+def test_what_is_released_or_taken_back_while_the_ledger_is_out_of_order_is_so_afterwards(
+    here: Installation,
+) -> None:
+    main = here.history.create()
+    one, two = here.history.fork(main.id, 2)
+    paying, leaving = Asking(here.box(one), request("/one")), Asking(here.box(two), request("/two"))
+    here.await_states("held", "held")
+    here.history.commit(one.id)
+    with out_of_order(here):
+        told = here.gateway.settle(one.id, Asker(main.id, main.tree, False))
+        leaving.leave()
+    assert paying.wait().startswith(b"HTTP/1.1 200")
+    assert told.recv(1) == b""
+    told.close()
+    eventually(lambda: sorted(here.states()) == ["done", "dropped"])
+    assert here.shop.paths == [b"/one"]
 
 
 def test_curl_waits_for_as_long_as_it_takes(here: Installation) -> None:

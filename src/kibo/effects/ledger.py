@@ -15,7 +15,7 @@ from sqlalchemy import bindparam, insert, or_, select, update
 
 from kibo.effects.lifecycle import OPEN, SENT, Event, State, after, before
 from kibo.effects.records import PACK, UNPACK_FIELDS, UNPACK_PAYLOAD, Draft, Effect, Exact, Outcome, Unsent
-from kibo.model.errors import EffectUnknown
+from kibo.model.errors import EffectUnknown, WrongState
 from kibo.model.ids import BranchId, EffectId, InstanceId
 from kibo.store import crash
 from kibo.store.database import Store, Transaction
@@ -73,6 +73,14 @@ _BY_KEY: Final = Prepared(
     )
     .order_by(effects.c.position)
     .limit(1)
+)
+_KEYED: Final = Prepared(select(effects.c.scope, effects.c.key).where(effects.c.id == bindparam("effect")))
+#: Locked, so that of two gateways that want to send with one key the second sees what the first did.
+_RIVALS: Final = Prepared(
+    select(effects.c.state)
+    .where(effects.c.scope == bindparam("scope"), effects.c.key == bindparam("key"))
+    .order_by(effects.c.position)
+    .with_for_update()
 )
 _HOLDERS: Final = Prepared(
     select(effects.c.instance)
@@ -224,6 +232,11 @@ def _standing(tx: Transaction, branch: str) -> tuple[str, State]:
     return at, "held"  # it is being forked at this moment: nobody can have ended it yet
 
 
+def _repeats(tx: Transaction, scope: str, key: str | None) -> bool:
+    """Tells whether something has been sent with a key, by whichever gateway."""
+    return key is not None and any(state in SENT for (state,) in tx.rows(_RIVALS, scope=scope, key=key))
+
+
 class Ledger:
     """The ledger of one store. Any number of threads and processes may use it.
 
@@ -257,14 +270,24 @@ class Ledger:
         return self._store.write(work)
 
     def begin(self, draft: Draft, gateway: str) -> Effect:
-        """Records a request that is sent at once: once this returns, its first byte may leave."""
+        """Records a request that is sent at once: once this returns, its first byte may leave.
+
+        Raises:
+            WrongState: Another with its key has been sent meanwhile.
+        """
+
+        def work(tx: Transaction) -> Effect:
+            if _repeats(tx, draft.scope, draft.key):
+                raise WrongState(
+                    "another request with this key has been sent",
+                    hint="`kibo effects` lists it.",
+                    details={"scope": draft.scope},
+                )
+            now = time.time()
+            return _insert(tx, draft, gateway, "sending", draft.branch, now, {"released": now, "sent": now})
+
         crash.point("effect.before_begin")
-        now = time.time()
-        return self._store.write(
-            lambda tx: _insert(
-                tx, draft, gateway, "sending", draft.branch, now, {"released": now, "sent": now}
-            )
-        )
+        return self._store.write(work)
 
     def sent_with(self, scope: str, key: str) -> Exact | None:
         """Finds what a client's key stands for already: what was sent with it first."""
@@ -272,8 +295,20 @@ class Ledger:
         return None if row is None else _exact(row)
 
     def send(self, effect: str) -> bool:
-        """Records that a released one is about to be sent. Returns whether it is: nobody else has sent it."""
-        return self._move(effect, "send")
+        """Records that a released one is about to be sent.
+
+        Returns:
+            Whether it is: nobody else has sent it, nor another with its key.
+        """
+
+        def work(tx: Transaction) -> bool:
+            keyed = tx.row(_KEYED, effect=effect)
+            if keyed is None or _repeats(tx, *keyed):
+                return False
+            return bool(tx.run(_STEPS["send"], effect=effect, now=time.time()))
+
+        crash.point("effect.before_send")
+        return self._store.write(work)
 
     def answer(self, effect: str, outcome: Outcome) -> bool:
         """Records an answer."""

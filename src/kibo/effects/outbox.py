@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -30,7 +30,7 @@ from kibo.effects.records import Draft, Exact, Fields, Outcome, Unsent
 from kibo.effects.repeating import repetition
 from kibo.effects.sending import Kept, is_small, keyed, restored
 from kibo.effects.upstream import BAD_GATEWAY, IDLE_S, Upstream
-from kibo.model.errors import KiboError
+from kibo.model.errors import HostDiskFull, KiboError, StoreUnavailable, WrongState
 from kibo.model.limits import LAST_ANSWERS_S, MAX_EFFECT_ANSWER_BYTES
 from kibo.store import crash
 
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from kibo.effects.ledger import Ledger
 
 T = TypeVar("T")
+#: Seconds until a ledger is tried again that could not be used: a database that restarts takes some.
+AGAIN_S: Final = 0.5
+#: Of two gateways of one store, the other was faster.
+OVERTAKEN: Final = "it, or another request with its key, is sent by another gateway. It is not sent twice."
 #: Waits for the answer to a request that is held.
 Held = Callable[[], Awaitable[Answer]]
 
@@ -91,6 +95,7 @@ class Outbox:
         self._releasing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._alone: WeakValueDictionary[tuple[str, str, str], asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._over = asyncio.Event()
         presence.appear(Path(place.gateways), place.gateway)
 
     # -- the ledger
@@ -101,14 +106,37 @@ class Outbox:
         Raises:
             Refused: It cannot be read or written.
         """
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._thread, lambda: work(self._ledger()))
+            return await self._do(work)
         except KiboError as error:
+            # What the database says, with its place on the host, is for the host's user and not for boxes.
+            print(f"kibo: the ledger of effects cannot be used: {error.message}", file=sys.stderr, flush=True)
             raise Refused(
                 "503 Service Unavailable",
-                f"the ledger, without which nothing is sent that changes something, cannot be used: {error.message}.",
+                "the ledger, without which nothing is sent that changes something, cannot be used at the moment.",
             ) from None
+
+    async def insist(self, work: Callable[[Ledger], T]) -> T:
+        """As `ask`, for what has been decided or has happened already: where the ledger cannot be used at the moment,
+        again and again, until it can, or this gateway ends.
+
+        Raises:
+            Refused: It ends. Whoever comes next finds how far this has come.
+        """
+        while not self._over.is_set():
+            try:
+                return await self._do(work)
+            except (StoreUnavailable, HostDiskFull):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(AGAIN_S):
+                        await self._over.wait()
+            except KiboError:
+                break
+        return await self.ask(work)
+
+    async def _do(self, work: Callable[[Ledger], T]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: work(self._ledger()))
 
     def _ledger(self) -> Ledger:
         if self._opened is None:
@@ -133,7 +161,7 @@ class Outbox:
         if lock is not None:
             async with lock:
                 pass  # what was asked for before is sent first
-        begun = partial(self.ask, lambda ledger: ledger.begin(draft, self._place.gateway))
+        begun = partial(self._begun, draft)
         # A task of its own: once it has left, its answer is recorded, whoever ends meanwhile.
         sending = asyncio.ensure_future(self._send(draft.id, request, upstream, interim, begun))
         try:
@@ -171,7 +199,7 @@ class Outbox:
             if not left:
                 raise
             why = f"it was sent, and there is no answer: {error}"
-            await self.ask(lambda ledger: ledger.lose(effect, why))
+            await self.insist(lambda ledger: ledger.lose(effect, why))
             raise Refused(
                 BAD_GATEWAY,
                 f"whether {request.host} has acted on the request is not known: {error} It is not sent again; "
@@ -186,7 +214,7 @@ class Outbox:
         fields = [(name, taken_out(value, request.secrets)) for name, value in answer.fields]
         if answer.upgraded is not None or not is_small(request, answer):
             outcome = Outcome(answer.status, fields, b"", answer.upgraded is not None)
-            await self.ask(lambda ledger: ledger.answer(effect, outcome))
+            await self.insist(lambda ledger: ledger.answer(effect, outcome))
             if answer.upgraded is None:
                 answer.body = Kept(answer, partial(self._keep, effect, request.secrets))
             return answer
@@ -196,7 +224,7 @@ class Outbox:
             await answer.close()
             raise
         outcome = Outcome(answer.status, fields, taken_out(body, request.secrets), True)
-        await self.ask(lambda ledger: ledger.answer(effect, outcome))
+        await self.insist(lambda ledger: ledger.answer(effect, outcome))
         answer.body = Whole(body, answer.body.trailers)
         return answer
 
@@ -279,7 +307,7 @@ class Outbox:
             return
         waiter.answer.cancel()
         with contextlib.suppress(Refused):
-            await self.ask(lambda ledger: ledger.drop(effect, "its client went away while it was held"))
+            await self.insist(lambda ledger: ledger.drop(effect, "its client went away while it was held"))
             for found in await self.ask(lambda ledger: ledger.named(effect)):
                 if found.state == "released":  # its branch was committed first
                     await self._release(found.branch)
@@ -298,7 +326,7 @@ class Outbox:
     async def _release(self, branch: str) -> None:
         lock = self._releasing.setdefault(branch, asyncio.Lock())
         async with lock:
-            for each in await self.ask(lambda ledger: ledger.unsent(self._place.gateway)):
+            for each in await self.insist(lambda ledger: ledger.unsent(self._place.gateway)):
                 if each.state == "released" and each.branch == branch:
                     await self._release_one(each)
 
@@ -339,7 +367,7 @@ class Outbox:
 
     async def _send_released(self, unsent: Unsent, waiter: Waiter | None) -> Answer:
         crash.point("effect.released")
-        exact = await self.ask(lambda ledger: ledger.get(unsent.id))
+        exact = await self.insist(lambda ledger: ledger.get(unsent.id))
         request = restored(exact, unsent, None if waiter is None else waiter.secrets)
         upstream = Upstream(self._trust) if waiter is None else waiter.upstream
         interim = _unheard if waiter is None else waiter.interim
@@ -349,9 +377,18 @@ class Outbox:
             answer.close = partial(_close_both, answer.close, upstream)
         return answer
 
+    async def _begun(self, draft: Draft) -> None:
+        def begin(ledger: Ledger) -> None:
+            try:
+                ledger.begin(draft, self._place.gateway)
+            except WrongState:
+                raise Refused("409 Conflict", OVERTAKEN) from None
+
+        await self.ask(begin)
+
     async def _started(self, effect: str) -> None:
-        if not await self.ask(lambda ledger: ledger.send(effect)):
-            raise Refused("409 Conflict", "another has sent it.")
+        if not await self.insist(lambda ledger: ledger.send(effect)):
+            raise Refused("409 Conflict", OVERTAKEN)
 
     # -- repetitions
 
@@ -370,13 +407,14 @@ class Outbox:
         if url.startswith("sqlite:///") and not os.path.exists(url.removeprefix("sqlite:///")):
             return  # there is no ledger yet
         me = self._place.gateway
-        await self.ask(lambda ledger: presence.bury_dead(ledger, Path(self._place.gateways), me))
-        unsent = await self.ask(lambda ledger: ledger.unsent(me))
+        await self.insist(lambda ledger: presence.bury_dead(ledger, Path(self._place.gateways), me))
+        unsent = await self.insist(lambda ledger: ledger.unsent(me))
         for branch in dict.fromkeys(each.branch for each in unsent):
             self._background(self._release(branch))
 
     async def close(self) -> None:
         """Waits for what is on its way, for a moment. Everything else is in the ledger."""
+        self._over.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=LAST_ANSWERS_S)
         me = self._place.gateway
