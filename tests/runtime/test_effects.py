@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 import kibo
+import leftovers
 from kibo import Allow, aio, wiring
 from kibo.effects.forwarder import Forwarder
 from kibo.model.errors import BranchStale, InstanceEnded, KiboError, WrongState
@@ -323,6 +324,20 @@ def test_what_a_gateway_held_that_dies_while_a_commit_waits_is_not_released_by_i
         run(turn.__aexit__(None, None, None))
         assert committing.result(20).effects == ()
         assert (shop.paid, states(fork)) == ([], ["dropped"])
+
+
+def test_a_box_that_was_killed_after_it_was_forked_is_told_as_ended_by_its_next_call(
+    main: kibo.Branch, payer: type[Payer]
+) -> None:
+    payer().spawn().destroy()  # so that what is new is the box
+    before = leftovers.descendants(os.getpid()).keys()
+    box = main.spawn(payer())
+    main.fork(2)
+    for pid, name in leftovers.descendants(os.getpid()).items():
+        if pid not in before and name == "kibo-guest":
+            os.kill(pid, signal.SIGKILL)
+    with pytest.raises(InstanceEnded):
+        box.look()
 
 
 def test_a_fork_of_a_forks_instance_is_held_with_its_branch(

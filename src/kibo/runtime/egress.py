@@ -88,6 +88,8 @@ class Door:
         self._theirs.close()
         await waiting.ready((self._ours.fileno(),))
         _, descriptors, _ = wire.receive_command(self._ours)
+        if not descriptors:
+            raise wire.Closed  # it says why there is none, as whoever waits for the cell is about to be told
         try:
             listening_fd, pidfd = descriptors
             self._forwarding.serve(
