@@ -102,6 +102,10 @@ def rows(cli: Cli, *arguments: str) -> dict[str, Any]:  # noqa: F811
     return {row["id"]: row for row in cli.json("tree", *arguments)}
 
 
+def standings(cli: Cli, tree: str) -> dict[str, Any]:  # noqa: F811
+    return {each: (row["status"], row["head"]) for each, row in rows(cli, tree).items()}
+
+
 def refused(cli: Cli, code: str, *arguments: str, status: int) -> dict[str, Any]:  # noqa: F811
     error: dict[str, Any] = cli.json(*arguments, status=status)["error"]
     assert error["code"] == code, error
@@ -175,6 +179,67 @@ def test_commit_says_what_was_sealed_and_what_became_stale(cli: Cli, left: Left)
     }
 
 
+#: A root with two instances, in which both sides have changed the same and other things.
+PARTED = """
+name, work = sys.argv[1:]
+with kibo.branch(name=name) as main:
+    desk, spare = (main.spawn(Desk(), workspace=work, name=each) for each in ("desk", "spare"))
+    a, b = main.fork(2, names=[name + each for each in "-a -b".split()])
+    for side, text in ((a, "a\\nA\\nc\\n"), (b, "a\\nB\\nc\\n")):
+        for each in (desk, spare):
+            side[each].files.write("/work/abc.txt", text)
+        side[desk].files.write("/work/bin.raw", b"\\0" + text.encode())
+        side[desk].files.write("/work/" + side.name[-1], "alone")
+        side.snapshot()
+    tell(main=main.id, a=a.id, b=b.id)
+    a.commit()
+    die()
+"""
+
+
+def test_a_branch_is_merged_where_its_process_has_ended(cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+    name, work = f"t{uuid.uuid4().hex[:8]}", workspace(tmp_path / "repo")
+    (ids,) = program(cli, PARTED, name, str(work), status=-signal.SIGKILL)
+    before = standings(cli, ids["main"])
+    error = refused(cli, "branch.merge_conflict", "merge", ids["b"], status=75)
+    found = {(each["instance"], each["path"]): each for each in error["details"]["paths"]}
+    assert {place: each["kind"] for place, each in found.items()} == {
+        ("desk", "/work/abc.txt"): "content",
+        ("desk", "/work/bin.raw"): "added",
+        ("spare", "/work/abc.txt"): "content",
+    }
+    text = found["desk", "/work/abc.txt"]
+    assert text["clashes"] == [{"base": "b\n", "ours": "A\n", "theirs": "B\n"}]
+    assert (text["ours"]["size"], found["desk", "/work/bin.raw"]["clashes"]) == (6, [])
+    told = cli("merge", ids["b"], "--theirs", "/work/*.raw", status=75).stderr
+    assert "conflict: spare:/work/abc.txt (content): ours file, 6 B" in told
+    assert "  <<<<<<< ours\n  A\n  ||||||| base\n  b\n  =======\n  B\n  >>>>>>> theirs\n" in told
+    assert "bin.raw" not in told, "that one is decided"
+    assert standings(cli, ids["main"]) == before, "nothing is lost"
+    both = ("--ours", "/work", "--theirs", "desk:/work/abc.txt")
+    assert "both match" in refused(cli, "input.invalid", "merge", ids["b"], *both, status=65)["message"]
+    refused(cli, "input.invalid", "merge", ids["b"], "--ours", "work", status=65)
+    chosen = ("--ours", "desk:/work/abc.txt", "--theirs", "spare:/work", "--theirs", "/work/*.raw")
+    done = cli.json("merge", f"{name}-b", *chosen)
+    assert {(one["instance"], one["path"], one["choice"]) for one in done["resolved"]} == {
+        ("desk", "/work/abc.txt", "ours"),
+        ("desk", "/work/bin.raw", "theirs"),
+        ("spare", "/work/abc.txt", "theirs"),
+    }
+    assert (done["branch"], done["parent"], done["fast_forward"]) == (ids["b"], ids["main"], False)
+    cli("checkout", ids["main"], "--to", str(tmp_path / "out"))
+    assert {path: entry[1] for path, entry in listing(tmp_path / "out" / "desk").items()} == {
+        "a": b"alone",
+        "b": b"alone",
+        "abc.txt": b"a\nA\nc\n",
+        "bin.raw": b"\0a\nB\nc\n",
+        "hello.txt": b"hello\n",
+    }
+    assert (tmp_path / "out/spare/abc.txt").read_text() == "a\nB\nc\n"
+    refused(cli, "branch.closed", "merge", ids["b"], status=75)
+    refused(cli, "state.wrong", "merge", ids["main"], status=75)
+
+
 def test_what_runs_in_a_living_process_is_committed_there(cli: Cli, tmp_path: Path) -> None:  # noqa: F811
     name, work = f"t{uuid.uuid4().hex[:8]}", workspace(tmp_path / "repo")
     body = FORKED + "    sys.stdin.readline()\n    a.commit()\n    tell(seen=desk.seen())\n"
@@ -186,8 +251,9 @@ def test_what_runs_in_a_living_process_is_committed_there(cli: Cli, tmp_path: Pa
             ids = json.loads(running.stdout.readline())
             assert {rows(cli)[each]["process"] for each in ids.values()} == {running.pid}
             assert "open*" in cli("tree", ids["main"]).stdout
-            error = refused(cli, "state.wrong", "commit", ids["b"], status=75)
-            assert error["details"]["process"] == running.pid
+            for command in ("commit", "merge"):
+                error = refused(cli, "state.wrong", command, ids["b"], status=75)
+                assert error["details"]["process"] == running.pid
             assert cli.json("abort", ids["b"]) == {"aborted": [ids["b"]], "process": running.pid}
             assert [row["path"] for row in cli.json("diff", f"{name}-c")] == ["/work/one"]
             out, _ = running.communicate("go on\n", timeout=60)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import kibo
 from kibo.branch.branch import Branch
-from kibo.runtime.trees.conflict import THEIRS, Resolution
+from kibo.runtime.layers.home import state_home
+from kibo.runtime.trees.conflict import THEIRS
 from kibo.runtime.trees.tiers import MAX_CHAIN
 from kibo.store import crash
 from kibo.wiring import runtime
@@ -89,7 +90,7 @@ class Scene:
         one[self.box].put("b", "one")
         one[self.box].put("a", "one")
         one.commit()
-        return lambda: two.merge(lambda conflict: Resolution(THEIRS))
+        return lambda: two.merge(lambda _: THEIRS)
 
     def overwrite(self) -> Step:
         one, two = self.forks()
@@ -138,7 +139,20 @@ class Scene:
         return runtime().close
 
 
+def merge_standing(host: Path) -> Step:
+    """Of a branch whose process was killed."""
+    pid = os.fork()
+    if pid == 0:
+        Scene(host).merge()
+        die()
+    os.waitpid(pid, 0)
+    standing = Records(state_home()).standing()
+    return lambda: standing.merge("two", lambda _: THEIRS)
+
+
 def prepared(step: str, host: Path) -> Step:
+    if step == "merge_standing":
+        return merge_standing(host)
     if step == "open":
         # The program before was killed half way through an apply.
         return lambda: Records(runtime().home)

@@ -30,7 +30,7 @@ from own_runtimes import link_layers
 
 PROGRAM = Path(__file__).with_name("branch_user.py")
 STEPS = """
-    spawn fork busy_fork deep_fork seal commit merge overwrite abort apply open close checkout end
+    spawn fork busy_fork deep_fork seal commit merge merge_standing overwrite abort apply open close checkout end
 """.split()
 #: Steps of the process and of its files alone; what `open` does, who looks does too.
 UNSEEN = {"spawn", "end", "open"}

@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import bindparam, func, insert, or_, select, update
 
-from kibo.branch.records import Committed
+from kibo.branch.records import BranchRecord, Committed
 from kibo.branch.rows import (
     Flushing,
     SnapshotRow,
@@ -99,7 +99,7 @@ def commit(
         BranchStale: It is not. Nothing was changed, the branch is as it was.
     """
     row = fencing.hold(tx, branch, epoch)
-    parent = _parent_of(row)
+    parent = parent_of(row)
     # What is released moves the parent, also where no file has: its siblings must not be able to release theirs.
     held = ledger.held(tx, branch)
     row, head = seal(tx, row, world, flushing, anew=bool(held))
@@ -127,7 +127,7 @@ def overwrite(
 ) -> Committed:
     """Makes the parent what the branch is, wherever it has gone meanwhile. What it was stays named by the new head."""
     row = fencing.hold(tx, branch, epoch)
-    parent = _held(tx, _parent_of(row), parent_epoch)
+    parent = _held(tx, parent_of(row), parent_epoch)
     held = ledger.held(tx, branch)
     row, head = seal(tx, row, world, flushing, anew=bool(held))
     moved = parent.head != row.base or parent.dirty
@@ -172,7 +172,7 @@ def merge(
         BranchStale: One of the two is no longer where the merge was computed from.
     """
     row = fencing.hold(tx, branch, epoch)
-    parent = _held(tx, _parent_of(row), parent_epoch)
+    parent = _held(tx, parent_of(row), parent_epoch)
     if (parent.head, row.head) != parents:
         raise BranchStale(
             f"branch {branch} or its parent went on while they were merged",
@@ -268,7 +268,12 @@ def _held(tx: Transaction, parent: str, epoch: int | None) -> BranchRow:
     return row._replace(epoch=row.epoch + (epoch is None))
 
 
-def _parent_of(row: BranchRow) -> str:
+def parent_of(row: BranchRow | BranchRecord) -> str:
+    """Returns what a branch commits into.
+
+    Raises:
+        WrongState: It is a root.
+    """
     if row.parent is None:
         raise WrongState(
             f"branch {row.id} is a root: there is nothing to commit it into",
@@ -288,7 +293,8 @@ def _refused(tx: Transaction, row: BranchRow, parent: BranchRow, epoch: int | No
     who = f"branch {by} committed first" if by != parent.id else "it went on itself"
     return BranchStale(
         f"branch {row.id} cannot be committed as it is: its parent has moved since the fork, {who}",
-        hint="merge() joins the two, commit(overwrite=True) discards what the parent has become, abort() gives up.",
+        hint="merge() or `kibo merge` joins the two, commit(overwrite=True) discards what the parent has become, "
+        "abort() gives up.",
         details={
             "branch": row.id,
             "parent": parent.id,

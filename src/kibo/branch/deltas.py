@@ -109,14 +109,23 @@ class Deltas:
         return Stack([*self._below(world, "u"), *self._trees(world.deltas, "u")])
 
     def merge(
-        self, base: InstanceWorld, ours: InstanceWorld, theirs: InstanceWorld, resolver: Resolver | None
+        self,
+        instance: str,
+        sides: tuple[InstanceWorld, InstanceWorld, InstanceWorld],
+        resolver: Resolver | None,
     ) -> tuple[tuple[str, ...], list[Conflict]]:
         """Joins what two worlds of an instance made of a third.
+
+        Args:
+            instance: Its name, which conflicts carry.
+            sides: Base, ours and theirs.
+            resolver: Asked for each conflict.
 
         Returns:
             Ours' deltas and the new one on top, where there is anything to join; and what could not be joined, in
             which case nothing was written.
         """
+        _, ours, _ = sides
         conflicts: list[Conflict] = []
         entry = TemporaryEntry.create(self.home, "merge")
         try:
@@ -125,12 +134,13 @@ class Deltas:
                 made.mkdir(mode=0o755)
                 written = 0
                 for part, work in PARTS:
-                    sides = [self._trees(one.deltas, part) for one in (base, ours, theirs)]
+                    trees = [self._trees(one.deltas, part) for one in sides]
                     (made / part).mkdir(mode=0o755)
                     (made / work).mkdir(mode=0o755)
-                    if any(sides):
-                        done = self._merge_part(
-                            self._below(ours, part), sides, made / part, resolver, conflicts
+                    if any(trees):
+                        placed = _placing(instance, dict(_PLACES)[part])
+                        done = _merge_part(
+                            self._below(ours, part), trees, made / part, placed, resolver, conflicts
                         )
                         written += done.entries if done else 0
                 if conflicts or not written:
@@ -141,24 +151,6 @@ class Deltas:
                 return (*ours.deltas, made.name), []
         finally:
             entry.remove()
-
-    def _merge_part(
-        self,
-        below: list[Path],
-        sides: list[list[Path]],
-        into: Path,
-        resolver: Resolver | None,
-        conflicts: list[Conflict],
-    ) -> Merged | None:
-        base, ours, theirs = sides
-        shared = _shared(base, ours, theirs)
-        try:
-            return merge_trees([*below, *base[:shared]], ours[shared:], theirs[shared:], into, resolver)
-        except MergeConflict as error:
-            # A path of the second tree is relative to its place in the box.
-            above = dict(_PLACES)[into.name].encode()
-            conflicts += [replace(each, path=above + each.path) for each in error.conflicts]
-            return None
 
     def shown(self, world: InstanceWorld) -> int:
         """Returns how many of an instance's lowest deltas show its workspace as it was frozen."""
@@ -203,6 +195,29 @@ class Deltas:
 
     def _trees(self, deltas: Sequence[str], part: str) -> list[Path]:
         return [tree for name in deltas if (tree := self.path(name) / part).is_dir()]
+
+
+def _merge_part(
+    below: list[Path],
+    sides: list[list[Path]],
+    into: Path,
+    placed: Callable[[Conflict], Conflict],
+    resolver: Resolver | None,
+    conflicts: list[Conflict],
+) -> Merged | None:
+    base, ours, theirs = sides
+    shared = _shared(base, ours, theirs)
+    asked = None if resolver is None else lambda conflict: resolver(placed(conflict))
+    try:
+        return merge_trees([*below, *base[:shared]], ours[shared:], theirs[shared:], into, asked)
+    except MergeConflict as error:
+        conflicts += [placed(each) for each in error.conflicts]
+        return None
+
+
+def _placing(instance: str, place: str) -> Callable[[Conflict], Conflict]:
+    """Returns what names a conflict as whoever looks at the instance does: a tree's paths are relative to its place."""
+    return lambda conflict: replace(conflict, path=place.encode() + conflict.path, instance=instance)
 
 
 def _shared(*sides: Sequence[Path]) -> int:

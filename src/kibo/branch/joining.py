@@ -56,7 +56,7 @@ def join(
             merged[name] = two
         else:
             start = was or replace(one, deltas=())
-            chain, failed = deltas.merge(start, one, two, resolver)
+            chain, failed = deltas.merge(name, (start, one, two), resolver)
             conflicts += failed
             if not conflicts:
                 both = replace(one, deltas=chain, turns=max(one.turns, two.turns) + 1)

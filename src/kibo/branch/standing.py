@@ -7,17 +7,19 @@ is refused, and what it has not sealed is not seen.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from kibo.branch.committing import parent_of
 from kibo.branch.deltas import BranchChange, Deltas
 from kibo.branch.family import Flusher
 from kibo.branch.history import History
 from kibo.branch.hostdir.apply import Applied, apply_all
 from kibo.branch.hostdir.plan import ApplyPlan
 from kibo.branch.hostdir.staging import HOST_BITS
+from kibo.branch.joining import join
 from kibo.branch.owning import Owner, collect, foreseen
 from kibo.branch.parcels import Ids, Received, receive, send
 from kibo.branch.patches import patch
@@ -26,10 +28,12 @@ from kibo.branch.reach import Retention
 from kibo.branch.records import BranchRecord, Committed, SnapshotRecord
 from kibo.branch.retention import Collected
 from kibo.branch.workspaces import write_workspaces
-from kibo.branch.worlds import InstanceWorld, World, layers, world_of
+from kibo.branch.worlds import InstanceWorld, World, layers, to_json, world_of
 from kibo.model.errors import BranchClosed, InvalidInput, NotFound, WrongState
 from kibo.model.ids import BranchId
 from kibo.runtime.trees.archive import Exported
+from kibo.runtime.trees.conflict import Resolver
+from kibo.store.crash import point
 
 #: As many snapshots as one line may have.
 _ALL: Final = 1 << 40
@@ -39,11 +43,11 @@ _SHOWN: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class CommittedHere:
-    """What a commit did.
+    """What a commit or a merge did.
 
     Attributes:
         committed: As the history tells it.
-        sealed_s: How long ago what was committed had been sealed, in seconds.
+        sealed_s: How long ago what came into the parent had been sealed, in seconds.
         stale: Branches that became stale by it, oldest first.
     """
 
@@ -168,6 +172,43 @@ class Standing:
         self._flusher.add(branch.head)
         self._flusher.flush()
         done = self.history.commit(branch.id, overwrite=overwrite)
+        return self._committed(done, sealed, before)
+
+    def merge(self, ref: str, resolver: Resolver | None = None) -> CommittedHere:
+        """Joins what a branch and its parent have become, file by file and text line by line, into the parent.
+
+        Args:
+            ref: The branch; it may be stale.
+            resolver: Called for each conflict; without one, conflicts are an error.
+
+        Raises:
+            MergeConflict: With base, ours and theirs of each path. The branch and its parent are as they were.
+            BranchStale: One of the two went on meanwhile. Merge again.
+            WrongState: It is a root, or it or its parent runs in a living process, whose work would be lost; or the
+                files of one side, or of what both came from, are gone.
+            BranchUnknown, BranchClosed: Nothing was changed.
+            HostDiskFull: Nothing was changed.
+        """
+        branch = self.history.get(ref)
+        refuse_running(branch, self.process_of(branch))
+        # What was written to their logs since their heads is sealed: the merge is of two points that stay.
+        theirs = self.history.snapshot(branch.id, flushed=False)
+        ours = self.history.snapshot(parent_of(branch), flushed=False)
+        base = self.history.get_snapshot(str(branch.base))
+        one, two, three = (self._points.world(each) for each in (base, ours, theirs))
+        merged = join(self.deltas, (one, two, three), resolver, None)
+        before = self._fresh_siblings(branch)
+        point("merge.decided")
+        self._flusher.add(ours.id, theirs.id)
+        self._flusher.flush()
+        point("merge.flushed")
+        done = self.history.record_merge(branch.id, to_json(merged), (ours.id, theirs.id))
+        point("merge.recorded")
+        return self._committed(done, theirs, before)
+
+    def _committed(
+        self, done: Committed, sealed: SnapshotRecord, before: Sequence[BranchId]
+    ) -> CommittedHere:
         still = {each.id for each in self.history.children(done.parent) if each.status == "open"}
         stale = tuple(each for each in before if each not in still)
         return CommittedHere(done, time.time() - sealed.created_s, stale)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from kibo.branch.standing import CommittedHere
 from kibo.cli.branches import counted, short, standing
 from kibo.cli.options import Common
 from kibo.cli.output import duration, print_json, print_value
@@ -31,26 +32,36 @@ def commit(
         done = here.commit(branch, overwrite=overwrite)
     committed = done.committed
     if common.json:
-        print_json(
-            {
-                "branch": committed.branch,
-                "parent": committed.parent,
-                "head": committed.head,
-                "before": committed.before,
-                "fast_forward": committed.fast_forward,
-                "sealed_s": round(done.sealed_s, 3),
-                "stale": done.stale,
-            }
-        )
+        print_json(document(done))
         return
     lines = [
         f"committed {short(committed.branch)} into {short(committed.parent)}: "
         f"what it had sealed {duration(done.sealed_s)} ago",
-        f"the parent's head is {short(committed.head)}",
+        *told(done),
     ]
     if not committed.fast_forward:
         lines.append(f"what the parent had become is left behind: {short(committed.before)}")
+    print_value("\n".join(lines))
+
+
+def document(done: CommittedHere) -> dict[str, Any]:
+    """What a commit or a merge did, for programs."""
+    committed = done.committed
+    return {
+        "branch": committed.branch,
+        "parent": committed.parent,
+        "head": committed.head,
+        "before": committed.before,
+        "fast_forward": committed.fast_forward,
+        "sealed_s": round(done.sealed_s, 3),
+        "stale": done.stale,
+    }
+
+
+def told(done: CommittedHere) -> list[str]:
+    """What a commit or a merge did, for people: where the parent is, and what has become stale."""
+    lines = [f"the parent's head is {short(done.committed.head)}"]
     if done.stale:
         names = ", ".join(short(each) for each in done.stale)
         lines.append(f"{counted(len(done.stale), 'branch is', 'branches are')} stale now: {names}")
-    print_value("\n".join(lines))
+    return lines

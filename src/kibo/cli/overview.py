@@ -19,6 +19,7 @@ COMMANDS = {
         "tree",
         "diff",
         "commit",
+        "merge",
         "abort",
         "apply",
         "checkout",

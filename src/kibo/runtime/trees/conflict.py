@@ -32,6 +32,7 @@ class Conflict:
         base: What both came from, or None.
         ours: What our side has, or None where it removed it.
         theirs: What their side has, or None.
+        instance: The name of the instance whose file it is; empty where trees are merged that are no instance's.
     """
 
     path: bytes
@@ -39,6 +40,7 @@ class Conflict:
     base: Node | None
     ours: Node | None
     theirs: Node | None
+    instance: str = ""
 
     @property
     def shown(self) -> str:
@@ -71,6 +73,7 @@ class Conflict:
         """Describes it as values that JSON can hold, without contents."""
         sides = {"base": self.base, "ours": self.ours, "theirs": self.theirs}
         return {
+            **({"instance": self.instance} if self.instance else {}),
             "path": self.shown,
             "kind": self.kind,
             **{name: None if node is None else described(node) for name, node in sides.items()},

@@ -31,6 +31,12 @@ class Clash:
     ours: bytes
     theirs: bytes
 
+    def marked(self, ours: bytes = b"ours", theirs: bytes = b"theirs") -> bytes:
+        """Writes it with the usual markers, for a person to decide."""
+        text = [b"<<<<<<< ", ours, b"\n", _ended(self.ours), b"||||||| base\n", _ended(self.base)]
+        text += [b"=======\n", _ended(self.theirs), b">>>>>>> ", theirs, b"\n"]
+        return b"".join(text)
+
 
 def merge_lines(base: bytes, ours: bytes, theirs: bytes) -> list[bytes | Clash]:
     """Joins two versions of a text.
@@ -67,14 +73,7 @@ def merged(base: bytes, ours: bytes, theirs: bytes) -> bytes | None:
 
 def marked(pieces: Sequence[bytes | Clash], ours: bytes = b"ours", theirs: bytes = b"theirs") -> bytes:
     """Writes a merge with the usual markers around each clash, for a person to finish."""
-    text = []
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            text.append(piece)
-            continue
-        sides = [_ended(side) for side in (piece.ours, piece.base, piece.theirs)]
-        text += [b"<<<<<<< " + ours + b"\n", sides[0], b"||||||| base\n", sides[1], b"=======\n", sides[2]]
-        text.append(b">>>>>>> " + theirs + b"\n")
+    text = [piece if isinstance(piece, bytes) else piece.marked(ours, theirs) for piece in pieces]
     return b"".join(text)
 
 
