@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kibo.effects.records import Effect
-from kibo.model.errors import InvalidInput, WrongState
+from kibo.model.errors import InvalidInput, StoreDamaged
 from kibo.model.ids import BranchId, SnapshotId
 from kibo.model.limits import MAX_WORLD_BYTES
 
@@ -142,7 +142,7 @@ def read_world(snapshot: str, text: str) -> dict[str, Any]:
     """Returns the world that a snapshot's row holds.
 
     Raises:
-        WrongState: It is none.
+        StoreDamaged: It is none.
     """
     try:
         world = json.loads(text)
@@ -153,11 +153,11 @@ def read_world(snapshot: str, text: str) -> dict[str, Any]:
     return world
 
 
-def unreadable(snapshot: str, error: ValueError) -> WrongState:
+def unreadable(snapshot: str, error: ValueError) -> StoreDamaged:
     """Makes the error for a snapshot whose world is none."""
-    return WrongState(
+    return StoreDamaged(
         f"snapshot {snapshot} cannot be read: {error}",
         hint="The history is damaged there, or was written by another version of Kibo: nothing is collected from disk "
         "until that version has, or until its branch is aborted and collected.",
-        details={"snapshot": snapshot},
+        details={"table": "snapshots", "row": {"id": snapshot}, "snapshot": snapshot},
     )

@@ -16,6 +16,7 @@ from sqlalchemy import bindparam, delete, select, update
 
 from kibo.branch.rows import Flushing, update_branch
 from kibo.effects import ledger
+from kibo.model.errors import StoreDamaged
 from kibo.model.ids import BranchId, SnapshotId
 from kibo.store import crash
 from kibo.store.database import Store, Transaction
@@ -33,12 +34,14 @@ class Recovered:
         moved: Branches whose head went back.
         reopened: Branches whose commit has not happened after all.
         labels: Names of lost snapshots, which are gone with them, as ``tree/label``.
+        damaged: Why branches of a tree did not go back: a row of it is damaged. They rest on what is marked as lost.
     """
 
     lost: tuple[SnapshotId, ...] = ()
     moved: tuple[BranchId, ...] = ()
     reopened: tuple[BranchId, ...] = ()
     labels: tuple[str, ...] = ()
+    damaged: tuple[StoreDamaged, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,8 @@ _SUSPECT: Final = (
     .join_from(unflushed, snapshots, snapshots.c.id == unflushed.c.snapshot)
     .where(unflushed.c.host == bindparam("host"), unflushed.c.boot != bindparam("boot"))
 )
-_SUSPECTS: Final = Prepared(_SUSPECT)
-_OF_TREE: Final = Prepared(_SUSPECT.where(snapshots.c.tree == bindparam("tree")))
+_SUSPECTS: Final = Prepared(_SUSPECT, checked=False)
+_OF_TREE: Final = Prepared(_SUSPECT.where(snapshots.c.tree == bindparam("tree")), checked=False)
 _BRANCHES: Final = Prepared(
     select(*branches.columns)
     .where(branches.c.tree == bindparam("tree"))
@@ -75,7 +78,9 @@ _LOSE: Final = Prepared(
     .where(snapshots.c.id == bindparam("what"), snapshots.c.state == "whole")
     .values(state="lost")
 )
-_NAMED: Final = Prepared(select(labels.c.tree, labels.c.label).where(labels.c.snapshot == bindparam("what")))
+_NAMED: Final = Prepared(
+    select(labels.c.tree, labels.c.label).where(labels.c.snapshot == bindparam("what")), checked=False
+)
 _UNLABEL: Final = Prepared(delete(labels).where(labels.c.snapshot == bindparam("what")))
 _UNPIN: Final = Prepared(delete(pins).where(pins.c.snapshot == bindparam("what")))
 
@@ -91,21 +96,27 @@ def recover(store: Store, here: Flushing) -> Recovered:
     """Moves every branch back to what survived; see `History.recover`."""
     suspects = store.read(lambda tx: tx.rows(_SUSPECTS, **here._asdict()))
     total = Recovered()
-    for tree in sorted({row[0] for row in suspects}):
+    for tree in sorted({row[0] for row in suspects}, key=repr):  # damaged ones may be of any type
         part = store.write(lambda tx, tree=tree: _recover_tree(tx, tree, here))  # type: ignore[misc]
         total = Recovered(
             total.lost + part.lost,
             total.moved + part.moved,
             total.reopened + part.reopened,
             total.labels + part.labels,
+            total.damaged + part.damaged,
         )
     return total
 
 
 def _recover_tree(tx: Transaction, tree: str, here: Flushing) -> Recovered:
-    rows = {row[0]: BranchRow._make(row) for row in tx.rows(_BRANCHES, tree=tree)}
     lost = {name for _, name in tx.rows(_OF_TREE, tree=tree, **here._asdict())}
-    points = {name: Point(*rest) for name, *rest in tx.rows(_POINTS, tree=tree)}
+    damaged: tuple[StoreDamaged, ...] = ()
+    try:
+        rows = {row[0]: BranchRow._make(row) for row in tx.rows(_BRANCHES, tree=tree)}
+        points = {name: Point(*rest) for name, *rest in tx.rows(_POINTS, tree=tree)}
+    except StoreDamaged as error:
+        # Nobody can tell where its branches were. They stay, and nothing starts from what is lost.
+        rows, points, damaged = {}, {}, (error,)
     moved, reopened = [], []
     for row in settled(rows, points, lost):
         before = rows[row.id]
@@ -116,12 +127,13 @@ def _recover_tree(tx: Transaction, tree: str, here: Flushing) -> Recovered:
     for origin in _committed_into(reopened, rows):
         ledger.undo(tx, origin, "a power cut took the commit that released it")
     names: list[str] = []
-    for snapshot in sorted(lost):
+    for snapshot in sorted(lost, key=repr):
         names += [f"{where}/{label}" for where, label in tx.rows(_NAMED, what=snapshot)]
         for statement in (_UNLABEL, _UNPIN, _FLUSHED, _LOSE):
             tx.run(statement, what=snapshot)
     crash.point("recover.before_commit")
-    return Recovered(tuple(map(SnapshotId, sorted(lost))), tuple(moved), tuple(reopened), tuple(names))
+    gone = tuple(map(SnapshotId, sorted(lost, key=repr)))
+    return Recovered(gone, tuple(moved), tuple(reopened), tuple(names), damaged)
 
 
 def _committed_into(reopened: Sequence[str], rows: Mapping[str, BranchRow]) -> list[str]:
@@ -148,7 +160,9 @@ def settled(rows: Mapping[str, BranchRow], points: Mapping[str, Point], lost: se
     for row in rows.values():
         head = _survivor(row.head, row.id, points, lost, results)
         base = row.base and _survivor(row.base, row.parent or "", points, lost, results)
-        changed = row._replace(base=base, base_seq=points[base].seq if base else row.base_seq)
+        changed = row._replace(
+            base=base, base_seq=points[base].seq if base and base in points else row.base_seq
+        )
         if head != row.head:
             seq = points[head].seq
             changed = changed._replace(

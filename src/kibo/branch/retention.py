@@ -57,6 +57,12 @@ class Collected:
 
 _in_tree: Final[Any] = bindparam("tree")
 _TREES: Final = Prepared(select(snapshots.c.tree).distinct())
+#: What names trees and snapshots, and would keep nothing if it were damaged.
+_KEEPERS: Final = (
+    Prepared(select(branches.c.tree).distinct()),
+    Prepared(select(labels.c.tree, labels.c.label)),
+    Prepared(select(pins.c.snapshot, pins.c.holder)),
+)
 _BRANCHES: Final = Prepared(select(*branches.columns).where(branches.c.tree == _in_tree))
 _NODES: Final = Prepared(
     select(snapshots.c.id, snapshots.c.parent, snapshots.c.state).where(snapshots.c.tree == _in_tree)
@@ -88,6 +94,16 @@ _DELETE_ENTRIES: Final = Prepared(
         entries.c.seq <= bindparam("last"),
     )
 )
+_EXTENT: Final = Prepared(
+    select(entries.c.seq)
+    .where(
+        entries.c.segment == bindparam("of"),
+        entries.c.seq >= bindparam("first"),
+        entries.c.seq <= bindparam("last"),
+    )
+    .order_by(entries.c.seq.desc())
+    .limit(1)
+)
 _DELETE_SNAPSHOT: Final = Prepared(delete(snapshots).where(snapshots.c.id == bindparam("what")))
 _DELETE_UNFLUSHED: Final = Prepared(delete(unflushed).where(unflushed.c.snapshot == bindparam("what")))
 _DELETE_BRANCH: Final = Prepared(
@@ -103,7 +119,8 @@ _WORLDS: Final = Prepared(
     select(snapshots.c.id, snapshots.c.world)
     .where(snapshots.c.id > bindparam("after"), snapshots.c.state != "doomed", snapshots.c.world.is_not(None))
     .order_by(snapshots.c.id)
-    .limit(BATCH)
+    .limit(BATCH),
+    checked=False,
 )
 
 
@@ -115,7 +132,7 @@ def reachable(store: Store, now: float | None = None) -> Iterator[tuple[Snapshot
     everything = Retention(closed_s=float("inf"))
     wanted: set[str] = set()
     moment = time.time() if now is None else now
-    for (tree,) in store.read(lambda tx: tx.rows(_TREES)):
+    for tree in store.read(_trees):
         wanted |= store.read(lambda tx, tree=tree: _decide(tx, tree, everything, moment)).reached  # type: ignore[misc]
     for snapshot, world in worlds(store):
         if snapshot in wanted:
@@ -128,7 +145,7 @@ def collect(store: Store, keep: Retention, names: Names, now: float | None = Non
     store.write(lambda tx: tx.run(_EXPIRED_PINS, now=moment))
     gone: list[BranchId] = []
     counts = [0, 0, 0]
-    for (tree,) in store.read(lambda tx: tx.rows(_TREES)):
+    for tree in store.read(_trees):
         before = store.read(lambda tx, tree=tree: _decide(tx, tree, keep, moment))  # type: ignore[misc]
         for branch in before.branches:
             removed = _remove_branch(store, tree, branch, keep, moment)
@@ -149,7 +166,7 @@ def foreseen(store: Store, keep: Retention, names: Names, now: float | None = No
     gone: list[BranchId] = []
     dead: set[str] = set()
     thinned: set[str] = set()
-    for (tree,) in store.read(lambda tx: tx.rows(_TREES)):
+    for tree in store.read(_trees):
         found = store.read(lambda tx, tree=tree: _decide(tx, tree, keep, moment))  # type: ignore[misc]
         gone += map(BranchId, found.branches)
         dead |= found.snapshots
@@ -172,6 +189,17 @@ def released(tx: Transaction, resources: Iterable[str]) -> None:
     for name in resources:
         tx.run(_DROP_GARBAGE, name=name)
     crash.point("collect.before_forgetting")
+
+
+def _trees(tx: Transaction) -> list[str]:
+    """Returns the trees that have snapshots.
+
+    Raises:
+        StoreDamaged: A branch, a label or a pin is of none. What it reaches would be taken for unreachable.
+    """
+    for statement in _KEEPERS:
+        tx.rows(statement)
+    return [tree for (tree,) in tx.rows(_TREES)]
 
 
 def _decide(tx: Transaction, tree: str, keep: Retention, now: float) -> Decision:
@@ -251,6 +279,9 @@ def _remove_snapshots(tx: Transaction, found: list[tuple[Any, ...]]) -> int:
 
 def _remove_entries(store: Store, segment: int, first: int, last: int) -> int:
     """Removes a stretch of one segment, a batch a transaction."""
+    # A damaged row may claim more than any store has.
+    newest = store.read(lambda tx: tx.row(_EXTENT, of=segment, first=first, last=last))
+    last = first - 1 if newest is None else newest[0]
     removed = 0
     for start in range(first, last + 1, BATCH):
         end = min(start + BATCH - 1, last)

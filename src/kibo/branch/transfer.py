@@ -15,9 +15,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, Final
 
-from kibo.branch.records import World, written
+from kibo.branch.records import World, read_world, written
 from kibo.branch.rows import SnapshotRow, insert_branches, insert_snapshot, read_snapshot
-from kibo.model.errors import InvalidInput, KiboError
+from kibo.model.errors import InvalidInput, KiboError, StoreDamaged
 from kibo.model.ids import BranchId, SnapshotId
 from kibo.model.limits import MIB
 from kibo.store import crash
@@ -42,13 +42,19 @@ def export(store: Store, snapshot: str) -> Iterator[str]:
         return text
 
     row = store.read(lambda tx: read_snapshot(tx, snapshot))
-    world = None if row.world is None else json.loads(row.world)
+    world = None if row.world is None else read_world(row.id, row.world)
     yield line(
         {"kibo_snapshot": FORMAT, "id": row.id, "world": world, "seq": row.seq, "created": row.created}
     )
     after = 0
     while after < row.seq:
         page = store.read(lambda tx, after=after: following_in(tx, snapshot, after, _PAGE))  # type: ignore[misc]
+        if [entry.seq for entry in page] != list(range(after + 1, min(after + _PAGE, row.seq) + 1)):
+            raise StoreDamaged(
+                f"the log of snapshot {snapshot} has a gap after entry {after}",
+                hint="Its files are whole: check it out and apply what it is, or export a snapshot before it.",
+                details={"table": "entries", "snapshot": snapshot, "after": after},
+            )
         for entry in page:
             yield line(_described(entry))
         after = page[-1].seq

@@ -62,7 +62,7 @@ def world_of(snapshot: SnapshotRecord) -> dict[str, InstanceWorld]:
     """Reads the world of a snapshot.
 
     Raises:
-        WrongState: It cannot be read.
+        StoreDamaged: It cannot be read.
     """
     try:
         return from_json(snapshot.world)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import msgspec
 from sqlalchemy import bindparam, insert, or_, select, update
 
 from kibo.effects.lifecycle import OPEN, SENT, Event, State, after, before
@@ -18,10 +19,13 @@ from kibo.effects.records import PACK, UNPACK_FIELDS, UNPACK_PAYLOAD, Draft, Eff
 from kibo.model.errors import EffectUnknown, WrongState
 from kibo.model.ids import BranchId, EffectId, InstanceId
 from kibo.store import crash
+from kibo.store.checking import damaged
 from kibo.store.database import Store, Transaction
 from kibo.store.fencing import ABORTED, COMMITTED
 from kibo.store.prepared import Prepared, Row
 from kibo.store.schema import branches, effects
+
+T = TypeVar("T")
 
 
 def _is_any(states: Sequence[State]) -> Any:
@@ -136,6 +140,20 @@ _ADOPT: Final = Prepared(
     .where(effects.c.gateway == bindparam("old"), effects.c.state == "released")
     .values(gateway=bindparam("new"))
 )
+
+
+def _of_dead(event: Event) -> Prepared:
+    """One event of all that a dead gateway left in the state for that."""
+    state = before(event)
+    return Prepared(
+        update(effects)
+        .where(effects.c.gateway == bindparam("old"), effects.c.state == state)
+        .values(state=after(state, event), reason=bindparam("why"), ended=bindparam("now"))
+    )
+
+
+_DROP_OF_DEAD: Final = _of_dead("drop")
+_LOSE_OF_DEAD: Final = _of_dead("lose")
 
 
 def _step(event: Event, **values: Any) -> Prepared:
@@ -343,8 +361,8 @@ class Ledger:
         self._store.write(lambda tx: drop(tx, branch, why))
 
     def unsent(self, gateway: str) -> list[Unsent]:
-        """Lists what waits for a gateway, in order."""
-        rows = self._store.read(lambda tx: tx.rows(_OPEN_OF, gateway=gateway))
+        """Lists what waits for a gateway, in order. What is damaged stays there, the rest goes on."""
+        rows = self._store.read(lambda tx: tx.sound(_OPEN_OF, gateway=gateway))
         return [Unsent(EffectId(row[0]), row[1], *row[2:]) for row in rows]
 
     def bury(self, gateway: str, heir: str | None = None) -> None:
@@ -358,12 +376,9 @@ class Ledger:
 
         def work(tx: Transaction) -> None:
             now = time.time()
-            for effect, state, *_ in tx.rows(_OPEN_OF, gateway=gateway):
-                if state == "held":
-                    tx.run(_STEPS["drop"], effect=effect, why="the gateway that held it ended", now=now)
-                elif state == "sending":
-                    why = "the gateway that sent it ended before there was an answer"
-                    tx.run(_STEPS["lose"], effect=effect, why=why, now=now)
+            tx.run(_DROP_OF_DEAD, old=gateway, why="the gateway that held it ended", now=now)
+            why = "the gateway that sent it ended before there was an answer"
+            tx.run(_LOSE_OF_DEAD, old=gateway, why=why, now=now)
             crash.point("effect.before_adopt")
             if heir is not None:
                 tx.run(_ADOPT, old=gateway, new=heir)
@@ -492,6 +507,19 @@ def _exact(row: Row) -> Exact:
     effect = _effect(short)
     outcome = None
     if effect.status is not None:
-        fields = UNPACK_FIELDS.decode(answer_head)
-        outcome = Outcome(effect.status, fields, bytes(answer_body), bool(answer_whole))
-    return Exact(effect, UNPACK_PAYLOAD.decode(head), bytes(body), bool(whole), outcome)
+        fields = _unpacked(UNPACK_FIELDS, effect.id, "answer_head", answer_head)
+        outcome = Outcome(effect.status, fields, answer_body or b"", bool(answer_whole))
+    payload = _unpacked(UNPACK_PAYLOAD, effect.id, "head", head)
+    return Exact(effect, payload, body, bool(whole), outcome)
+
+
+def _unpacked(decoder: msgspec.msgpack.Decoder[T], effect: str, column: str, packed: bytes | None) -> T:
+    """Unpacks what the ledger has packed.
+
+    Raises:
+        StoreDamaged: It is no such thing.
+    """
+    try:
+        return decoder.decode(packed or b"")
+    except msgspec.MsgspecError as error:
+        raise damaged("effects", column, {"id": effect}, f"cannot be unpacked: {error}") from error

@@ -25,6 +25,7 @@ KiboError
 │   ├── StateLocked
 │   ├── StateNotForkable        a launch() left what no fork can have
 │   ├── NotLive                 a live fork was required, and something stands in its way
+│   ├── StoreDamaged            a row of the history is not what it must be
 │   ├── BranchClosed            it was committed or aborted
 │   └── BranchTaken             another writer has taken the branch over
 ├── Conflict                two sides changed the same thing; neither is lost
@@ -222,6 +223,16 @@ class WrongState(KiboError):
     """It is there, and not in a state that allows this."""
 
     code = "state.wrong"
+
+
+class StoreDamaged(WrongState):
+    """A row of the history's database cannot be what it is; what rests on it is refused, everything else goes on."""
+
+    code = "store.damaged"
+    remedy = (
+        "Put the database back from a copy; or, with no Kibo running, mend or delete the row that is named. For "
+        "history.db: `sqlite3 history.db 'PRAGMA integrity_check'` tells whether the file itself is whole."
+    )
 
 
 class InstanceEnded(WrongState):

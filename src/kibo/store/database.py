@@ -63,16 +63,37 @@ class Transaction:
         self._cursor.executemany(compiled.text, [compiled.arguments(each) for each in values])
 
     def rows(self, statement: Prepared, **values: Any) -> list[Row]:
-        """Executes a query and returns all rows."""
+        """Executes a query and returns all rows.
+
+        Raises:
+            StoreDamaged: One of them holds what its columns cannot.
+        """
         compiled = statement.on(self._dialect)
         self._cursor.execute(compiled.text, compiled.arguments(values))
-        return list(self._cursor.fetchall())
+        found: list[Row] = list(self._cursor.fetchall())
+        if compiled.check is not None:
+            for row in found:
+                compiled.check.check(row, values)
+        return found
+
+    def sound(self, statement: Prepared, **values: Any) -> list[Row]:
+        """Executes a query and returns the rows that are not damaged: for who must go on with those in any case."""
+        compiled = statement.on(self._dialect)
+        self._cursor.execute(compiled.text, compiled.arguments(values))
+        found: list[Row] = list(self._cursor.fetchall())
+        return found if compiled.check is None else [row for row in found if compiled.check.holds(row)]
 
     def row(self, statement: Prepared, **values: Any) -> Row | None:
-        """Executes a query and returns its first row, or None."""
+        """Executes a query and returns its first row, or None.
+
+        Raises:
+            StoreDamaged: It holds what its columns cannot.
+        """
         compiled = statement.on(self._dialect)
         self._cursor.execute(compiled.text, compiled.arguments(values))
         found: Row | None = self._cursor.fetchone()
+        if found is not None and compiled.check is not None:
+            compiled.check.check(found, values)
         return found
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from kibo.model.errors import WrongState
+from kibo.model.errors import StoreDamaged
 from kibo.model.ids import SnapshotId
 
 #: Segments that a snapshot knows. Each has an entry at least, so the newest 100 entries never need a second row.
@@ -27,6 +27,9 @@ NEAR: Final = 128
 #: The id's first 8 bytes and its last 4, how many entries the segment has, and the position of the first or 0.
 _ONE: Final = struct.Struct(">Q4sIQ")
 
+
+#: Entries of one segment, at most: what its count has room for.
+_MOST: Final = (1 << 32) - 1
 
 #: What one sealed segment has of a lineage: its name in the log; where its first entry is, if the others follow it
 #: without a gap, else 0; the numbers of its first entry and of its last. Plain tuples: a reading makes a hundred.
@@ -38,6 +41,11 @@ def segment_of(snapshot: str) -> int:
     return int(snapshot[len(SnapshotId.prefix) :][:16], 16) >> 1
 
 
+def is_list(near: bytes) -> bool:
+    """Tells whether bytes are such a list: nothing is torn off."""
+    return len(near) % _ONE.size == 0
+
+
 def extend(near: bytes, snapshot: str, count: int, position: int) -> bytes:
     """Puts the newly sealed segment of a snapshot in front; an empty one changes nothing.
 
@@ -46,9 +54,17 @@ def extend(near: bytes, snapshot: str, count: int, position: int) -> bytes:
         snapshot: The snapshot's id.
         count: How many entries the segment has.
         position: See `Stretch`.
+
+    Raises:
+        StoreDamaged: A segment cannot have so many.
     """
     if count == 0:
         return near
+    if not 0 < count <= _MOST:
+        raise StoreDamaged(
+            f"the store is damaged: snapshot {snapshot} would seal {count} entries",
+            details={"snapshot": snapshot, "entries": count},
+        )
     name = bytes.fromhex(snapshot[len(SnapshotId.prefix) :])
     return name + count.to_bytes(4) + position.to_bytes(8) + near[: (NEAR - 1) * _ONE.size]
 
@@ -66,11 +82,6 @@ def collect(near: bytes, last: int, wanted: range, found: list[Stretch]) -> int:
         The last number of what the list does not say; below `wanted` where it said all.
     """
     first, highest = wanted.start, wanted[-1]
-    if not isinstance(near, bytes) or len(near) % _ONE.size:
-        raise WrongState(
-            "the log cannot be read: what a snapshot says of its segments is damaged",
-            hint="Its branch's files can be read. Start from another snapshot.",
-        )
     for name, _, count, position in _ONE.iter_unpack(near):
         before = last - count
         if before < highest:

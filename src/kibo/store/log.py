@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Text, bindparam, func, insert, or_, select, update
 
-from kibo.model.errors import InvalidInput, SnapshotUnknown
+from kibo.model.errors import InvalidInput, SnapshotUnknown, StoreDamaged
 from kibo.model.ids import BranchId, SnapshotId
 from kibo.model.limits import MAX_ENTRY_BYTES
 from kibo.store import crash, fencing
@@ -57,8 +57,19 @@ class Entry(NamedTuple):
 
     @property
     def value(self) -> Any:
-        """The body as the JSON value that it holds."""
-        return json.loads(self.body)
+        """The body as the JSON value that it holds.
+
+        Raises:
+            StoreDamaged: It holds none.
+        """
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError) as error:
+            raise StoreDamaged(
+                f"the body of entry {self.seq} at position {self.position} is no JSON: {error}",
+                hint="Where bytes were written, read `body`; else the history is damaged there.",
+                details={"table": "entries", "column": "body", "row": {"position": self.position}},
+            ) from error
 
 
 _COLUMNS: Final = [entries.c[name] for name in ("seq", "kind", "body", "at", "origin", "position")]

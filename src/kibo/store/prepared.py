@@ -13,7 +13,9 @@ from typing import Any, Final
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.sql import ClauseElement
 
-Row = tuple[Any, ...]
+from kibo.store.checking import Row, RowCheck, check_of
+
+__all__ = ["Compiled", "Prepared", "Row"]
 
 
 class Prepared:
@@ -21,31 +23,36 @@ class Prepared:
 
     Args:
         statement: With a `bindparam` for every value.
+        checked: Whether a damaged row is an error; if not, whoever reads its rows must take any value.
     """
 
-    __slots__ = ("_compiled", "statement")
+    __slots__ = ("_checked", "_compiled", "statement")
 
-    def __init__(self, statement: ClauseElement) -> None:
+    def __init__(self, statement: ClauseElement, *, checked: bool = True) -> None:
         self.statement: Final = statement
+        self._checked: Final = checked
         self._compiled: dict[str, Compiled] = {}
 
     def on(self, dialect: Dialect) -> Compiled:
         """Returns the statement as one dialect writes it; compiled on first use."""
         made = self._compiled.get(dialect.name)
         if made is None:
-            made = self._compiled[dialect.name] = Compiled(self.statement, dialect)
+            made = self._compiled[dialect.name] = Compiled(
+                self.statement, dialect, check_of(self.statement) if self._checked else None
+            )
         return made
 
 
 class Compiled:
-    """A statement as text, with what its driver needs to be given."""
+    """A statement as text, with what its driver needs to be given, and what looks at its rows."""
 
-    __slots__ = ("_names", "_values", "text")
+    __slots__ = ("_names", "_values", "check", "text")
 
-    def __init__(self, statement: ClauseElement, dialect: Dialect) -> None:
+    def __init__(self, statement: ClauseElement, dialect: Dialect, check: RowCheck | None) -> None:
         compiled: Any = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
         self.text: Final[str] = str(compiled)
         self._values: Final[dict[str, Any]] = dict(compiled.params)
+        self.check: Final = check
         self._names: Final[Sequence[str] | None] = compiled.positiontup
 
     def arguments(self, values: Mapping[str, Any]) -> Any:

@@ -10,6 +10,8 @@ fork would pay for. The collector takes row locks instead, see `kibo.branch.rete
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -27,6 +29,10 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy.dialects import mysql
+
+from kibo.model.ids import ID_HEX_DIGITS, BranchId, Id, SnapshotId
+from kibo.store.checking import HOLDS
+from kibo.store.lineage import is_list
 
 #: The migration that this code reads and writes. A store that names one unknown here was written by a newer Kibo.
 REVISION: Final = "0003"
@@ -53,6 +59,22 @@ def _long(kind: Any, variant: Any) -> Any:
     return kind.with_variant(variant, "mysql", "mariadb")
 
 
+def _id_of(kind: type[Id]) -> dict[str, Any]:
+    return {HOLDS: re.compile(f"{kind.prefix}[0-9a-f]{{{ID_HEX_DIGITS}}}").fullmatch}
+
+
+def _one_of(*words: str) -> dict[str, Any]:
+    return {HOLDS: frozenset(words).__contains__}
+
+
+#: What columns hold besides being of their type, see `kibo.store.checking`.
+_BRANCH: Final = _id_of(BranchId)
+_SNAPSHOT: Final = _id_of(SnapshotId)
+#: More entries than any disk holds; sums of two of these are still numbers of every database.
+_COUNT: Final[dict[str, Any]] = {HOLDS: range(1 << 53).__contains__}
+_TIME: Final[dict[str, Any]] = {HOLDS: math.isfinite}
+
+
 def _position() -> Any:
     """SQLite numbers rows by itself only where the key is a plain INTEGER."""
     return BigInteger().with_variant(Integer(), "sqlite")
@@ -62,22 +84,26 @@ def _position() -> Any:
 branches: Final = Table(
     "branches",
     metadata,
-    Column("id", _key(), primary_key=True),
-    Column("tree", _key(), nullable=False),
-    Column("parent", _key()),
+    Column("id", _key(), primary_key=True, info=_BRANCH),
+    Column("tree", _key(), nullable=False, info=_BRANCH),
+    Column("parent", _key(), info=_BRANCH),
     Column("name", _text(200), nullable=False),
     Column("goal", _long(Text(), mysql.LONGTEXT(charset="utf8mb4")), nullable=False),
-    Column("status", _key(), nullable=False),  # open, committed, aborted; stale is derived
-    Column("epoch", BigInteger, nullable=False),  # the writer that holds it; an older one is refused
-    Column("head", _key(), nullable=False),
-    Column("sealed", BigInteger, nullable=False),  # the head's last sequence number
-    Column("next", _key(), nullable=False),
-    Column("tail", BigInteger, nullable=False),  # the last sequence number; above `sealed`: unsealed entries
-    Column("base", _key()),  # the parent's head at the fork
-    Column("base_seq", BigInteger, nullable=False),
-    Column("result", _key()),  # what committing it made the parent's head
-    Column("created", Double, nullable=False),
-    Column("closed", Double),
+    # stale is derived
+    Column("status", _key(), nullable=False, info=_one_of("open", "committed", "aborted")),
+    Column(
+        "epoch", BigInteger, nullable=False, info=_COUNT
+    ),  # the writer that holds it; an older one is refused
+    Column("head", _key(), nullable=False, info=_SNAPSHOT),
+    Column("sealed", BigInteger, nullable=False, info=_COUNT),  # the head's last sequence number
+    Column("next", _key(), nullable=False, info=_SNAPSHOT),
+    # the last sequence number; above `sealed`: unsealed entries
+    Column("tail", BigInteger, nullable=False, info=_COUNT),
+    Column("base", _key(), info=_SNAPSHOT),  # the parent's head at the fork
+    Column("base_seq", BigInteger, nullable=False, info=_COUNT),
+    Column("result", _key(), info=_SNAPSHOT),  # what committing it made the parent's head
+    Column("created", Double, nullable=False, info=_TIME),
+    Column("closed", Double, info=_TIME),
     Index("ix_branches_tree", "tree"),
     Index("ix_branches_parent", "parent"),
 )
@@ -86,20 +112,19 @@ branches: Final = Table(
 snapshots: Final = Table(
     "snapshots",
     metadata,
-    Column("id", _key(), primary_key=True),
-    Column("tree", _key(), nullable=False),
-    Column("branch", _key(), nullable=False),
-    Column("kind", _key(), nullable=False),
-    Column("parent", _key()),
-    Column("other", _key()),  # of a merge: theirs; of an overwrite: what was overwritten
+    Column("id", _key(), primary_key=True, info=_SNAPSHOT),
+    Column("tree", _key(), nullable=False, info=_BRANCH),
+    Column("branch", _key(), nullable=False, info=_BRANCH),
+    Column("kind", _key(), nullable=False, info=_one_of("root", "turn", "merge", "overwrite", "import")),
+    Column("parent", _key(), info=_SNAPSHOT),
+    Column("other", _key(), info=_SNAPSHOT),  # of a merge: theirs; of an overwrite: what was overwritten
     Column("world", _long(Text(), mysql.LONGTEXT(charset="utf8mb4"))),  # null: thinned
-    Column("entries", BigInteger, nullable=False),
-    Column("seq", BigInteger, nullable=False),
-    Column("near", _long(LargeBinary(), mysql.BLOB()), nullable=False),
-    Column(
-        "state", _key(), nullable=False
-    ),  # whole; thinned or lost: only its log is left; doomed: being collected
-    Column("created", Double, nullable=False),
+    Column("entries", BigInteger, nullable=False, info=_COUNT),
+    Column("seq", BigInteger, nullable=False, info=_COUNT),
+    Column("near", _long(LargeBinary(), mysql.BLOB()), nullable=False, info={HOLDS: is_list}),
+    # whole; thinned or lost: only its log is left; doomed: being collected
+    Column("state", _key(), nullable=False, info=_one_of("whole", "thinned", "lost", "doomed")),
+    Column("created", Double, nullable=False, info=_TIME),
     Index("ix_snapshots_tree", "tree"),
 )
 
@@ -109,11 +134,11 @@ entries: Final = Table(
     metadata,
     Column("position", _position(), primary_key=True, autoincrement=True),
     Column("segment", BigInteger, nullable=False),
-    Column("seq", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False, info=_COUNT),
     Column("kind", _text(64), nullable=False),
     Column("body", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
-    Column("at", Double, nullable=False),
-    Column("origin", _key()),  # the branch it was written in, where a merge brought it here
+    Column("at", Double, nullable=False, info=_TIME),
+    Column("origin", _key(), info=_BRANCH),  # the branch it was written in, where a merge brought it here
     UniqueConstraint("segment", "seq", name="uq_entries_segment_seq"),
     sqlite_autoincrement=True,  # a collected position is never given again
 )
@@ -122,25 +147,25 @@ entries: Final = Table(
 labels: Final = Table(
     "labels",
     metadata,
-    Column("tree", _key(), primary_key=True),
+    Column("tree", _key(), primary_key=True, info=_BRANCH),
     Column("label", _text(200), primary_key=True),
-    Column("snapshot", _key(), ForeignKey("snapshots.id"), nullable=False, index=True),
+    Column("snapshot", _key(), ForeignKey("snapshots.id"), nullable=False, index=True, info=_SNAPSHOT),
 )
 
 #: What keeps a snapshot from being collected, besides branches and labels.
 pins: Final = Table(
     "pins",
     metadata,
-    Column("snapshot", _key(), ForeignKey("snapshots.id"), primary_key=True),
+    Column("snapshot", _key(), ForeignKey("snapshots.id"), primary_key=True, info=_SNAPSHOT),
     Column("holder", _text(200), primary_key=True),
-    Column("expires", Double),
+    Column("expires", Double, info=_TIME),
 )
 
 #: Snapshots whose files are not on the disk yet, with the host and its boot at which they were made.
 unflushed: Final = Table(
     "unflushed",
     metadata,
-    Column("snapshot", _key(), primary_key=True),
+    Column("snapshot", _key(), primary_key=True, info=_SNAPSHOT),
     Column("host", _text(200), nullable=False),
     Column("boot", _key(), nullable=False),
 )
@@ -175,10 +200,10 @@ effects: Final = Table(
     Column("head", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
     Column("body", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
     Column("whole", Integer, nullable=False),  # 0: the body was longer, and was sent as it came
-    Column("created", Double, nullable=False),
-    Column("released", Double),
-    Column("sent", Double),
-    Column("ended", Double),
+    Column("created", Double, nullable=False, info=_TIME),
+    Column("released", Double, info=_TIME),
+    Column("sent", Double, info=_TIME),
+    Column("ended", Double, info=_TIME),
     Column("status", Integer),
     Column("answer_head", _long(LargeBinary(), mysql.LONGBLOB())),
     Column("answer_body", _long(LargeBinary(), mysql.LONGBLOB())),

@@ -44,7 +44,8 @@ class Records:
             prepare_home(home)
         self.store = Store.open(f"sqlite:///{home}/history.db")
         self.history = History(self.store)
-        self.history.recover()
+        for error in self.history.recover().damaged:
+            _log.warning("after a power cut, a tree stays as it was: %s", error.message)
         self.ledger = Ledger(self.store)
         # What a gateway left that was killed is told as it is, before anybody asks; the next gateway sends.
         bury_dead(self.ledger, home / "gateways", None)
