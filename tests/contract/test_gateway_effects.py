@@ -146,6 +146,7 @@ class Asking:
 
     def __init__(self, box: Proxy, data: bytes) -> None:
         self.connection = box.connect()
+        self.connection.settimeout(None)  # it waits for others' doings, however long those take
         self.connection.sendall(data)
         self.answer = b""
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -488,7 +489,7 @@ def test_bodies_that_wait_are_not_kept_in_memory(here: Installation) -> None:
 
     main = here.history.create()
     (fork,) = here.history.fork(main.id)
-    box, size, count = here.box(fork), MAX_EFFECT_BODY_BYTES, 40
+    box, size, count = here.box(fork), MAX_EFFECT_BODY_BYTES, 12
     asking = [Asking(box, request(body=b"x" * size))]
     here.await_states("held")
     before = memory()
