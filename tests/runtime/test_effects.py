@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -333,11 +334,47 @@ def test_a_box_that_was_killed_after_it_was_forked_is_told_as_ended_by_its_next_
     before = leftovers.descendants(os.getpid()).keys()
     box = main.spawn(payer())
     main.fork(2)
-    for pid, name in leftovers.descendants(os.getpid()).items():
-        if pid not in before and name == "kibo-guest":
-            os.kill(pid, signal.SIGKILL)
+    for pid in new_guests(before):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: box.status == "ended")
     with pytest.raises(InstanceEnded):
         box.look()
+
+
+def test_a_box_that_is_killed_as_it_goes_on_takes_no_other_along(
+    main: kibo.Branch,
+    payer: type[Payer],
+    shop: Till,
+    calls: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = payer().spawn()
+    before = leftovers.descendants(os.getpid()).keys()
+    box = main.spawn(payer())
+    main.fork(2)
+    session, sent = wiring.runtime().states().session, threading.Event()
+    order = session.order
+
+    def tell(*arguments: Any) -> None:
+        order(*arguments)
+        sent.set()
+
+    monkeypatch.setattr(session, "order", tell)
+    guests = new_guests(before)
+    for pid in guests:
+        os.kill(pid, signal.SIGSTOP)
+    looking = calls.submit(box.look)
+    assert sent.wait(20)
+    assert box.status == "running"  # its order came first
+    for pid in guests:
+        os.kill(pid, signal.SIGKILL)
+    assert isinstance(ended(looking), InstanceEnded)
+    assert other.look() == "looked"
+
+
+def new_guests(before: Set[int]) -> list[int]:
+    found = leftovers.descendants(os.getpid())
+    return [pid for pid, name in found.items() if name == "kibo-guest" and pid not in before]
 
 
 def test_a_fork_of_a_forks_instance_is_held_with_its_branch(

@@ -342,7 +342,11 @@ class Warden:
 
     def _fail(self, cell: Cell, error: OSError) -> None:
         """Ends a cell that the kernel would not let us make, and tells its caller why."""
-        cell.tell(_refusal(error, str(error)))
+        if cell.pidfd >= 0 and _has_ended(cell.pidfd):
+            # What the kernel says of a process that is gone is nobody's fault.
+            cell.tell(Refused("instance.ended", "its first process was killed as it was made").data)
+        else:
+            cell.tell(_refusal(error, str(error)))
         self.end(cell, str(error))
 
     def _admit(self, cell: Cell, pid: int) -> None:
@@ -871,6 +875,7 @@ class Warden:
             cell.forking.entry.close()
             cell.forking.entry = None
         for child in [child for child in cell.awaited if child.state is not CellState.ENDED]:
+            child.counted = False  # else its end would end this one once more
             self.end(child, "what it was to be forked from ended")
         if cell.parked:
             del self.parked[cell.parked]
