@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from doors import ANSWER, LAST_ANSWER, Handler, Proxy, Serve, Server, read_all, read_until, serving
 from kibo.box.policy import Allow, Deny, Secret
 from kibo.effects.destinations import is_public
 from kibo.effects.door import MAX_CONNECTIONS
-from kibo.effects.forwarder import Forwarder
+from kibo.effects.forwarder import Forwarder, Order
 from kibo.model.asker import Asker
 from kibo.model.errors import InvalidInput, RuntimeLost
 
@@ -425,6 +426,16 @@ def test_an_answer_that_came_too_late_is_not_taken_for_that_to_the_next_order(tm
         ):
             forwarder.serve(listener.fileno(), [], "box", asker=Asker("br_1", "br_0", holds=True))
         assert forwarder.certificate().startswith(b"-----BEGIN")
+
+
+def test_a_forwarder_ends_in_peace_where_who_gave_an_order_is_gone_before_the_answer(tmp_path: Path) -> None:
+    with Forwarder.start(tmp_path) as forwarder:
+        forwarder.certificate()
+        os.kill(forwarder.pid, signal.SIGSTOP)
+        forwarder._control.send(msgspec.msgpack.encode(Order("ask", "")))
+        forwarder._control.close()
+        os.kill(forwarder.pid, signal.SIGCONT)
+        assert forwarder._process.wait(20) == 0
 
 
 def test_killing_the_user_process_ends_the_forwarder(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ something go through the ledger, and wait there for their branch; see `boundary`
 
 import array
 import asyncio
+import contextlib
 import os
 import resource
 import socket
@@ -92,7 +93,8 @@ class Desk:
             except (OSError, msgspec.MsgspecError, ValueError) as error:
                 answer = Reply(problem=f"{type(error).__name__}: {error}")
             answer.number = number
-            self._control.send(msgspec.msgpack.encode(answer))
+            with contextlib.suppress(BrokenPipeError):  # who ordered has ended, as the next packet says
+                self._control.send(msgspec.msgpack.encode(answer))
         await asyncio.gather(*(door.close() for door in self._doors.values()))
         if self._services.outbox is not None:
             await self._services.outbox.close()
