@@ -3,6 +3,7 @@
 import pytest
 
 from kibo import Allow, Box, Deny
+from kibo.box.forwards import MAX_FORWARDS, forwards
 from kibo.box.inheritance import egress_of
 from kibo.box.plan import plan
 from kibo.box.policy import EFFECTS, find_effect, find_rule, plain_path
@@ -206,3 +207,78 @@ def test_a_rule_is_part_of_the_digest() -> None:
 
     assert len({each.digest for each in (Other(), Same())}) == 2
     assert plain_path("/v1/x") == "/v1/x"
+
+
+# -- any protocol
+
+
+def test_any_protocol_needs_a_port_and_has_neither_methods_nor_paths_nor_another_way_to_stay_closed() -> None:
+    for wrong in (
+        {"target": "db.example"},
+        {"target": "db.example:1", "methods": ("GET",)},
+        {"target": "db.example:1", "paths": ("/x",)},
+        {"target": "db.example:1", "passthrough": True},
+    ):
+        with pytest.raises(InvalidDefinition):
+            Allow(**wrong, tcp=True)  # type: ignore[arg-type]
+    assert Allow("db.example:1", tcp=True) != Allow("db.example:1")
+
+
+@pytest.mark.parametrize("closed", [{"tcp": True}, {"passthrough": True}])
+def test_a_denial_of_some_of_a_host_counts_for_all_that_nobody_looks_into(closed: dict[str, bool]) -> None:
+    allow, denial = Allow("api.example:443", **closed), Deny("api.example", methods=("DELETE",))
+    assert find_rule([allow, denial], "api.example", 443) is denial
+    assert find_rule([allow, Deny("api.example:80", paths=("/x",))], "api.example", 443) is allow
+    # A request that can be read is told apart.
+    assert find_rule([allow, denial], "api.example", 443, ["GET"], "/") is allow
+    assert find_rule([Allow("api.example"), denial], "api.example", 443) == Allow("api.example")
+
+
+def test_parts_of_a_sum_that_differ_on_whether_a_host_speaks_http_conflict() -> None:
+    class Web(Box):
+        """HTTP."""
+
+        egress = [Allow("db.example:8123")]
+
+    class Raw(Box):
+        """Anything."""
+
+        egress = [Allow("db.example:8123", tcp=True)]
+
+    with pytest.raises(CompositionConflict):
+        plan(Web() + Raw())
+    assert [f.host for f in plan(Web() | Raw()).forwards] == ["db.example"]
+    assert plan(Raw() | Web()).forwards == ()
+    assert Raw().digest != Web().digest
+
+
+def test_each_host_that_any_protocol_is_spoken_to_has_a_place_of_the_loopback_where_it_has_a_name() -> None:
+    found = forwards(
+        [
+            Allow("DB.example:5432", tcp=True),
+            Allow("db.example:5433", tcp=True),
+            Allow("db.example:5432", tcp=True, effect="read"),
+            Allow("db.example:8080"),
+            Allow("10.0.0.1:5432", tcp=True),
+            Allow("[::1]:5432", tcp=True),
+            Allow("*.example:5432", tcp=True),
+            Allow("denied.example:5432", tcp=True),
+            Deny("denied.example"),
+            Allow("web.example:9000"),
+            Allow("web.example:9000", tcp=True),
+            Allow("mail\rexample:25", tcp=True),
+            Allow("host.kibo:6379", tcp=True),
+        ]
+    )
+    assert found == (
+        ("127.77.0.1", "db.example", 5432),
+        ("127.77.0.1", "db.example", 5433),
+        ("127.77.0.2", "host.kibo", 6379),
+    )
+
+
+def test_a_box_listens_for_so_many_hosts_and_no_more() -> None:
+    rules = [Allow(f"db{number}.example:5432", tcp=True) for number in range(MAX_FORWARDS)]
+    assert len({forward.address for forward in forwards(rules)}) == MAX_FORWARDS
+    with pytest.raises(InvalidDefinition, match="may name 32 hosts"):
+        forwards([*rules, Allow("one.example:1", tcp=True)])

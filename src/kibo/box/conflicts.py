@@ -63,12 +63,12 @@ def claims_of(part: Box) -> dict[tuple[str, str], Claim]:
     return {(claim.kind, claim.key): claim for claim in found}
 
 
-def _routes(cls: type[Box]) -> dict[str, tuple[tuple[str, bool], ...]]:
+def _routes(cls: type[Box]) -> dict[str, tuple[tuple[str, bool, bool], ...]]:
     """Where each allowed target leads. What may be done there is no conflict: a sum may do what any part may."""
-    found: dict[str, set[tuple[str, bool]]] = {}
+    found: dict[str, set[tuple[str, bool, bool]]] = {}
     for rule in egress_of(cls):
         if isinstance(rule, Allow):
-            found.setdefault(rule.target, set()).add((rule.to or "", rule.passthrough))
+            found.setdefault(rule.target, set()).add((rule.to or "", rule.passthrough, rule.tcp))
     return {target: tuple(sorted(routes)) for target, routes in found.items()}
 
 

@@ -11,6 +11,7 @@ from kibo.box.actions import ActionSpec
 from kibo.box.conflicts import PINNED, claims_of, pin_of, winners
 from kibo.box.define import Box
 from kibo.box.env import Env, Limits
+from kibo.box.forwards import Forward, forwards
 from kibo.box.identity import describe
 from kibo.box.inheritance import (
     actions_of,
@@ -66,6 +67,7 @@ class Plan(Record):
         parts: In order of launch.
         env: The merged environment.
         egress: The rules of all parts; where they contradict, deny wins (`kibo.box.policy.find_rule`).
+        forwards: Where it listens on its own loopback for what `egress` lets be spoken to in any protocol.
         secrets: Those of all parts.
         limits: Those of `env`: the larger of each.
         actions: By name.
@@ -76,6 +78,7 @@ class Plan(Record):
     parts: tuple[Part, ...]
     env: Env
     egress: tuple[Rule, ...]
+    forwards: tuple[Forward, ...]
     secrets: tuple[Secret, ...]
     limits: Limits
     actions: Mapping[str, ActionSpec]
@@ -106,6 +109,7 @@ def _resolve(box: Box, digest: str) -> Plan:
     boxes, yields = parts_of(box), yields_of(box)
     say = winners(boxes, yields)
     env = _merged(boxes, say)
+    egress = _egress(boxes, say)
     secrets = {secret.name: secret for part in boxes for secret in secrets_of(type(part))}
     for (kind, name), index in say.items():
         if kind == "secret":
@@ -113,7 +117,8 @@ def _resolve(box: Box, digest: str) -> Plan:
     return Plan(
         parts=tuple(_part(boxes, index) for index in range(len(boxes))),
         env=env,
-        egress=_egress(boxes, say),
+        egress=egress,
+        forwards=forwards(egress),
         secrets=tuple(secrets.values()),
         limits=env.limits,
         actions=_actions(boxes, say),

@@ -21,6 +21,9 @@ class Allow(Record):
             when empty. Paths that servers may read in more than one way are then refused.
         effect: What requests that it covers do to the world: one of `EFFECTS`. By default those whose method is safe
             read, and all others are irreversible.
+        tcp: Whether anything may be spoken there, and not only HTTP: a database's protocol, say. The target needs a
+            port. Programs in the box connect to the same name and port, or through SOCKS. Kibo then sees bytes and
+            nothing else, as with `passthrough`.
     """
 
     target: str
@@ -29,18 +32,35 @@ class Allow(Record):
     methods: Sequence[str] = ()
     paths: Sequence[str] = ()
     effect: str | None = None
+    tcp: bool = False
+
+    @property
+    def unopened(self) -> bool:
+        """Whether what it lets through is not looked into."""
+        return self.passthrough or self.tcp
 
     def _settle(self) -> None:
-        split_target(self.target)
+        port = split_target(self.target)[1]
         if self.to is not None and split_target(self.to)[1] is None:
             raise InvalidDefinition(
                 f"Allow({self.target!r}, to={self.to!r}): `to` needs a port", hint='to="127.0.0.1:8443"'
             )
         _settle_limits(self)
-        if self.passthrough and (self.methods or self.paths):
+        for name in ("passthrough", "tcp"):
+            if getattr(self, name) and (self.methods or self.paths):
+                raise InvalidDefinition(
+                    f"Allow({self.target!r}, {name}=True): what is not opened has neither methods nor paths",
+                    hint=f"Leave out `{name}`, or `methods` and `paths`.",
+                )
+        if self.tcp and port is None:
             raise InvalidDefinition(
-                f"Allow({self.target!r}, passthrough=True): what is not opened has neither methods nor paths",
-                hint="Leave out `passthrough`, or `methods` and `paths`.",
+                f"Allow({self.target!r}, tcp=True) needs a port",
+                hint=f'Allow("{self.target}:5432", tcp=True)',
+            )
+        if self.tcp and self.passthrough:
+            raise InvalidDefinition(
+                f"Allow({self.target!r}): `tcp` lets TLS through as it is already",
+                hint="Leave out `passthrough`.",
             )
         if self.effect is not None and self.effect not in EFFECTS:
             raise InvalidDefinition(
@@ -141,6 +161,8 @@ def find_rule(
 ) -> Rule | None:
     """Returns the rule that decides: a Deny if one matches, else the first Allow, else None.
 
+    What is not looked into may be anything, so that a Deny of some of it counts for all of it there.
+
     Args:
         rules: In order.
         host: What is asked for.
@@ -149,16 +171,23 @@ def find_rule(
         path: Where, without a query. None asks for the host alone: whether anything there may be allowed.
     """
     allowed: Allow | None = None
+    narrow: Deny | None = None
     for rule in rules:
         wanted, wanted_port = split_target(rule.target)
         if not _host_matches(wanted, host.lower().rstrip(".")):
             continue
         if isinstance(rule, Deny):
-            if wanted_port in (None, port) and _may_be_meant(rule, methods, path):
-                return rule
+            if wanted_port in (None, port):
+                if _may_be_meant(rule, methods, path):
+                    return rule
+                narrow = narrow or rule
         elif allowed is None and (port == wanted_port or (wanted_port is None and port in WEB_PORTS)):
             allowed = rule if path is None or _is_within(rule, methods, path) else None
-    return allowed
+    return (
+        narrow
+        if path is None and narrow is not None and allowed is not None and allowed.unopened
+        else allowed
+    )
 
 
 def find_effect(

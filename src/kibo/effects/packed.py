@@ -17,6 +17,7 @@ class PackedRule(msgspec.Struct, array_like=True):
     to: str | None = None
     passthrough: bool = False
     effect: str | None = None
+    tcp: bool = False
 
     @classmethod
     def pack(cls, rule: Rule) -> Self:
@@ -24,13 +25,13 @@ class PackedRule(msgspec.Struct, array_like=True):
         methods, paths = tuple(rule.methods), tuple(rule.paths)
         if isinstance(rule, Deny):
             return cls(True, rule.target, methods, paths)
-        return cls(False, rule.target, methods, paths, rule.to, rule.passthrough, rule.effect)
+        return cls(False, rule.target, methods, paths, rule.to, rule.passthrough, rule.effect, rule.tcp)
 
     def unpack(self) -> Rule:
         """Makes the rule again."""
         if self.deny:
             return Deny(self.target, self.methods, self.paths)
-        return Allow(self.target, self.to, self.passthrough, self.methods, self.paths, self.effect)
+        return Allow(self.target, self.to, self.passthrough, self.methods, self.paths, self.effect, self.tcp)
 
 
 class PackedSecret(NamedTuple):
