@@ -135,5 +135,6 @@ class Caller(Box):
     egress = [
         Allow("api.example", methods=("GET",), paths=("/v1/*",)),
         Allow("test.example", to="127.0.0.1:9"),
+        Allow("db.example:5432", to="127.0.0.1:9", tcp=True),
         Deny("bad.example"),
     ]

@@ -1,11 +1,15 @@
 """What tests of the way out share: servers on loopback, and the box's end of a door."""
 
+import os
 import socket
 import ssl
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+from kibo.box.forwards import forwards
 from kibo.box.policy import Rule, Secret
 from kibo.effects.forwarder import Forwarder
 from kibo.model.asker import NOBODY, Asker
@@ -90,9 +94,38 @@ class Proxy:
         secrets: list[Secret],
         asker: Asker = NOBODY,
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+        # In the box, forwards have addresses and ports of their own.
+        self.forwards: list[int] = []
+        self._log = os.memfd_create("log")
+        weakref.finalize(self, os.close, self._log)
+        with ExitStack() as stack:
+            listener, *others = (
+                stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+                for _ in range(1 + len(forwards(rules)))
+            )
             self.port: int = listener.getsockname()[1]
-            forwarder.serve(listener.fileno(), rules, box, secrets, asker=asker)
+            self.forwards = [other.getsockname()[1] for other in others]
+            forwarder.serve(
+                listener.fileno(),
+                rules,
+                box,
+                secrets,
+                asker=asker,
+                log=self._log,
+                forwards=[other.fileno() for other in others],
+            )
+
+    def log(self) -> str:
+        """What the box's log says of refusals."""
+        return os.pread(self._log, 1 << 22, 0).decode()
+
+    def await_log(self, text: str) -> str:
+        """Waits until the log says something, which it does a moment before or after the program is told."""
+        deadline = time.monotonic() + 10
+        while text not in (said := self.log()):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.01)
+        return said
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
@@ -116,6 +149,37 @@ class Proxy:
 
 
 Serve = Callable[..., Proxy]
+
+GREETING = b"\5\1\0"
+
+
+def socks_request(host: str | bytes, port: int, command: int = 1) -> bytes:
+    """Writes a request of SOCKS: for a name, or for an address where `host` is packed."""
+    if isinstance(host, str):
+        place = b"\3" + bytes([len(host)]) + host.encode("latin-1")
+    else:
+        place = (b"\1" if len(host) == 4 else b"\4") + host
+    return bytes([5, command, 0]) + place + port.to_bytes(2, "big")
+
+
+def receive_exactly(connection: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        chunk = connection.recv(count - len(data))
+        assert chunk, f"ended after {data!r}"
+        data += chunk
+    return data
+
+
+def socks(proxy: Proxy, host: str | bytes, port: int, command: int = 1) -> tuple[int, socket.socket]:
+    """Asks for a connection through SOCKS. Returns the answer's code, and the connection."""
+    connection = proxy.connect()
+    connection.sendall(GREETING)
+    assert receive_exactly(connection, 2) == b"\5\0"
+    connection.sendall(socks_request(host, port, command))
+    answer = receive_exactly(connection, 10)
+    assert answer[:1] + answer[2:] == b"\5\0\1" + bytes(6)
+    return answer[1], connection
 
 
 @contextmanager

@@ -443,3 +443,19 @@ def test_policy_check_says_which_rule_decides_and_what_would_allow_the_rest(cli:
     post = cli("policy", "check", "boxes.py:Caller", "http://test.example/", "--method", "post")
     assert "it is irreversible, and in a fork of a branch it waits for the commit" in post.stdout
     assert cli("policy", "check", "boxes.py:Caller", "ftp://x/", status=65).stderr
+    raw = cli("policy", "check", "boxes.py:Caller", "tcp://db.example:5432").stdout
+    assert raw.startswith(
+        'allowed: Allow("db.example:5432", tcp=True) covers any protocol at db.example:5432'
+    )
+    only = cli("policy", "check", "boxes.py:Caller", "tcp://test.example:80", status=1).stdout
+    assert 'Allow("test.example:80", tcp=True)' in only
+    assert cli("policy", "check", "boxes.py:Caller", "tcp://db.example", status=65).stderr
+
+
+def test_logs_say_what_the_gateway_has_refused_and_what_would_allow_it(cli: Cli) -> None:
+    cli("spawn", "boxes.py:Caller", "--name", "caller")
+    cli("exec", "caller", "--", "curl", "-sS", "-o", "/dev/null", "http://elsewhere.example/")
+    assert cli("logs", "caller").stdout == (
+        'Kibo: no rule lets this box reach elsewhere.example:80. To allow it, add Allow("elsewhere.example:80") to the '
+        "`egress` of the Box that needs it.\n"
+    )

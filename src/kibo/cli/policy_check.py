@@ -9,7 +9,7 @@ from kibo.box.policy import find_effect, split_target
 from kibo.cli.options import Common
 from kibo.cli.output import print_json, print_value
 from kibo.cli.references import load_box
-from kibo.effects.destinations import Refused, decide, show, write
+from kibo.effects.destinations import Refused, decide, only_http, show, write
 from kibo.model.errors import InvalidInput
 
 #: What is returned where a box may not: as `diff` and `grep` answer no.
@@ -24,30 +24,36 @@ def policy_check(box: str, url: str, /, *, method: str = "GET", common: Common =
 
     Args:
         box: Where the box is defined: module:Name, file.py:Name, or a sum of such.
-        url: What it would ask for.
+        url: What it would ask for; ``tcp://host:port`` for any other protocol.
         method: What it would do there.
         common: Options of every command.
     """
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.username is not None:
-        raise InvalidInput(f"{url!r} is not a URL that a box could ask for", hint="https://shop.example/menu")
+    problem = InvalidInput(f"{url!r} is not a URL that a box could ask for", hint="https://shop.example/menu")
+    if parts.scheme not in ("http", "https", "tcp") or not parts.netloc or parts.username is not None:
+        raise problem
     host, port = split_target(parts.netloc)
+    raw = parts.scheme == "tcp"
+    if raw and (port is None or parts.path):
+        raise problem
     port = port or (443 if parts.scheme == "https" else 80)
+    asked = (host, port, [method.upper()], parts.path or "/")
+    rules = plan(load_box(box)).egress
     try:
-        asked = (host, port, [method.upper()], parts.path or "/")
-        rules = plan(load_box(box)).egress
-        rule = decide(rules, *asked)
+        rule = decide(rules, host, port, http=False) if raw else decide(rules, *asked)
+        if raw and not rule.tcp:
+            raise Refused("403 Forbidden", only_http(rule, host, port))
     except Refused as refusal:
         if common.json:
             print_json({"allowed": False, "reason": str(refusal)})
         else:
             print_value(f"refused: {refusal}")
         return _NO
-    unopened = rule.passthrough and parts.scheme == "https"
+    unopened = rule.unopened and parts.scheme != "http"
     effect = rule.effect if unopened else find_effect(rules, *asked)
     leads = f", which leads to {rule.to}" if rule.to else ""
     if unopened:
-        leads += ", unopened: methods and paths are not seen"
+        leads += ", unopened: what is said there is not seen"
         leads += "" if effect == "read" else ", and in a fork of a branch it is refused"
     elif effect != "read":
         leads += f"; it is {effect}, and in a fork of a branch it waits for the commit"
@@ -59,10 +65,10 @@ def policy_check(box: str, url: str, /, *, method: str = "GET", common: Common =
                 "effect": effect,
                 "to": rule.to,
                 "passthrough": rule.passthrough,
+                "tcp": rule.tcp,
             }
         )
     else:
-        print_value(
-            f"allowed: {write(rule)} covers {method.upper()} {parts.path or '/'} at {show(host, port)}{leads}"
-        )
+        what = "any protocol" if raw else f"{method.upper()} {parts.path or '/'}"
+        print_value(f"allowed: {write(rule)} covers {what} at {show(host, port)}{leads}")
     return 0

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from kibo.box.policy import Allow, Deny, Rule, find_rule, plain_path, split_target
+from kibo.box.policy import WEB_PORTS, Allow, Deny, Rule, find_rule, plain_path, split_target
 
 HOST_LOOPBACK: Final = "host.kibo"
 RESOLVE_S: Final = 10.0
@@ -20,11 +20,17 @@ class Destination(NamedTuple):
 
 
 class Refused(Exception):
-    """An answer of the proxy's own: the status line's end, and a text for whoever reads the page."""
+    """An answer of the proxy's own: the status line's end, and a text for whoever reads the page.
 
-    def __init__(self, status: str, text: str) -> None:
+    Attributes:
+        status: As above.
+        errno: What the system said of a server that cannot be reached; 0 where it said nothing.
+    """
+
+    def __init__(self, status: str, text: str, errno: int = 0) -> None:
         super().__init__(text)
         self.status = status
+        self.errno = errno
 
     def page(self) -> bytes:
         """Writes the answer. The text is plain text, so nothing in it can be markup."""
@@ -33,8 +39,18 @@ class Refused(Exception):
         return head.encode() + b"connection: close\r\n\r\n" + text
 
 
+class CutError(ConnectionResetError):
+    """A connection that is refused where no answer of the proxy's could be understood. Its text is for the log."""
+
+
 def decide(
-    rules: Sequence[Rule], host: str, port: int, methods: Sequence[str] = (), path: str | None = None
+    rules: Sequence[Rule],
+    host: str,
+    port: int,
+    methods: Sequence[str] = (),
+    path: str | None = None,
+    *,
+    http: bool = True,
 ) -> Allow:
     """Decides whether a request may be made. Pure.
 
@@ -44,6 +60,7 @@ def decide(
         port: Of that host.
         methods: What is to be done there, in each way that a server may read it.
         path: Where, without a query. None asks for the host alone: whether anything there may be allowed.
+        http: Whether it is known to be HTTP, which the remedy depends on.
 
     Raises:
         Refused: No rule allows it, or a rule denies it.
@@ -58,11 +75,10 @@ def decide(
         raise Refused("403 Forbidden", _not_within(near, asked, shown, methods, path or ""))
     # A wildcard does not name this machine; only the thing itself does.
     if rule is None or (host == HOST_LOOPBACK and not _is_exact(rule, host)):
-        raise Refused(
-            "403 Forbidden",
-            f'no rule lets this box reach {shown}. To allow it, add Allow("{shown}") to the `egress` of the Box '
-            "that needs it.",
-        )
+        remedy = f'add Allow("{shown}") to the `egress` of the Box that needs it.'
+        if not http and port not in WEB_PORTS:
+            remedy += f' Where it is not HTTP that is spoken there, Allow("{shown}", tcp=True).'
+        raise Refused("403 Forbidden", f"no rule lets this box reach {shown}. To allow it, {remedy}")
     return rule
 
 
@@ -79,11 +95,21 @@ def _not_within(near: Allow, asked: str, shown: str, methods: Sequence[str], pat
     )
 
 
+def only_http(rule: Allow, host: str, port: int) -> str:
+    """Says why another protocol is refused where a rule allows HTTP."""
+    shown = show(host, port)
+    return (
+        f"{write(rule)} lets this box speak HTTP to {shown}, with TLS or without, and no other protocol. To "
+        f'allow that, write Allow("{shown}", tcp=True).'
+    )
+
+
 def write(rule: Rule) -> str:
     """Writes a rule as its author would."""
     limits = [f"{name}={_listed(values)}" for name in ("methods", "paths") if (values := getattr(rule, name))]
-    effect = rule.effect if isinstance(rule, Allow) else None
-    limits += [f"effect={_quoted(effect)}"] if effect else []
+    if isinstance(rule, Allow):
+        limits += [f"{name}=True" for name in ("passthrough", "tcp") if getattr(rule, name)]
+        limits += [f"effect={_quoted(rule.effect)}"] if rule.effect else []
     return f"{type(rule).__name__}({', '.join([_quoted(rule.target), *limits])})"
 
 

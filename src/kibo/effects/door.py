@@ -1,22 +1,31 @@
-"""One box's way out: a proxy on a socket of the box's own network, which opens TLS and looks at every request."""
+"""One box's way out: a proxy on a socket of the box's own network, which opens TLS and looks at every request.
+
+It speaks HTTP and SOCKS on one port, and the same rules hold for both. Ports of the box that stand for one host each
+lead there without either.
+"""
 
 import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
+from kibo.box.forwards import Forward, forwards
 from kibo.box.policy import Allow, Rule, find_effect
+from kibo.effects import socks
 from kibo.effects.authority import Authority
 from kibo.effects.boundary import Boundary
-from kibo.effects.client import HEAD_S, Client
-from kibo.effects.destinations import Refused, decide, find_destination, show, write
+from kibo.effects.client import HEAD_S, KEPT_S, Client
+from kibo.effects.destinations import CutError, Refused, decide, only_http, show
 from kibo.effects.exchange import Answer, ClientGoneError, Request
-from kibo.effects.hello import HANDSHAKE, HelloError, server_name, whole
+from kibo.effects.hello import HANDSHAKE
 from kibo.effects.http_head import ElsewhereError, Head, HeadError, SecretValue, secrets_for
+from kibo.effects.notices import Notices
 from kibo.effects.outbox import Outbox
-from kibo.effects.upstream import Leftover, Upstream, connect, relay
+from kibo.effects.unopened import asked_host, carry, check_unopened
+from kibo.effects.upstream import Leftover, Upstream, relay
 from kibo.effects.wires import Plain, Tls, Wire
 from kibo.model.asker import Asker
 
@@ -26,6 +35,9 @@ MAX_CONNECTIONS: Final = (
 ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 BAD_REQUEST: Final = "400 Bad Request"
 MISDIRECTED: Final = "421 Misdirected Request"
+#: How a request begins, and what may become that.
+REQUEST: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32} ")
+MAYBE_REQUEST: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}")
 #: Names that certificates are made for. What else a client may ask for is no host's name.
 NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?|[0-9a-f:.]{2,45}")
 
@@ -70,6 +82,8 @@ class Door:
         services: What doors share.
         instance: The box.
         asker: On whose behalf it asks.
+        notices: Where refusals are told besides.
+        others: Sockets that listen where `kibo.box.forwards.forwards(rules)` says, in its order.
     """
 
     def __init__(
@@ -80,8 +94,11 @@ class Door:
         services: Services,
         instance: str,
         asker: Asker,
+        notices: Notices,
+        others: Sequence[socket.socket] = (),
     ) -> None:
         self._listener = listener
+        self._forwards = others
         self._rules = rules
         #: Those that say what a request does, which most leave to its method.
         self._telling = [rule for rule in rules if isinstance(rule, Allow) and rule.effect]
@@ -89,8 +106,9 @@ class Door:
         self._services = services
         self._upstream = Upstream(services.trust)
         self._boundary = Boundary(instance, asker, self._upstream, services.outbox)
+        self._notices = notices
         self._connections: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     @property
     def asker(self) -> Asker:
@@ -103,31 +121,38 @@ class Door:
 
     async def open(self) -> None:
         """Starts to accept connections."""
-        self._server = await asyncio.start_server(self._accept, sock=self._listener)
+        listeners = {self._listener: self._serve}
+        for listener, forward in zip(self._forwards, forwards(self._rules), strict=True):
+            listeners[listener] = partial(self._serve_forward, forward)
+        for listener, serve in listeners.items():
+            self._servers.append(await asyncio.start_server(partial(self._attend, serve), sock=listener))
 
     async def close(self) -> None:
         """Stops accepting, and cuts every connection of the box."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         connections = list(self._connections)
         for connection in connections:
             connection.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
         self._upstream.close()
+        self._notices.close()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _attend(
+        self,
+        serve: Callable[[Plain], Awaitable[None]],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
         plain = Plain(reader, writer)
         try:
-            if len(self._connections) > MAX_CONNECTIONS:
-                page = Refused(
-                    "503 Service Unavailable", f"this box has {MAX_CONNECTIONS} connections open."
-                ).page()
-                await plain.send(page)
-            else:
-                await self._serve(plain)
+            await serve(plain)
+        except CutError as cut:
+            self._notices.tell(str(cut))
+            plain.reset()
         except (OSError, TimeoutError, ClientGoneError):
             plain.reset()  # One side went away or quiet.
         except asyncio.CancelledError:
@@ -136,62 +161,135 @@ class Door:
             self._connections.discard(task)
             plain.close()
 
+    def _check_room(self) -> None:
+        if len(self._connections) > MAX_CONNECTIONS:
+            raise Refused("503 Service Unavailable", f"this box has {MAX_CONNECTIONS} connections open.")
+
     async def _serve(self, plain: Plain) -> None:
+        """Serves a connection to the proxy: the first byte says which language it speaks."""
+        try:
+            self._check_room()
+        except Refused as refusal:
+            self._notices.tell(str(refusal))
+            await plain.send(refusal.page())
+            return
+        async with asyncio.timeout(KEPT_S):
+            first = await plain.receive()
+        plain.unread(first)
+        if first[:1] == bytes([socks.VERSION]):
+            await self._serve_socks(plain)
+        elif first[:1] == bytes([socks.OLD_VERSION]):
+            await plain.send(socks.OLD_NO)
+            raise CutError(
+                "a program speaks version 4 of SOCKS. Tell it of version 5: socks5h://, where it takes a URL."
+            )
+        elif first:
+            await self._serve_proxy(plain)
+
+    async def _serve_proxy(self, plain: Plain) -> None:
         client = Client(plain)
         try:
             while (head := await client.head()) is not None:
                 if head.tunnel:
-                    await self._tunnel(plain, client, head)
+                    host, port = _destination(head)
+                    plain.unread(client.pending)
+                    await self._lead(plain, host, port, partial(plain.send, ESTABLISHED))
                     return
                 if not await self._answer(client, head, *_destination(head), secure=False):
                     return
         except Refused as refusal:
-            await client.refuse(refusal)
+            await self._refuse(client, refusal)
 
-    async def _tunnel(self, plain: Plain, client: Client, head: Head) -> None:
-        """Opens a tunnel: to the server where a rule wants it unopened, else to ourselves."""
-        host, port = _destination(head)
-        rule = decide(self._rules, host, port)
+    async def _serve_socks(self, plain: Plain) -> None:
+        try:
+            host, port = await socks.asked(plain, HEAD_S)
+            await self._lead(plain, host, port, partial(socks.answer, plain, socks.GRANTED), http=False)
+        except Refused as refusal:
+            self._notices.tell(str(refusal))
+            if (code := socks.code_of(refusal)) != socks.NO_METHOD:
+                await socks.answer(plain, code)
+            await Client(plain).end()
+
+    async def _serve_forward(self, forward: Forward, plain: Plain) -> None:
+        """Serves a port of the box's own that leads to one host."""
+        try:
+            self._check_room()
+            await self._lead(plain, forward.host, forward.port, _say_nothing)
+        except Refused as refusal:
+            raise CutError(str(refusal)) from None
+
+    async def _lead(
+        self,
+        plain: Plain,
+        host: str,
+        port: int,
+        established: Callable[[], Awaitable[None]],
+        *,
+        http: bool = True,
+    ) -> None:
+        """Leads a connection where it asks to: to the server where a rule wants it unopened, else to ourselves.
+
+        Raises:
+            Refused: Before `established` was awaited, which tells the box's side.
+            CutError: After it.
+        """
+        rule = decide(self._rules, host, port, http=http)
         if NAME.fullmatch(host) is None:
             raise Refused(BAD_REQUEST, "The host of the request is malformed.")
-        plain.unread(client.pending)
-        if rule.passthrough:
-            self._check_unopened(rule, host, port)
-            server = await connect(await find_destination(rule, host, port), host)
-            await plain.send(ESTABLISHED)
-            try:
-                await relay(Vetted(plain, host), server)
-            finally:
-                server.close()
+        if rule.unopened:
+            check_unopened(rule, host, port, holds=self.asker.holds)
+            await carry(plain, rule, host, port, established)
             return
-        await plain.send(ESTABLISHED)
-        async with asyncio.timeout(HEAD_S):
-            data = await plain.receive()
-            plain.unread(data)
-            if not data:
-                return
-            asked = await _asked_host(plain) if data[0] == HANDSHAKE else None
-        if data[0] != HANDSHAKE:
+        await established()
+        opening = await self._opening(plain, rule, host, port)
+        if not opening:
+            return
+        if opening[0] != HANDSHAKE:
             await self._serve_origin(plain, Origin(host, port, False, None))
             return
+        asked = await asked_host(plain)
         if asked is not None and NAME.fullmatch(asked) is None:
-            raise ConnectionResetError("no certificate has such a name")
+            raise CutError(
+                f"TLS asks for a name on a connection to {show(host, port)} that no certificate has."
+            )
         # For the name that was asked for, even where it is the wrong one: so that the client can read why.
         tls = Tls(plain, self._services.authority.context(asked or host), server=True)
-        await tls.handshake()
+        try:
+            await tls.handshake()
+        except ssl.SSLError as error:
+            reason = (error.reason or "no reason given").replace("_", " ").lower()
+            raise CutError(
+                f"a program did not accept the gateway's certificate for {show(host, port)} ({reason}). Have it trust "
+                f'the box\'s own certificates; or leave its TLS closed: Allow("{rule.target}", passthrough=True).'
+            ) from None
         await self._serve_origin(tls, Origin(host, port, True, asked))
         await tls.finish()
 
-    def _check_unopened(self, rule: Allow, host: str, port: int) -> None:
-        """Sees that nothing is changed unseen by what may still be undone."""
-        if self.asker.holds and rule.effect != "read":
-            raise Refused(
-                "403 Forbidden",
-                f"{write(rule)} leaves TLS to {show(host, port)} closed, so that nobody can tell whether a request "
-                "changes something, and this branch may change nothing outside before it is committed. Ask from the "
-                f'root of the tree; or, if nothing is changed there, say so: Allow("{rule.target}", passthrough=True, '
-                'effect="read").',
-            )
+    async def _opening(self, plain: Plain, rule: Allow, host: str, port: int) -> bytes:
+        """Waits for the first bytes of a tunnel, and leaves them there. Empty where it ends instead.
+
+        Raises:
+            CutError: They are of neither TLS nor HTTP.
+        """
+        data = b""
+        try:
+            async with asyncio.timeout(HEAD_S):
+                while True:
+                    more = await plain.receive()
+                    data += more
+                    if not more or data[0] == HANDSHAKE or REQUEST.match(data):
+                        return data
+                    if MAYBE_REQUEST.fullmatch(data) is None:
+                        break
+        except TimeoutError:
+            pass  # Where the server speaks first, a client says nothing.
+        finally:
+            plain.unread(data)
+        raise CutError(only_http(rule, host, port))
+
+    async def _refuse(self, client: Client, refusal: Refused) -> None:
+        self._notices.tell(str(refusal))
+        await client.refuse(refusal)
 
     async def _serve_origin(self, wire: Wire, origin: Origin) -> None:
         client = Client(wire)
@@ -201,7 +299,7 @@ class Door:
                 if not await self._answer(client, head, origin.host, origin.port, secure=origin.secure):
                     return
         except Refused as refusal:
-            await client.refuse(refusal)
+            await self._refuse(client, refusal)
 
     def _check(self, head: Head, origin: Origin) -> None:
         """Sees that TLS, the request and the tunnel name one host."""
@@ -270,60 +368,13 @@ class Door:
         )
 
 
-class Vetted:
-    """A box's end of a tunnel that is not opened, whose TLS may ask for the tunnel's host only."""
-
-    def __init__(self, plain: Plain, host: str) -> None:
-        self._plain = plain
-        self._host = host
-        self._vetted = False
-        self.send, self.finish = plain.send, plain.finish
-        self.reset, self.close = plain.reset, plain.close
-
-    async def receive(self) -> bytes:
-        """Receives; of TLS, nothing before it has said which host it is for.
-
-        Raises:
-            OSError: It is for another.
-        """
-        data = await self._plain.receive()
-        if self._vetted or not data:
-            return data
-        self._vetted = True
-        if data[0] != HANDSHAKE:
-            return data
-        self._plain.unread(data)
-        async with asyncio.timeout(HEAD_S):
-            asked = await _asked_host(self._plain)
-        if asked is not None and asked != self._host:
-            raise ConnectionResetError(f"TLS asks for {asked} on a connection to {self._host}")
-        return await self._plain.receive()
-
-    @property
-    def stale(self) -> bool:
-        """As the wire itself."""
-        return self._plain.stale
+async def _say_nothing() -> None:
+    """Tells a program that knows no proxy of its connection: it has that already."""
 
 
 async def _become(client: Client, answer: Answer, server: Wire) -> None:
     sent = await client.switch(answer)
     await relay(Leftover(client.wire, sent), server)
-
-
-async def _asked_host(plain: Plain) -> str | None:
-    """Looks at a ClientHello, and leaves it where it was."""
-    data = b""
-    try:
-        while (message := whole(data)) is None:
-            more = await plain.receive()
-            if not more:
-                raise ConnectionResetError("the handshake broke off")
-            data += more
-        return server_name(message)
-    except HelloError as error:
-        raise ConnectionResetError(str(error)) from None
-    finally:
-        plain.unread(data)
 
 
 def _destination(head: Head) -> tuple[str, int]:

@@ -28,12 +28,14 @@ from kibo.box.policy import Rule, Secret
 from kibo.effects.authority import Authority
 from kibo.effects.door import Door, Services
 from kibo.effects.http_head import SecretValue
+from kibo.effects.notices import Notices
 from kibo.effects.outbox import Outbox, Place
 from kibo.effects.packed import PackedRule
 from kibo.effects.upstream import trusting
 from kibo.model.asker import NOBODY, Asker
 from kibo.model.errors import InvalidInput, RuntimeLost
 from kibo.model.ids import GatewayId
+from kibo.model.limits import MAX_DESCRIPTORS
 
 MAX_ORDER_BYTES: Final = 128 * 1024  # Some two thousand rules.
 ORDER_S: Final = 10.0  # For an answer to an order, which is the work of a moment.
@@ -50,8 +52,9 @@ class Setup(msgspec.Struct, array_like=True):
 class Order(msgspec.Struct, array_like=True):
     """One packet of the control socket.
 
-    `serve` comes with a listening socket, and perhaps a pidfd, beside it; `settle` with a socket that is closed once
-    what it releases has an outcome. Its number is that of its answer.
+    `settle` comes with a socket beside it that is closed once what it releases has an outcome. `serve` comes with what
+    `beside` lists: the listening socket, those of forwards in their order, the first process and the log, where given.
+    Its number is that of its answer.
     """
 
     verb: str
@@ -59,6 +62,7 @@ class Order(msgspec.Struct, array_like=True):
     asker: Asker = NOBODY
     rules: list[PackedRule] = []
     secrets: list[SecretValue] = []
+    beside: list[str] = []
     number: int = 0
 
 
@@ -110,14 +114,19 @@ class Desk:
             return
         if order.asker.holds and self._services.outbox is None:
             raise ValueError("a gateway without a ledger can hold nothing")
-        listener = socket.socket(fileno=descriptors[0])
-        listener.setblocking(False)
+        given: dict[str, list[int]] = {"listener": [], "forward": [], "process": [], "log": []}
+        for kind, descriptor in zip(order.beside, descriptors, strict=True):
+            given[kind].append(descriptor)
+        listener, *others = (socket.socket(fileno=fd) for fd in (*given["listener"], *given["forward"]))
+        for opened in (listener, *others):
+            opened.setblocking(False)
+        notices = Notices(given["log"][0] if given["log"] else None)
         rules = [packed.unpack() for packed in order.rules]
         await self._stop(order.name)
-        door = Door(listener, rules, order.secrets, self._services, order.name, order.asker)
+        door = Door(listener, rules, order.secrets, self._services, order.name, order.asker, notices, others)
         self._doors[order.name] = door
         await door.open()
-        for pidfd in descriptors[1:]:
+        for pidfd in given["process"]:
             asyncio.get_running_loop().add_reader(pidfd, self._ended, pidfd, order.name, door)
 
     def _settle(self, branch: str, asker: Asker, told: socket.socket) -> None:
@@ -150,7 +159,7 @@ class Desk:
         finally:
             loop.remove_reader(self._control)
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._control, MAX_ORDER_BYTES, 2)
+            data, descriptors, _, _ = socket.recv_fds(self._control, MAX_ORDER_BYTES, MAX_DESCRIPTORS)
         except ConnectionError:
             return None
         return (data, descriptors) if data else None
@@ -237,16 +246,20 @@ class Forwarder:
         *,
         asker: Asker = NOBODY,
         pidfd: int | None = None,
+        log: int | None = None,
+        forwards: Sequence[int] = (),
     ) -> None:
-        """Serves a box.
+        """Serves a box. What it is given is duplicated; the caller closes its own.
 
         Args:
-            listening_fd: A TCP socket that listens inside the box. It is duplicated; the caller closes its own.
+            listening_fd: A TCP socket that listens inside the box.
             rules: What the box may reach.
             box_id: Names the door, for `stop`. One that is open under this name is closed first.
             secrets: What to put in for their placeholders, for their hosts.
             asker: On whose behalf it asks.
             pidfd: Of the box's first process: the door closes by itself when that ends.
+            log: A file to which a line is added for each refusal, open to append to.
+            forwards: Sockets that listen where `kibo.box.forwards.forwards(rules)` says, in its order.
 
         Raises:
             InvalidInput: A secret has no value.
@@ -255,8 +268,10 @@ class Forwarder:
         self.check(secrets)
         filled = [SecretValue(s.placeholder, self._values[s.name], tuple(s.hosts)) for s in secrets]
         packed = [PackedRule.pack(rule) for rule in rules]
-        descriptors = [listening_fd] if pidfd is None else [listening_fd, pidfd]
-        self._order(Order("serve", str(box_id), _plain(asker), packed, filled), descriptors)
+        beside = [("listener", listening_fd), *(("forward", fd) for fd in forwards)]
+        beside += [(kind, fd) for kind, fd in (("process", pidfd), ("log", log)) if fd is not None]
+        kinds, descriptors = zip(*beside, strict=True)
+        self._order(Order("serve", str(box_id), _plain(asker), packed, filled, list(kinds)), descriptors)
 
     def settle(self, branch: str, asker: Asker) -> socket.socket:
         """Tells of a commit, which the ledger has.

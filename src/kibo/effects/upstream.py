@@ -329,34 +329,40 @@ async def connect(destination: Destination, host: str) -> Plain:
     Raises:
         Refused: None does.
     """
-    cause = "no answer"
+    cause, number = "no answer", 0
     for address in destination.addresses:
         try:
             async with asyncio.timeout(CONNECT_S):
                 return Plain(*await asyncio.open_connection(address, destination.port))
         except (OSError, TimeoutError) as error:
-            cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "no answer"
-    raise Refused(BAD_GATEWAY, f"{host} cannot be reached: {cause}.")
+            number = error.errno or 0
+            cause = os.strerror(number) if number else "no answer"
+    raise Refused(BAD_GATEWAY, f"{host} cannot be reached: {cause}.", number)
 
 
-async def relay(one: Wire, other: Wire) -> None:
+async def relay(one: Wire, other: Wire, quiet_s: float = IDLE_S) -> None:
     """Carries bytes both ways until both have ended, or neither has moved for too long.
+
+    Args:
+        one: One side.
+        other: The other side.
+        quiet_s: How long is too long.
 
     Raises:
         OSError: One side broke.
         TimeoutError: Nothing moved.
     """
     try:
-        async with asyncio.timeout(IDLE_S) as idle, asyncio.TaskGroup() as tasks:
-            tasks.create_task(_carry(one, other, idle))
-            tasks.create_task(_carry(other, one, idle))
+        async with asyncio.timeout(quiet_s) as idle, asyncio.TaskGroup() as tasks:
+            tasks.create_task(_carry(one, other, idle, quiet_s))
+            tasks.create_task(_carry(other, one, idle, quiet_s))
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
 
 
-async def _carry(source: Wire, target: Wire, idle: asyncio.Timeout) -> None:
+async def _carry(source: Wire, target: Wire, idle: asyncio.Timeout, quiet_s: float) -> None:
     while data := await source.receive():
         await target.send(data)
-        idle.reschedule(asyncio.get_running_loop().time() + IDLE_S)
+        idle.reschedule(asyncio.get_running_loop().time() + quiet_s)
     with contextlib.suppress(OSError):
         await target.finish()

@@ -14,6 +14,8 @@ from typing import Final, Protocol
 CHUNK_BYTES: Final = 64 * 1024
 #: What a wire may have written and not sent yet, beyond which `send` waits.
 HANDSHAKE_S: Final = 15.0
+#: Probes of a connection on which nothing is said: after a minute, and how many without an answer are the end (tcp(7)).
+PROBES: Final = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEPCNT: 4}
 
 
 class Wire(Protocol):
@@ -71,6 +73,13 @@ class Plain:
         if self._writer.can_write_eof():
             with contextlib.suppress(OSError):  # It has gone already.
                 self._writer.write_eof()
+
+    def probe(self) -> None:
+        """Has the kernel ask now and then whether the other side is there still, and break the connection if not."""
+        connection: socket.socket = self._writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in PROBES.items():
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def reset(self) -> None:
         connection: socket.socket = self._writer.get_extra_info("socket")

@@ -101,8 +101,9 @@ MAX_WORLD_BYTES = 1 * MIB
 #: Branches that one call of fork makes, in one transaction.
 MAX_FORKS = 10_000
 
-#: Descriptors that come with one order: a reply, three streams and a few control groups.
-MAX_DESCRIPTORS = 16
+#: Descriptors that come with one order: a reply, three streams and a few control groups; or the sockets that a box with
+#: a way out listens on, its log and its first process.
+MAX_DESCRIPTORS = 40
 
 #: Attempts of one exploration. A search of 10 workers by 100 steps makes 1,000; a policy that forks for ever ends here.
 MAX_ATTEMPTS = 10_000

@@ -174,6 +174,19 @@ class Cell:
             self.log_fd = self.open_file("log")
         return os.dup(self.log_fd)
 
+    def open_log_to_add_to(self) -> int:
+        """Opens the same anew, for somebody outside to add lines to; the caller closes it.
+
+        Whoever shares an open file sees what the other does with its flags and locks. Not waited for: the box may have
+        taken a lease on it (fcntl(2)).
+        """
+        shared = self.open_log()
+        try:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+            return os.open(f"/proc/self/fd/{shared}", flags)
+        finally:
+            os.close(shared)
+
     def open_service_log(self, name: str) -> int:
         """Opens what one of its services prints to; the caller closes it."""
         return self.open_file(f"service-{name}.log")

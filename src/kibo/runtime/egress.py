@@ -1,6 +1,6 @@
 """The runtime's only way to the network: a port that is handed listening sockets from inside boxes.
 
-The warden opens one socket in a box's own network, and whatever implements `Forwarding` accepts from it on the host's
+The warden opens sockets in a box's own network, and whatever implements `Forwarding` accepts from it on the host's
 side. Nothing else of the runtime touches the network.
 """
 
@@ -36,8 +36,13 @@ class Forwarding(Protocol):
         *,
         asker: Asker,
         pidfd: int,
+        log: int,
+        forwards: Sequence[int],
     ) -> None:
-        """Accepts from a box's socket until its first process, `pidfd`, ends. Takes copies of both."""
+        """Accepts from a box's sockets until its first process, `pidfd`, ends; says in its log what was refused.
+
+        The sockets of `forwards` are those of `kibo.box.forwards.forwards(rules)`. It takes copies of all.
+        """
 
     def settle(self, branch: str, asker: Asker) -> socket.socket:
         """Tells that a branch was committed, and what its boxes ask for now. Returns a socket that ends once all that
@@ -76,11 +81,11 @@ class Door:
 
     @property
     def theirs(self) -> int:
-        """The descriptor to hand to the warden, which sends the listening socket there."""
+        """The descriptor to hand to the warden, which sends the listening sockets there."""
         return self._theirs.fileno()
 
     async def open(self, waiting: Waiting) -> None:
-        """Receives the listening socket and has it served. The warden sends it before it lets the guest in.
+        """Receives the listening sockets and has them served. The warden sends them before it lets the guest in.
 
         Raises:
             wire.Closed: The cell could not be made.
@@ -91,9 +96,16 @@ class Door:
         if not descriptors:
             raise wire.Closed  # it says why there is none, as whoever waits for the cell is about to be told
         try:
-            listening_fd, pidfd = descriptors
+            pidfd, log, listening_fd, *forwards = descriptors
             self._forwarding.serve(
-                listening_fd, self._rules, self._box_id, self._secrets, asker=self._asker, pidfd=pidfd
+                listening_fd,
+                self._rules,
+                self._box_id,
+                self._secrets,
+                asker=self._asker,
+                pidfd=pidfd,
+                log=log,
+                forwards=forwards,
             )
         finally:
             for fd in descriptors:

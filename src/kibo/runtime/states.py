@@ -225,8 +225,10 @@ class States:
         }
         if base is not None:
             arguments["source"] = base.cell
-            # A part that is the first to want a way out adds what makes its programs trust the gateway.
-            if built.layers != base.built.layers or bool(wanted.egress) != bool(base.plan.egress):
+            # A part that is the first to want a way out adds what makes its programs trust the gateway, and one that
+            # names a host for any protocol adds its name.
+            ways = [(bool(plan.egress), plan.forwards) for plan in (wanted, base.plan)]
+            if built.layers != base.built.layers or ways[0] != ways[1]:
                 arguments |= {"lowers": lowers, "usr_lowers": usr_lowers}
             return run(self.make(self._waiting, "fork", arguments, wanted))
         arguments |= {
@@ -266,7 +268,7 @@ class States:
         home = self.session.home
         layers = [*built.layers, interpreter_layer(home)]
         if wanted.egress:
-            layers.append(trust_layer(home, built.layers, self.egress.certificate()))
+            layers.append(trust_layer(home, built.layers, self.egress.certificate(), wanted.forwards))
         return [f"/kibo/layers/{layer.path.parent.name}/fs" for layer in layers]
 
     def _setup(self, wanted: Plan, built: BuiltEnvironment) -> dict[str, Any]:
@@ -281,6 +283,7 @@ class States:
             "open_files": limits.open_files or DEFAULT_OPEN_FILES,
             "pids": limits.pids or DEFAULT_PIDS,
             "limits": self._group_limits(wanted),
+            "forwards": [(forward.address, forward.port) for forward in wanted.forwards],
         }
 
     def _group_limits(self, wanted: Plan) -> dict[str, Any]:

@@ -1,18 +1,21 @@
-"""What makes programs in a box trust the gateway, and nobody else: a layer of the box's own, and variables.
+"""What makes programs in a box find the gateway, and trust nobody else: a layer of the box's own, and variables.
 
 The system's bundle in the layer is the base's own with the gateway's authority behind it. Programs that bring a
-bundle of their own have a variable each by which they are told of another.
+bundle of their own have a variable each by which they are told of another. Hosts that a box may speak any protocol to
+have their places of its loopback in `/etc/hosts`, behind what the base has there.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from kibo.box.forwards import Forward
 from kibo.model.errors import BuildFailed
 from kibo.runtime.idmap import ROOT_BASE, choose_map
 from kibo.runtime.images.ownership import move_ids
@@ -21,7 +24,8 @@ from kibo.runtime.layers.store import Built, Layer, LayerStore, pin
 from kibo.runtime.layers.temporary import TemporaryEntry
 
 #: Raised when the layer's layout changes.
-_LAYOUT: Final = 1
+_LAYOUT: Final = 2
+HOSTS: Final = "etc/hosts"
 #: Where distributions keep their bundle. The first is Debian's, and where ours is in any case.
 BUNDLES: Final = (
     "etc/ssl/certs/ca-certificates.crt",
@@ -30,11 +34,14 @@ BUNDLES: Final = (
     "etc/ssl/ca-bundle.pem",
     "etc/ssl/cert.pem",
 )
-#: Bundles have a fifth of a megabyte.
-MAX_BUNDLE_BYTES: Final = 16 * 1024 * 1024
+#: Of a file that is taken along. Bundles have a fifth of a megabyte.
+MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 BUNDLE: Final = f"/{BUNDLES[0]}"
 #: The authority alone, for programs that are told of one more besides their own.
 AUTHORITY: Final = "/opt/kibo/trust/authority.pem"
+#: Where Chromium and Chrome, which look at no bundle, read what a machine's owner has them trust besides their own
+#: (chromeenterprise.google/policies: CACertificates; from version 128 on).
+POLICIES: Final = ("etc/chromium/policies/managed/kibo.json", "etc/opt/chrome/policies/managed/kibo.json")
 VARIABLES: Final = {
     **dict.fromkeys(
         ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "GIT_SSL_CAINFO"), BUNDLE
@@ -45,34 +52,47 @@ VARIABLES: Final = {
 }
 
 
-def trust_layer(home: Path, layers: Sequence[Layer], certificate: bytes) -> Layer:
+def trust_layer(
+    home: Path, layers: Sequence[Layer], certificate: bytes, forwards: Sequence[Forward] = ()
+) -> Layer:
     """Returns the layer by which a box of `layers` trusts `certificate`. Some 10 ms where it has to be made.
 
     Args:
         home: The state directory.
         layers: Those below it, lowest first, whose bundle is taken along.
         certificate: The authority's, in PEM.
+        forwards: Names that lead to its own loopback.
     """
     named = "\0".join(layer.digest for layer in layers)
-    key = hashlib.blake2b(f"{_LAYOUT}\0trust\0{named}\0".encode() + certificate, digest_size=32).hexdigest()
+    hosts = "".join(
+        f"{address} {host}\n" for address, host in dict.fromkeys(f[:2] for f in forwards)
+    ).encode()
+    key = hashlib.blake2b(
+        f"{_LAYOUT}\0trust\0{named}\0".encode() + hosts + certificate, digest_size=32
+    ).hexdigest()
     store = LayerStore(home)
     built = store.find(key)
     if built is None:
-        built = Built((_make(store, layers, certificate),))
+        built = Built((_make(store, layers, certificate, hosts),))
         store.record(key, built)
     pin(home, built.layers)
     return built.layers[0]
 
 
-def _make(store: LayerStore, layers: Sequence[Layer], certificate: bytes) -> Layer:
+def _make(store: LayerStore, layers: Sequence[Layer], certificate: bytes, hosts: bytes) -> Layer:
     entry = TemporaryEntry.create(store.home, "trust")
     try:
         tree = entry.path / "tree"
         _write(tree, AUTHORITY.lstrip("/"), certificate)
+        for name in POLICIES:
+            _write(tree, name, _policy(certificate))
         bundles = {name: found for name in BUNDLES if (found := _topmost(layers, name)) is not None}
         known = next(iter(bundles.values()), b"")
         for name in {BUNDLES[0], *bundles}:
             _write(tree, name, bundles.get(name, known).rstrip(b"\n") + b"\n" + certificate)
+        if hosts:
+            known = _topmost(layers, HOSTS) or b"127.0.0.1 localhost\n::1 localhost\n"
+            _write(tree, HOSTS, known.rstrip(b"\n") + b"\n" + hosts)
         if choose_map().kind == "root":
             move_ids(tree, ROOT_BASE)
         inside = ROOT_BASE if choose_map().kind == "root" else 0
@@ -81,6 +101,11 @@ def _make(store: LayerStore, layers: Sequence[Layer], certificate: bytes) -> Lay
         )
     finally:
         entry.remove()
+
+
+def _policy(certificate: bytes) -> bytes:
+    encoded = "".join(line for line in certificate.decode().splitlines() if not line.startswith("-----"))
+    return json.dumps({"CACertificates": [encoded]}).encode()
 
 
 def _topmost(layers: Sequence[Layer], name: str) -> bytes | None:
@@ -95,10 +120,10 @@ def _topmost(layers: Sequence[Layer], name: str) -> bytes | None:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             return None
         with open(path, "rb") as file:
-            data = file.read(MAX_BUNDLE_BYTES + 1)
-        if len(data) > MAX_BUNDLE_BYTES:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
             raise BuildFailed(
-                f"/{name} has more than {MAX_BUNDLE_BYTES} bytes",
+                f"/{name} has more than {MAX_FILE_BYTES} bytes",
                 hint="A bundle of certificates has some 200 KB: look at what wrote it",
             )
         return data

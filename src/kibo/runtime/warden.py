@@ -469,20 +469,25 @@ class Warden:
         cell.map_awaited = source.map_writer.write(cell.pid, format_lines(lines))
 
     def _listen(self, cell: Cell) -> None:
-        """Opens the box's only door out: a socket inside its network that the forwarder accepts from."""
-        kernel.setns(cell.pidfd, kernel.CLONE_NEWNET)
+        """Opens the box's only doors out: sockets inside its network that the forwarder accepts from."""
+        doors: list[socket.socket] = []
+        log = -1
         try:
-            door = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # The guest may not have brought its loopback up yet, and until then it has no such address.
-            door.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-            door.bind(("127.0.0.1", PROXY_PORT))
-            door.listen(128)
+            kernel.setns(cell.pidfd, kernel.CLONE_NEWNET)
+            try:
+                doors.append(_listening("127.0.0.1", PROXY_PORT))
+                doors += [_listening(address, port) for address, port in cell.setup["forwards"]]
+            finally:
+                kernel.setns(self.own_net, kernel.CLONE_NEWNET)
+            log = cell.open_log_to_add_to()
+            # With the box's first process: whoever serves the doors closes them when that ends, however it ends.
+            with socket.socket(fileno=os.dup(cell.egress)) as reply:
+                wire.send_command(reply, "listening", [cell.pidfd, log, *(door.fileno() for door in doors)])
         finally:
-            kernel.setns(self.own_net, kernel.CLONE_NEWNET)
-        with door, socket.socket(fileno=os.dup(cell.egress)) as reply:
-            # With the box's first process: whoever serves the door closes it when that ends, however it ends.
-            wire.send_command(reply, "listening", [door.fileno(), cell.pidfd])
+            for door in doors:
+                door.close()
+            if log >= 0:
+                os.close(log)
         os.close(cell.egress)
         cell.egress = -1
 
@@ -952,6 +957,21 @@ def _tell(descriptors: list[int], data: dict[str, Any]) -> None:
             wire.send_frame(reply, ["failed", 0, data])
         else:
             wire.send_command(reply, data)
+
+
+def _listening(address: str, port: int) -> socket.socket:
+    """Opens a socket that listens in the network namespace of this thread."""
+    door = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # The guest may not have brought its loopback up yet, and until then it has no such address.
+        door.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        door.bind((address, port))
+        door.listen(128)
+    except BaseException:
+        door.close()
+        raise
+    return door
 
 
 def _refusal(error: OSError, message: str) -> dict[str, Any]:
