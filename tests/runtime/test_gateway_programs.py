@@ -28,7 +28,10 @@ pytestmark = pytest.mark.runtime
 
 HOST = "site.example"
 #: What a program brings along that is not the system's, without asking a registry for it.
-LIBRARIES = ("requests", "urllib3", "idna", "certifi", "charset_normalizer", "pip")
+LIBRARIES = ("requests", "urllib3", "idna", "certifi", "charset_normalizer", "pip", "httpx2", "httpcore2")
+LIBRARIES += ("h11", "anyio", "truststore", "typing_extensions")
+#: Where npm keeps the part of Node that knows proxies, for versions of Node that do not bring it.
+UNDICI = "/usr/lib/node_modules/npm/node_modules/undici"
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +125,12 @@ def _package(name: str) -> str:
     found = importlib.util.find_spec(name)
     assert found is not None, name
     assert found.origin is not None, name
-    return str(Path(found.origin).parent)
+    return found.origin if Path(found.origin).stem == name else str(Path(found.origin).parent)
+
+
+def _metadata(name: str) -> str:
+    """Where a package says which version it is, for one that asks for its own."""
+    return str(next(Path(_package(name)).parent.glob(f"{name}-*.dist-info")))
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +143,12 @@ def box(address: str, trust: trustme.CA, tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp("trust") / "servers.pem"
     trust.cert_pem.write_to_path(path)
 
+    brought = [*map(_package, LIBRARIES), *map(_metadata, ("httpx2", "httpcore2"))]
+
     class Visitor(Box):
         """Visits a site."""
 
-        env = Env(files={f"/opt/tools/{name}": _package(name) for name in LIBRARIES})
+        env = Env(files={f"/opt/tools/{Path(place).name}": place for place in brought})
         egress = [Allow(HOST, to=address)]
         secrets = [Secret("TOKEN", hosts=[HOST])]
 
@@ -182,6 +192,23 @@ def test_python_requests(box: Instance) -> None:
     assert run(box, "python3", "-c", program) == "['a page\\n', 'a page\\n', 'a page\\n']\n"
 
 
+def test_python_httpx(box: Instance) -> None:
+    """It reads every variable that names a proxy, and does not start where one is of a kind that it lacks."""
+    program = "import sys; sys.path.insert(0, '/opt/tools'); import httpx2; "
+    program += (
+        f"print(httpx2.get('https://{HOST}/page', verify=__import__('ssl').create_default_context()).text)"
+    )
+    assert run(box, "python3", "-c", program) == "a page\n\n"
+
+
+def test_curl_through_socks_is_opened_too(box: Instance) -> None:
+    socks = ["curl", "-sS", "--socks5-hostname", "127.0.0.1:3128"]
+    assert run(box, *socks, f"https://{HOST}/page") == "a page\n"
+    refused = box.exec([*socks, "https://elsewhere.example/"])
+    assert refused.returncode == 97  # SOCKS said no
+    assert "(2)" in refused.stderr  # not allowed by a rule
+
+
 def test_pip_download(box: Instance) -> None:
     program = "import sys; sys.path.insert(0, '/opt/tools'); from pip._internal.cli.main import main; "
     options = ["--isolated", "-q", "-d", "/tmp/got", "-i", f"https://{HOST}/simple"]
@@ -199,6 +226,20 @@ def test_git_clone(box: Instance) -> None:
 def test_npm_install(box: Instance) -> None:
     run(box, "npm", "install", "--prefix", "/tmp/npm", "--registry", f"https://{HOST}/", "tiny-npm")
     assert json.loads(run(box, "cat", "/tmp/npm/node_modules/tiny-npm/package.json"))["version"] == "1.0.0"
+
+
+@pytest.mark.skipif(not Path(UNDICI).is_dir(), reason="the host has no npm that brings undici")
+def test_node_fetch(box: Instance) -> None:
+    """Node's own, which takes proxies from the environment by itself from version 24 on; here it is told to."""
+    program = f"""
+    const {{EnvHttpProxyAgent, setGlobalDispatcher}} = require('{UNDICI}')
+    if (+process.versions.node.split('.')[0] < 24) setGlobalDispatcher(new EnvHttpProxyAgent())
+    const send = {{method: 'POST', body: 'from fetch'}}
+    fetch('https://{HOST}/page').then(answer => answer.text())
+      .then(page => fetch('https://{HOST}/page', send).then(answer => answer.text())
+        .then(text => process.stdout.write(page + text)))
+    """
+    assert run(box, "node", "-e", program) == "a page\nfrom fetch"
 
 
 @pytest.mark.skipif(shutil.which("node", path="/usr/bin") is None, reason="the host has no Node in /usr/bin")
