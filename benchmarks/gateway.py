@@ -62,6 +62,11 @@ def run(scale: Scale) -> Iterator[Figure]:
                 )
                 grown = (peak_bytes(gateway.pid) - before) / 2**20
                 yield Figure("memory that a body of 500 MB adds to the gateway", "MiB", grown, target=8.0)
+            unopened = open_door(gateway, address, "unopened", tcp=True)
+            with through(unopened, trust) as connection:
+                yield distribution("a request, unopened (tcp=True)", requests(connection, scale.of(2000)))
+                rate = megabytes(connection)
+                yield Figure("one large body, unopened (tcp=True)", "MB/s", rate, higher_is_better=True)
             rate = many(door, ours, scale.of(500))
             name = f"requests on {CONNECTIONS} connections"
             yield Figure(name, "/s", rate, target=1000.0, higher_is_better=True)
@@ -158,11 +163,22 @@ def body(connection: ssl.SSLSocket) -> bytes:
     return found.partition(b"\r\n\r\n")[2]
 
 
-def open_door(gateway: Forwarder, address: tuple[str, int], box: str = "bench", asker: Asker = NOBODY) -> int:
+def open_door(
+    gateway: Forwarder,
+    address: tuple[str, int],
+    box: str = "bench",
+    asker: Asker = NOBODY,
+    *,
+    tcp: bool = False,
+) -> int:
     """Opens a door as a box has one. Returns its port."""
-    with socket.create_server(("127.0.0.1", 0), backlog=HELD_A_BOX) as listener:
-        rules = [Allow(HOST, to=f"{address[0]}:{address[1]}")]
-        gateway.serve(listener.fileno(), rules, box, asker=asker)
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=HELD_A_BOX) as listener,
+        socket.create_server(("127.0.0.1", 0)) as forward,
+    ):
+        rules = [Allow(f"{HOST}:443" if tcp else HOST, to=f"{address[0]}:{address[1]}", tcp=tcp)]
+        forwards = [forward.fileno()] if tcp else []
+        gateway.serve(listener.fileno(), rules, box, asker=asker, forwards=forwards)
         return int(listener.getsockname()[1])
 
 
