@@ -7,6 +7,7 @@ environments and what the history of the branches names, and of that everything 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -163,10 +164,12 @@ def measure() -> dict[str, int]:
 def warden_pid() -> int:
     """Finds the warden of this process."""
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (entry / "comm").read_text().strip() == "kibo-warden":
-            keeper = parent(int(entry.name))
-            if parent(keeper) == own_pid():
-                return int(entry.name)
+        # Others end while they are looked at.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if entry.name.isdigit() and (entry / "comm").read_text().strip() == "kibo-warden":
+                keeper = parent(int(entry.name))
+                if parent(keeper) == own_pid():
+                    return int(entry.name)
     raise LookupError("this process has no warden")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from kibo.runtime import wire
 from kibo.runtime.cgroups.files import parse_counters
 from kibo.runtime.held import Held
+from kibo.runtime.loop import Timer
 from kibo.runtime.mapwriter import MapWriter
 from kibo.runtime.roots import Root
 
@@ -118,6 +119,7 @@ class Cell:
         own_from: Which of its root's sealed layers are its own and not its state's: those from this index on.
         copy: The point that its files are being copied for, or empty.
         deferred: Orders, with their descriptors, that wait until it is live, or its files are copied.
+        deadline: Ends it when its time is up.
         reason: Why it ended.
     """
 
@@ -162,6 +164,7 @@ class Cell:
     steward: Helper | None = None
     supervisor: Helper | None = None
     services: list[dict[str, Any]] = field(default_factory=list)
+    deadline: Timer | None = None
     reason: str = ""
 
     def open_pid_namespace(self) -> int:
@@ -257,6 +260,10 @@ class Cell:
                 wire.answer(fd, {"kind": "ok", "reason": self.reason})
             os.close(fd)
         self.end_replies.clear()
+        if self.deadline is not None:
+            self.deadline.cancel()
+        # What was forked from it may live for long, and needs nothing of what this was forked from.
+        self.source = self.held = None
 
 
 def is_ending(pid: int) -> bool:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from kibo.runtime import kernel, layercopy, roots, wire
 from kibo.runtime.cells import Cell, CellState
+from kibo.runtime.loop import Timer
 from kibo.runtime.stopping import NotStoppedError, Stopped, continue_all
 from kibo.runtime.trees.removing import remove
 
@@ -50,6 +51,7 @@ class Copy:
         pidfd: The child.
         result: Where it says what came of it.
         over: Why it was told to stop, if it was.
+        deadline: Tells it to stop when it takes too long.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Copy:
     pidfd: int = -1
     result: socket.socket | None = None
     over: dict[str, Any] | None = None
+    deadline: Timer | None = None
 
 
 class Points:
@@ -101,7 +104,7 @@ class Points:
         cell.copy = name
         self._copies[name] = copy
         copy.pidfd = self._follow(pid, lambda status: self._ended(copy, status))
-        self._warden.loop.after(COPY_S, lambda: self._late(copy))
+        copy.deadline = self._warden.loop.after(COPY_S, lambda: self._late(copy))
 
     def drop(self, name: str) -> bool:
         """Lets go of a point, or of the copy that was to become one. False where there is none of that name."""
@@ -134,6 +137,8 @@ class Points:
 
     def _ended(self, copy: Copy, status: int) -> None:
         assert copy.result is not None
+        if copy.deadline is not None:
+            copy.deadline.cancel()
         failed: dict[str, Any] | None = copy.over
         try:
             answer, _, _ = wire.receive_command(copy.result)

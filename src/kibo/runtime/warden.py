@@ -402,7 +402,7 @@ class Warden:
         cell.release_channel()
         self._is_live(cell)
         if wall_s := cell.setup.get("wall_s"):
-            self.loop.after(wall_s, lambda: self._time_up(cell))
+            cell.deadline = self.loop.after(wall_s, lambda: self._time_up(cell))
 
     def _is_live(self, cell: Cell) -> None:
         cell.state = CellState.LIVE
