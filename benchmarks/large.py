@@ -1,12 +1,15 @@
 """A workspace of very many files: ``python -m benchmarks.large 1000000`` for a million, 100,000 among the others.
 
 What must be proportional to the tree: reading it the first time (a copy of every file), and looking at every path when
-it is read again. What must not: forks, edits, commits, diffs, applies, and memory.
+it is read again. What must not: forks, edits, commits, diffs, applies, and memory. Beside the first stands `cp -a` of
+the same tree to the same disk, beside the second a bare walk: what no program that reads so many files can do without.
 """
 
 from __future__ import annotations
 
 import os
+import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +25,7 @@ from benchmarks.figures import Figure, distribution
 from benchmarks.scale import Scale
 from benchmarks.workspaces import make_tree
 from kibo.branch.watching import Room, used_room
+from kibo.runtime.layers.temporary import remove_tree
 from kibo.wiring import runtime
 
 TITLE = "a workspace of very many files"
@@ -50,11 +54,18 @@ def large(count: int) -> Iterator[Figure]:
                     Writer(megabytes=0), workspace=tree, progress=lambda event: told.append(event.entries)
                 ),
             )
+            steps.once(
+                "cp -a", lambda: subprocess.run(["cp", "-a", tree, runtime().home / "tmp"], check=True)
+            )
+            steps.beside("spawn, the first time", "cp -a")
+            remove_tree(runtime().home / "tmp" / tree.name)
             steps.found.append(Figure(f"progress told, {count:,} files", "times", len(told)))
             steps.inodes()
             yield from steps.once_done()
             other = steps.once("spawn, again", lambda: main.spawn(Writer(megabytes=0), workspace=tree))
             other.destroy()
+            steps.once("walk of all entries", lambda: walk(tree))
+            steps.beside("spawn, again", "walk of all entries")
             yield from steps.once_done()
             for number in range(ROUNDS):
                 (fork,) = steps.many("fork", main.fork)
@@ -68,6 +79,18 @@ def large(count: int) -> Iterator[Figure]:
         yield from steps.figures()
 
 
+def walk(tree: Path) -> int:
+    """Looks at every entry below a directory. Returns how many there are."""
+    found, pending = 0, [os.fspath(tree)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                found += 1
+                if stat.S_ISDIR(entry.stat(follow_symlinks=False).st_mode):
+                    pending.append(entry.path)
+    return found
+
+
 class Steps:
     """Takes time and memory of steps, each a figure."""
 
@@ -75,6 +98,7 @@ class Steps:
         self._of = f"{count:,} files"
         self._count = count
         self._seconds: dict[str, list[float]] = {}
+        self._once: dict[str, float] = {}
         self._start = resident()
         self._highest = 0
         self.found: list[Figure] = []
@@ -82,10 +106,16 @@ class Steps:
     def once(self, name: str, work: Callable[[], Any]) -> Any:
         """Does a step that costs the tree."""
         seconds, done = self._take(work)
+        self._once[name] = seconds
         self.found.append(Figure(f"{name}, {self._of}", "s", seconds))
         per_file = seconds / self._count * 1e6
         self.found.append(Figure(f"  {name}, each file", "us", per_file))
         return done
+
+    def beside(self, name: str, floor: str) -> None:
+        """Compares a step with what it cannot do without."""
+        ratio = self._once[name] / self._once[floor]
+        self.found.append(Figure(f"  {name}, times {floor}", "times", ratio))
 
     def many(self, name: str, work: Callable[[], Any]) -> Any:
         """Does a step that does not."""
