@@ -1,7 +1,7 @@
 """A long line of rounds in one process: fork, act, commit. ``python -m benchmarks.lines 1000`` for so many.
 
 What must not grow with the rounds: the time of one, processes, and the warden's memory. What does, and is told: layers,
-of which the history names one for each commit. One fork in some thirty is cold; see decision 0019.
+of which the history names one for each commit. One fork in some thirty is cold; see decision 0024.
 """
 
 from __future__ import annotations
