@@ -6,8 +6,9 @@ from kibo import Allow, Box, Deny
 from kibo.box.forwards import MAX_FORWARDS, forwards
 from kibo.box.inheritance import egress_of
 from kibo.box.plan import plan
-from kibo.box.policy import EFFECTS, find_effect, find_rule, plain_path
-from kibo.effects.destinations import Refused, decide
+from kibo.box.policy import EFFECTS, find_approval, find_effect, find_rule, plain_path
+from kibo.effects.destinations import Refused, check_seen, decide, write
+from kibo.effects.packed import PackedRule
 from kibo.model.errors import CompositionConflict, InvalidDefinition
 
 READ = Allow("api.example", methods=("GET", "HEAD"), paths=("/v1/*", "/health"))
@@ -116,11 +117,18 @@ def test_a_refusal_names_the_rule_that_comes_near_and_the_one_to_add() -> None:
         {"methods": "GET"}, {"methods": ("get",)}, {"methods": ("",)}, {"paths": "/x"}, {"paths": ("x",)},
         {"paths": ("/a/../b",)}, {"paths": ("/a?b",), "passthrough": True}, {"paths": ("/%61",)},
         {"methods": ("GET",), "passthrough": True}, {"effect": "harmless"}, {"effect": ""},
+        {"approve": True, "passthrough": True}, {"approve": True, "effect": "read"}, {"approve": 1},
+        {"approve": True, "methods": ("GET", "HEAD")}, {"approve_within_s": 60},
+        {"approve": True, "approve_within_s": 0},
+        {"approve": True, "approve_within_s": -1}, {"approve": True, "approve_within_s": float("nan")},
+        {"approve": True, "approve_within_s": float("inf")}, {"approve": True, "approve_within_s": "1h"},
+        {"approve": True, "approve_within_s": True}, {"approve": True, "approve_within_s": 30 * 86400 + 1},
     ],
 )  # fmt: skip
 def test_a_rule_that_says_nothing_that_can_be_held_is_an_error(wrong: dict[str, object]) -> None:
-    with pytest.raises(InvalidDefinition):
+    with pytest.raises(InvalidDefinition) as error:
         Allow("api.example", **wrong)  # type: ignore[arg-type]
+    assert error.value.hint
 
 
 @pytest.mark.parametrize(
@@ -149,6 +157,79 @@ def test_of_rules_that_say_what_a_request_does_the_strictest_counts_in_any_order
     assert find_effect(rules, "api.example", 443, ["POST"], "/search") == "reversible"
     assert find_effect(rules[:2] + rules[3:], "api.example", 443, ["POST"], "/pay") == "irreversible"
     assert find_effect(rules, "api.example", 443, ["GET"], "/cart", upgrade=True) == "reversible"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_rule_that_makes_a_request_stricter_counts_for_all_that_a_server_may_take_for_it(
+    order: int,
+) -> None:
+    rules = [
+        Allow("api.example"),
+        Allow("api.example", paths=("/buy",), effect="irreversible"),
+        Allow("api.example", methods=("POST",), paths=("/search",), effect="read"),
+    ][::order]
+    for path in ("/buy", "/BUY", "//buy", "/x/../buy", "/%62uy", "/x;y"):
+        assert find_effect(rules, "api.example", 443, ["GET"], path) == "irreversible"
+    assert find_effect(rules, "api.example", 443, ["GET"], "/buys") == "read"
+    # What loosens counts for just what it covers.
+    assert find_effect(rules, "api.example", 443, ["POST"], "/search") == "read"
+    assert find_effect(rules, "api.example", 443, ["POST"], "/SEARCH") == "irreversible"
+    assert find_effect(rules, "api.example", 443, ["POST", "DELETE"], "/search") == "irreversible"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_rules_one_that_asks_a_person_is_enough_and_the_shortest_wait_counts(order: int) -> None:
+    rules = [
+        Allow("api.example"),
+        Allow("api.example", methods=("POST",), paths=("/pay",), approve=True),
+        Allow("*.example", paths=("/pay", "/book/*"), approve=True, approve_within_s=60),
+        Allow("other.example", approve=True, approve_within_s=1),
+        Deny("api.example", paths=("/admin",)),
+    ][::order]
+
+    def within(method: str, path: str | None, port: int = 443) -> float | None:
+        return find_approval(rules, "api.example", port, [method], path)
+
+    assert within("POST", "/pay") == 60.0
+    assert [within("POST", path) for path in ("/PAY", "//pay", "/a/../book/1", "/book/1")] == [60.0] * 4
+    assert [within("POST", path) for path in ("/search", "/pays")] == [None] * 2
+    assert within("POST", None) == 60.0
+    assert within("POST", "/pay", 8080) is None
+    assert within("GET", "/book/1") == 60.0  # what it is asked for is another matter: a read is not
+    assert (
+        find_approval(rules[:2] if order == 1 else rules[-2:], "api.example", 443, ["POST"], "/pay") == 3600.0
+    )
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_a_rule_asks_about_no_other_rule_can_call_a_read(order: int) -> None:
+    rules = [
+        Allow("api.example", methods=("POST",), paths=("/pay",), effect="read"),
+        Allow("api.example", methods=("POST", "GET"), approve=True),
+    ][::order]
+    assert find_effect(rules, "api.example", 443, ["POST"], "/pay") == "irreversible"
+    assert find_effect(rules, "api.example", 443, ["GET"], "/pay") == "read"
+
+
+def test_how_long_a_person_has_is_settled_and_part_of_the_definition() -> None:
+    asks = Allow("api.example", approve=True)
+    assert asks == Allow("api.example", approve=True, approve_within_s=3600)
+    assert asks.replace() == asks
+    rules = [Allow("api.example"), asks, Allow("api.example", approve=True, approve_within_s=60)]
+    assert len({type("B", (Box,), {"egress": [rule]})().digest for rule in rules}) == 3
+    assert write(asks) == 'Allow("api.example", approve=True)'
+    packed = [PackedRule.pack(rule).unpack() for rule in rules]
+    assert packed == rules
+
+
+@pytest.mark.parametrize("how", ["passthrough", "tcp"])
+def test_where_a_person_is_asked_no_rule_leaves_anything_unopened(how: str) -> None:
+    with pytest.raises(InvalidDefinition, match="shown to nobody"):
+        Allow("api.example:443", approve=True, **{how: True})  # type: ignore[arg-type]
+    closed = Allow("api.example:443", **{how: True})  # type: ignore[arg-type]
+    check_seen([Allow("other.example", approve=True)], closed, "api.example", 443)
+    with pytest.raises(Refused, match=f"a person has to approve .* Leave out `{how}`"):
+        check_seen([Allow("*.example", approve=True)], closed, "api.example", 443)
 
 
 def test_what_a_rule_says_of_effects_is_part_of_the_definition() -> None:

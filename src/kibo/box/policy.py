@@ -1,9 +1,11 @@
 """What a box may reach outside itself, and the secrets that go there, as data."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
 from kibo.model.errors import InvalidDefinition
+from kibo.model.limits import DEFAULT_APPROVAL_S, MAX_APPROVAL_S
 from kibo.model.record import Record
 
 
@@ -24,6 +26,10 @@ class Allow(Record):
         tcp: Whether anything may be spoken there, and not only HTTP: a database's protocol, say. The target needs a
             port. Programs in the box connect to the same name and port, or through SOCKS. Kibo then sees bytes and
             nothing else, as with `passthrough`.
+        approve: Whether a person has to approve each request that it may be meant for and that changes something,
+            by `kibo approve`. Of several rules, one that asks is enough.
+        approve_within_s: How long such a request waits for its person, and how long an approval holds, in seconds: up
+            to 30 days. By default an hour. Where several rules ask, the shortest.
     """
 
     target: str
@@ -33,6 +39,8 @@ class Allow(Record):
     paths: Sequence[str] = ()
     effect: str | None = None
     tcp: bool = False
+    approve: bool = False
+    approve_within_s: float | None = None
 
     @property
     def unopened(self) -> bool:
@@ -66,6 +74,37 @@ class Allow(Record):
             raise InvalidDefinition(
                 f"{self!r}: {self.effect!r} is not a class of effects", hint=f"One of {', '.join(EFFECTS)}."
             )
+        self._settle_approval()
+
+    def _settle_approval(self) -> None:
+        if not isinstance(self.approve, bool):
+            raise InvalidDefinition(f"{self!r}: `approve` is true or false", hint="approve=True")
+        if not self.approve:
+            if self.approve_within_s is not None:
+                raise InvalidDefinition(
+                    f"{self!r}: `approve_within_s` is for rules that ask a person", hint="approve=True"
+                )
+            return
+        if self.unopened:
+            raise InvalidDefinition(
+                f"{self!r}: what is not opened can be shown to nobody",
+                hint="Leave out `approve`, or else `passthrough` and `tcp`.",
+            )
+        safe = self.methods and SAFE_METHODS.issuperset(self.methods)
+        if self.effect == "read" or (self.effect is None and safe):
+            raise InvalidDefinition(
+                f"{self!r}: nobody is asked about requests that read",
+                hint='Leave out `approve`; or, if they change something, say so: effect="irreversible".',
+            )
+        within_s: object = DEFAULT_APPROVAL_S if self.approve_within_s is None else self.approve_within_s
+        if isinstance(within_s, bool) or not isinstance(within_s, int | float) or not math.isfinite(within_s):
+            within_s = 0
+        if not 0 < within_s <= MAX_APPROVAL_S:
+            raise InvalidDefinition(
+                f"{self!r}: `approve_within_s` is a number of seconds, up to {MAX_APPROVAL_S:.0f}",
+                hint="approve_within_s=3600",
+            )
+        self._store("approve_within_s", float(within_s))
 
 
 class Deny(Record):
@@ -195,7 +234,9 @@ def find_effect(
 ) -> str:
     """Returns the class of a request that the rules allow: what they say, the strictest where several say something.
 
-    So it does not depend on the order of rules, nor on that of the parts of a sum.
+    So it does not depend on the order of rules, nor on that of the parts of a sum. What is said to be less than its
+    method would make it has to be just that; what is said to be more counts as soon as a server might take the request
+    for it. A rule that asks a person says what the method says.
 
     Args:
         rules: As for `find_rule`.
@@ -205,14 +246,44 @@ def find_effect(
         path: Where, without a query.
         upgrade: Whether the connection is to become another, on which anything may be sent.
     """
-    said = [
-        EFFECTS.index(rule.effect)
-        for rule in rules
-        if isinstance(rule, Allow) and rule.effect and find_rule((rule,), host, port, methods, path)
-    ]
-    if said:
-        return EFFECTS[max(said)]
-    return "read" if not upgrade and SAFE_METHODS.issuperset(methods) else "irreversible"
+    by_method = "read" if not upgrade and SAFE_METHODS.issuperset(methods) else "irreversible"
+    said, meant = [], [0]
+    for rule in rules:
+        if not isinstance(rule, Allow) or not (rule.effect or rule.approve):
+            continue
+        level = EFFECTS.index(rule.effect or by_method)
+        if find_rule((rule,), host, port, methods, path):
+            said.append(level)
+        if find_rule((rule,), host, port) and _may_be_meant(rule, methods, path):
+            meant.append(level)
+    return EFFECTS[max(*meant, max(said, default=EFFECTS.index(by_method)))]
+
+
+def find_approval(
+    rules: Iterable[Rule], host: str, port: int, methods: Sequence[str] = (), path: str | None = None
+) -> float | None:
+    """Returns how long a request may wait for a person who approves it, in seconds; None where nobody is asked.
+
+    One rule that a server might take the request to be meant by is enough, whatever else allows it.
+
+    Args:
+        rules: As for `find_rule`.
+        host: What is asked for.
+        port: Of that host.
+        methods: What is to be done there, in each way that a server may read it.
+        path: Where, without a query. None asks for the host alone: whether a person is asked about anything there.
+    """
+    return min(
+        (
+            rule.approve_within_s
+            for rule in rules
+            if isinstance(rule, Allow)
+            and rule.approve_within_s is not None
+            and find_rule((rule,), host, port)
+            and (path is None or _may_be_meant(rule, methods, path))
+        ),
+        default=None,
+    )
 
 
 def plain_path(path: str) -> str | None:
@@ -241,7 +312,7 @@ def _is_within(rule: Allow, methods: Sequence[str], path: str) -> bool:
     return not rule.paths or (plain is not None and any(_path_matches(p, plain) for p in rule.paths))
 
 
-def _may_be_meant(rule: Deny, methods: Sequence[str], path: str | None) -> bool:
+def _may_be_meant(rule: Rule, methods: Sequence[str], path: str | None) -> bool:
     if not rule.methods and not rule.paths:
         return True
     if path is None or (rule.methods and not any(method in rule.methods for method in methods)):

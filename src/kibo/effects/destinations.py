@@ -6,7 +6,7 @@ import socket
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from kibo.box.policy import WEB_PORTS, Allow, Deny, Rule, find_rule, plain_path, split_target
+from kibo.box.policy import WEB_PORTS, Allow, Deny, Rule, find_approval, find_rule, plain_path, split_target
 
 HOST_LOOPBACK: Final = "host.kibo"
 RESOLVE_S: Final = 10.0
@@ -82,6 +82,20 @@ def decide(
     return rule
 
 
+def check_seen(rules: Sequence[Rule], rule: Allow, host: str, port: int) -> None:
+    """Sees that a rule leaves nothing unopened where a person has to approve what is sent. Pure.
+
+    Raises:
+        Refused: It does.
+    """
+    if find_approval(rules, host, port) is not None:
+        raise Refused(
+            "403 Forbidden",
+            f"a person has to approve what is asked for at {show(host, port)}, and {write(rule)} leaves it unopened, "
+            f"so that nobody can see it. Leave out `{'tcp' if rule.tcp else 'passthrough'}` there.",
+        )
+
+
 def _not_within(near: Allow, asked: str, shown: str, methods: Sequence[str], path: str) -> str:
     if near.paths and plain_path(path) is None:
         return (
@@ -110,6 +124,7 @@ def write(rule: Rule) -> str:
     if isinstance(rule, Allow):
         limits += [f"{name}=True" for name in ("passthrough", "tcp") if getattr(rule, name)]
         limits += [f"effect={_quoted(rule.effect)}"] if rule.effect else []
+        limits += ["approve=True"] if rule.approve else []
     return f"{type(rule).__name__}({', '.join([_quoted(rule.target), *limits])})"
 
 

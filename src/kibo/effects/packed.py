@@ -18,6 +18,7 @@ class PackedRule(msgspec.Struct, array_like=True):
     passthrough: bool = False
     effect: str | None = None
     tcp: bool = False
+    approve_within_s: float | None = None
 
     @classmethod
     def pack(cls, rule: Rule) -> Self:
@@ -25,13 +26,20 @@ class PackedRule(msgspec.Struct, array_like=True):
         methods, paths = tuple(rule.methods), tuple(rule.paths)
         if isinstance(rule, Deny):
             return cls(True, rule.target, methods, paths)
-        return cls(False, rule.target, methods, paths, rule.to, rule.passthrough, rule.effect, rule.tcp)
+        return cls(
+            False, rule.target, methods, paths, rule.to, rule.passthrough, rule.effect, rule.tcp,
+            rule.approve_within_s,
+        )  # fmt: skip
 
     def unpack(self) -> Rule:
         """Makes the rule again."""
         if self.deny:
             return Deny(self.target, self.methods, self.paths)
-        return Allow(self.target, self.to, self.passthrough, self.methods, self.paths, self.effect, self.tcp)
+        within_s = self.approve_within_s
+        return Allow(
+            self.target, self.to, self.passthrough, self.methods, self.paths, self.effect, self.tcp,
+            within_s is not None, within_s,
+        )  # fmt: skip
 
 
 class PackedSecret(NamedTuple):

@@ -91,6 +91,16 @@ MAX_EFFECT_ANSWER_BYTES = 1 * MIB
 #: goes on, and `kibo effects` tells.
 SETTLED_S = 30.0
 
+#: How long a request waits for a person where its rule does not say, and how long an approval holds: time for lunch.
+DEFAULT_APPROVAL_S = 3600.0
+
+#: The longest that a rule may say. A request that waits keeps its box and its connection, and what was approved a month
+#: ago nobody remembers.
+MAX_APPROVAL_S = 30 * 86400.0
+
+#: What somebody may say of why a request is refused: the box reads it.
+MAX_WHY = 1000
+
 #: How long a gateway that is told to end waits for the answers to requests that it has sent. What has none then is in
 #: doubt. Shorter than whoever ended it waits.
 LAST_ANSWERS_S = 5.0
