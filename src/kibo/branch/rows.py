@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 from functools import cache
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from sqlalchemy import bindparam, insert, select, update
 
 from kibo.branch.records import BranchRecord, SnapshotRecord, read_world
+from kibo.model.clock import boot
 from kibo.model.errors import SnapshotUnknown, WrongState
 from kibo.model.ids import BranchId, SnapshotId
 from kibo.store.database import Transaction
@@ -189,8 +189,7 @@ def snapshot_record(row: SnapshotRow, labels: tuple[str, ...] = ()) -> SnapshotR
 @cache
 def this_boot() -> Flushing:
     """Names this host and its present boot: a killed process leaves the boot as it was, a power cut does not."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return Flushing(platform.node() or "localhost", boot)
+    return Flushing(platform.node() or "localhost", boot())
 
 
 def _snapshot_id(value: str | None) -> SnapshotId | None:
