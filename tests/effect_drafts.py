@@ -6,7 +6,14 @@ from kibo.effects.records import Draft, Payload, key_digest
 from kibo.model.ids import EffectId
 
 
-def draft(branch: str = "", *, body: bytes = b"{}", key: bytes | None = None, scope: str = "scope") -> Draft:
+def draft(
+    branch: str = "",
+    *,
+    body: bytes = b"{}",
+    key: bytes | None = None,
+    scope: str = "scope",
+    approve_within_s: float | None = None,
+) -> Draft:
     payload = Payload(
         True, "shop.example", 443, b"POST", b"/pay?x=1", [(b"host", b"shop.example")], [], True, False, False
     )
@@ -22,4 +29,5 @@ def draft(branch: str = "", *, body: bytes = b"{}", key: bytes | None = None, sc
         payload,
         body,
         True,
+        approve_within_s,
     )

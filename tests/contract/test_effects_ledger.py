@@ -132,10 +132,12 @@ def test_a_released_effect_is_sent_by_one_of_many_who_try(history: History, ledg
     main = history.create()
     (fork,) = history.fork(main.id)
     made = ledger.hold(draft(fork.id), "gw_1")
-    assert not ledger.send(made.id)
+    assert not ledger.send(made.id, made.digest)
     history.commit(fork.id)
     sent: list[bool] = []
-    threads = [threading.Thread(target=lambda: sent.append(ledger.send(made.id))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: sent.append(ledger.send(made.id, made.digest))) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -186,7 +188,8 @@ def test_what_a_commit_released_that_a_power_cut_took_is_sent_by_nobody(store: S
         ledger.hold(draft(branch.id), "gw_1")
     before.commit(inner.id, {"n": 2})
     before.commit(outer.id, {"n": 3}, flushed=False)
-    assert ledger.send(ledger.listed()[-1].id)
+    last = ledger.listed()[-1]
+    assert ledger.send(last.id, last.digest)
     assert after.recover().reopened == (outer.id,)
     assert states(ledger) == ["released", "failed", "failed", "sending"]
     assert "power cut" in ledger.listed()[1].reason
@@ -227,7 +230,10 @@ def test_of_many_gateways_that_send_with_one_key_one_does(history: History, ledg
         history.commit(fork.id, overwrite=True)
     assert ledger.sent_with("scope", key_digest(b"order-1")) is None
     sent: list[bool] = []
-    threads = [threading.Thread(target=lambda each=each: sent.append(ledger.send(each.id))) for each in made]
+    threads = [
+        threading.Thread(target=lambda each=each: sent.append(ledger.send(each.id, each.digest)))
+        for each in made
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -246,7 +252,7 @@ def test_only_a_person_leads_out_of_doubt_and_only_once(ledger: Ledger) -> None:
     for each in (one, two):
         assert ledger.lose(each.id, "gone")
     assert not ledger.answer(one.id, DONE)
-    assert not ledger.send(one.id)
+    assert not ledger.send(one.id, one.digest)
     found = ledger.resolve(one.id, done=True, by="ada")
     assert (found.state, found.reason) == ("done", "ada found that it has happened")
     assert ledger.resolve(two.id, done=False, by="ada").state == "not_done"

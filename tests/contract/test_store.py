@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import MetaData, create_engine, select, text
 
+from effect_drafts import draft
 from kibo.branch.history import History
+from kibo.effects.ledger import Ledger
 from kibo.model.errors import InvalidInput, KiboError, StoreUnavailable
 from kibo.store import schema
 from kibo.store.database import Store, Transaction
 
+APPROVAL_COLUMNS = "approval_s due due_up due_boot approved approver approved_digest".split()
 SOURCE = str(Path(__file__).parents[2] / "src")
 
 
@@ -88,6 +91,24 @@ def test_a_store_from_before_positions_is_brought_up_and_reads_the_same(url, sto
         assert [entry.seq for entry in history.log.newest(branch, 300)] == [
             *range(before[-1].seq - 298, before[-1].seq + 2)
         ]
+
+
+def test_a_store_from_before_approvals_is_brought_up_also_by_half_and_asks_nobody_about_what_it_has(
+    url, store
+):
+    made = Ledger(store).begin(draft(), "gw_1")
+    store.close()
+    added = [column.name for column in schema.effects.columns if column.name in APPROVAL_COLUMNS]
+    for left in (0, 3):
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            for name in added[left:]:
+                connection.execute(text(f"ALTER TABLE effects DROP COLUMN {name}"))
+            connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
+        engine.dispose()
+        with Store.open(url) as again:
+            assert Ledger(again).get(made.id).effect == made
+            assert Ledger(again).hold(draft(approve_within_s=60.0), "gw_1").state == "asking"
 
 
 def test_a_store_of_a_newer_kibo_is_refused(url, store):

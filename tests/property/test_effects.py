@@ -6,18 +6,23 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from effect_drafts import draft
 from kibo.branch.history import History
+from kibo.effects import approvals
+from kibo.effects import ledger as ledgers
 from kibo.effects.ledger import Ledger
 from kibo.effects.lifecycle import MOVES, OPEN, STATES, after, before
 from kibo.effects.records import Outcome
+from kibo.model.clock import Moment
 from kibo.model.errors import WrongState
 from kibo.store.database import Store
 
+WITHIN_S = 60.0
 EVENTS = sorted({event for _, event in MOVES})
 
 
@@ -33,19 +38,19 @@ def test_no_life_leads_to_two_sendings_or_from_an_end(events: list[str]) -> None
             sendings += event == "send"
             assert sendings <= 1
             assert state not in ("done", "not_done", "in_doubt") or sendings == 1
-            assert state not in ("held", "released", "dropped", "failed") or sendings == 0
+            assert state not in ("held", "asking", "released", "dropped", "failed") or sendings == 0
 
 
 def test_every_state_is_reached_and_every_open_one_has_an_end() -> None:
     assert {"held", *MOVES.values()} == set(STATES)
-    assert all(before(event) == state for state, event in MOVES)
+    assert all(state in before(event) for state, event in MOVES)
     reached = {state: {after for (at, _), after in MOVES.items() if at == state} for state in STATES}
     assert {state for state in STATES if not reached[state]} == {"done", "failed", "not_done", "dropped"}
     assert all(reached[state] for state in OPEN)
 
 
 class Effects(RuleBasedStateMachine):
-    """Forks, holds, commits, aborts, sends and dies, in any order."""
+    """Forks, holds, asks, approves, refuses, commits, aborts, sends and dies, in any order, while time passes."""
 
     branches = Bundle("branches")
     effects = Bundle("effects")
@@ -61,8 +66,16 @@ class Effects(RuleBasedStateMachine):
         self.made_in: dict[str, str] = {}
         self.sent: dict[str, int] = {}
         self.gateway = 0
+        self.now = Moment(1_000_000.0, 500.0, "boot")
+        self.asks: set[str] = set()
+        #: Which have been approved, and when by the clock that nobody sets.
+        self.approved: dict[str, float] = {}
+        self.clocks = pytest.MonkeyPatch()
+        for module in (approvals, ledgers):
+            self.clocks.setattr(module, "moment", lambda: self.now)
 
     def teardown(self) -> None:
+        self.clocks.undo()
         self.store.close()
         shutil.rmtree(self.place)
 
@@ -99,10 +112,60 @@ class Effects(RuleBasedStateMachine):
         self.made_in[made.id] = branch
         return made.id
 
+    @rule(target=effects, branch=branches)
+    def hold_for_a_person(self, branch: str) -> str:
+        made = self.ledger.hold(draft(branch, approve_within_s=WITHIN_S), f"gw_{self.gateway}")
+        self.made_in[made.id] = branch
+        self.asks.add(made.id)
+        return made.id
+
+    @rule(effect=effects, right=st.booleans())
+    def approve(self, effect: str, right: bool) -> None:
+        before = self.ledger.get(effect).effect
+        try:
+            now = self.ledger.approve(effect, digest=before.digest if right else "0" * 64, by="ada")
+        except WrongState:
+            return
+        assert right
+        assert effect in self.asks
+        assert not self.holds(effect)
+        assert (before.state, now.state) in (("held", "held"), ("asking", "released"))
+        self.approved[effect] = self.now.up_s
+
+    @rule(effect=effects)
+    def refuse(self, effect: str) -> None:
+        try:
+            self.ledger.refuse(effect, by="eve")
+        except WrongState:
+            return
+        assert effect in self.asks
+        assert effect not in self.sent
+
+    @rule()
+    def expire(self) -> None:
+        left_s = self.ledger.expire(f"gw_{self.gateway}")
+        assert left_s is None or 0 < left_s <= WITHIN_S
+        for effect in self.ledger.listed():
+            if effect.state == "asking":
+                assert left_s is not None
+
+    @rule(seconds=st.sampled_from([1.0, WITHIN_S / 2, WITHIN_S]))
+    def pass_time(self, seconds: float) -> None:
+        self.now = self.now.after(seconds)
+
+    @rule(seconds=st.sampled_from([-1e6, -WITHIN_S, WITHIN_S]))
+    def set_the_clock(self, seconds: float) -> None:
+        self.now = self.now._replace(at_s=self.now.at_s + seconds)
+
+    def holds(self, effect: str) -> bool:
+        """Whether somebody has approved it, not too long ago."""
+        return effect in self.approved and self.now.up_s - self.approved[effect] < WITHIN_S
+
     @rule(effect=effects)
     def send(self, effect: str) -> None:
-        if self.ledger.send(effect):
+        if self.ledger.send(effect, self.ledger.get(effect).digest):
             self.sent[effect] = self.sent.get(effect, 0) + 1
+            assert effect not in self.asks or self.holds(effect)
             assert self.parents[self.ledger.get(effect).effect.branch] is None
 
     @rule(effect=effects)
@@ -135,6 +198,9 @@ class Effects(RuleBasedStateMachine):
     def nothing_happens_that_is_not_committed_and_nothing_twice(self) -> None:
         for effect in self.ledger.listed():
             fate = self.fate(self.made_in[effect.id])
+            assert effect.state != "asking" or effect.id in self.asks
+            if effect.state == "released" and effect.id in self.asks:
+                assert effect.id in self.approved
             if effect.state == "held":
                 assert fate == "held"
             elif effect.state != "dropped":

@@ -52,27 +52,31 @@ class Boundary:
         if request.has_body:
             body, rest = await gather(request, interim, MAX_EFFECT_BODY_BYTES)
         asker = self.asker
-        if rest is not None and asker.holds:
+        waits = asker.holds or request.approve_within_s is not None
+        if rest is not None and waits:
+            until = (
+                "its branch is committed" if request.approve_within_s is None else "a person has approved it"
+            )
             raise Refused(
                 "413 Content Too Large",
-                f"a request that changes something waits until its branch is committed, and its body may have "
+                f"a request that changes something waits until {until}, and its body may have "
                 f"{MAX_EFFECT_BODY_BYTES} bytes then. Send it from the root of the tree, in parts, or, if it changes "
                 f'nothing, say so: Allow("{request.rule.target}", effect="read").',
             )
         draft = self._draft(request, asker, body, whole=rest is None)
         if draft.key is None:
-            return await self._fresh(draft, request, rest, interim, outbox, asker)
-        if asker.holds:
+            return await self._fresh(draft, request, rest, interim, outbox, waits=waits)
+        if waits:
             # Those of one key wait side by side: which of them is sent is decided when they are released.
             scope, key = draft.scope, draft.key
             found = await outbox.ask(lambda ledger: ledger.sent_with(scope, key))
             if found is not None:
                 return repetition(found, draft.payload, draft.body, whole=draft.whole)
-            return await self._fresh(draft, request, rest, interim, outbox, asker)
+            return await self._fresh(draft, request, rest, interim, outbox, waits=True)
         async with outbox.alone(asker.branch or self._instance, draft.scope, draft.key) as found:
             if found is not None:
                 return repetition(found, draft.payload, draft.body, whole=draft.whole)
-            return await self._fresh(draft, request, rest, interim, outbox, asker)
+            return await self._fresh(draft, request, rest, interim, outbox, waits=False)
 
     async def _fresh(
         self,
@@ -81,9 +85,10 @@ class Boundary:
         rest: AsyncIterator[bytes] | None,
         interim: Interim,
         outbox: Outbox,
-        asker: Asker,
+        *,
+        waits: bool,
     ) -> Answer | Held:
-        if asker.holds:
+        if waits:
             return await outbox.hold(draft, request, self._upstream, interim)
         if rest is None:
             request = ready(request, draft.body, draft.payload.trailers)
@@ -118,6 +123,7 @@ class Boundary:
             payload,
             body,
             whole,
+            request.approve_within_s,
         )
 
 

@@ -13,12 +13,12 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from kibo.box.forwards import Forward, forwards
-from kibo.box.policy import Allow, Rule, find_effect
+from kibo.box.policy import Allow, Rule, find_approval, find_effect
 from kibo.effects import socks
 from kibo.effects.authority import Authority
 from kibo.effects.boundary import Boundary
 from kibo.effects.client import HEAD_S, KEPT_S, Client
-from kibo.effects.destinations import CutError, Refused, decide, only_http, show
+from kibo.effects.destinations import CutError, Refused, check_seen, decide, only_http, show
 from kibo.effects.exchange import Answer, ClientGoneError, Request
 from kibo.effects.hello import HANDSHAKE
 from kibo.effects.http_head import ElsewhereError, Head, HeadError, SecretValue, secrets_for
@@ -101,7 +101,7 @@ class Door:
         self._forwards = others
         self._rules = rules
         #: Those that say what a request does, which most leave to its method.
-        self._telling = [rule for rule in rules if isinstance(rule, Allow) and rule.effect]
+        self._telling = [rule for rule in rules if isinstance(rule, Allow) and (rule.effect or rule.approve)]
         self._secrets = secrets
         self._services = services
         self._upstream = Upstream(services.trust)
@@ -237,6 +237,7 @@ class Door:
         if NAME.fullmatch(host) is None:
             raise Refused(BAD_REQUEST, "The host of the request is malformed.")
         if rule.unopened:
+            check_seen(self._telling, rule, host, port)
             check_unopened(rule, host, port, holds=self.asker.holds)
             await carry(plain, rule, host, port, established)
             return
@@ -331,6 +332,8 @@ class Door:
         rule = decide(self._rules, host, port, methods, path)
         effect = find_effect(self._telling, host, port, methods, path, upgrade=head.upgrade)
         request = await self._request(client, head, rule, effect, host, port, secure=secure)
+        if effect != "read":
+            request.approve_within_s = find_approval(self._telling, host, port, methods, path)
         answer = await self._boundary.send(request, client.interim)
         try:
             if answer.upgraded is not None:
@@ -362,9 +365,9 @@ class Door:
             has_body,
             head.upgrade,
             effect,
-            secrets_for(self._secrets, host, port),
-            has_body and head.may_hold_secrets(),
-            client.gone,
+            secrets=secrets_for(self._secrets, host, port),
+            fillable=has_body and head.may_hold_secrets(),
+            gone=client.gone,
         )
 
 

@@ -61,6 +61,7 @@ class Request:
         has_body: Whether anything does.
         upgrade: Whether the connection is to become a WebSocket.
         effect: What it does to the world: one of `kibo.box.policy.EFFECTS`.
+        approve_within_s: How long it may wait for a person who approves it; None where nobody is asked.
         secrets: Those that its host may receive.
         fillable: Whether they go into the body, too.
         gone: Returns when the box's side has ended.
@@ -77,6 +78,7 @@ class Request:
     has_body: bool
     upgrade: bool = False
     effect: str = "read"
+    approve_within_s: float | None = None
     secrets: Sequence[SecretValue] = ()
     fillable: bool = False
     gone: Callable[[], Awaitable[None]] | None = None

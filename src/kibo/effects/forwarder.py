@@ -24,7 +24,7 @@ from typing import Final, Self
 
 import msgspec
 
-from kibo.box.policy import Rule, Secret
+from kibo.box.policy import Allow, Rule, Secret
 from kibo.effects.authority import Authority
 from kibo.effects.door import Door, Services
 from kibo.effects.http_head import SecretValue
@@ -112,7 +112,9 @@ class Desk:
         if order.verb == "settle":
             self._settle(order.name, order.asker, socket.socket(fileno=descriptors[0]))
             return
-        if order.asker.holds and self._services.outbox is None:
+        rules = [packed.unpack() for packed in order.rules]
+        asks = any(isinstance(rule, Allow) and rule.approve for rule in rules)
+        if (order.asker.holds or asks) and self._services.outbox is None:
             raise ValueError("a gateway without a ledger can hold nothing")
         given: dict[str, list[int]] = {"listener": [], "forward": [], "process": [], "log": []}
         for kind, descriptor in zip(order.beside, descriptors, strict=True):
@@ -121,7 +123,6 @@ class Desk:
         for opened in (listener, *others):
             opened.setblocking(False)
         notices = Notices(given["log"][0] if given["log"] else None)
-        rules = [packed.unpack() for packed in order.rules]
         await self._stop(order.name)
         door = Door(listener, rules, order.secrets, self._services, order.name, order.asker, notices, others)
         self._doors[order.name] = door

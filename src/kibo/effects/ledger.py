@@ -7,15 +7,17 @@ cannot both have it. What a commit or an abort does to effects happens in its ow
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import msgspec
 from sqlalchemy import bindparam, insert, or_, select, update
 
-from kibo.effects.lifecycle import OPEN, SENT, Event, State, after, before
+from kibo.effects import approvals
+from kibo.effects.lifecycle import OPEN, SENT, Event, State, after, before, reached
 from kibo.effects.records import PACK, UNPACK_FIELDS, UNPACK_PAYLOAD, Draft, Effect, Exact, Outcome, Unsent
+from kibo.model.clock import moment
 from kibo.model.errors import EffectUnknown, WrongState
 from kibo.model.ids import BranchId, EffectId, InstanceId
 from kibo.store import crash
@@ -48,6 +50,10 @@ _SHORT: Final = (
     effects.c.sent,
     effects.c.ended,
     effects.c.status,
+    effects.c.approval_s,
+    effects.c.due,
+    effects.c.approved,
+    effects.c.approver,
 )
 _LONG: Final = (
     effects.c.head,
@@ -101,6 +107,7 @@ _OPEN_OF: Final = Prepared(
         effects.c.id,
         effects.c.state,
         effects.c.branch,
+        effects.c.origin,
         effects.c.scope,
         effects.c.key,
         effects.c.rule,
@@ -117,7 +124,7 @@ _BRANCH: Final = Prepared(
 #: Of one branch, all at once: each is one event of the table.
 _RELEASE: Final = Prepared(
     update(effects)
-    .where(effects.c.branch == bindparam("old"), effects.c.state == before("release"))
+    .where(effects.c.branch == bindparam("old"), _is_any(before("release")))
     .values(state=after("held", "release"), branch=bindparam("new"), released=bindparam("now"))
 )
 _MOVE: Final = Prepared(
@@ -127,13 +134,13 @@ _MOVE: Final = Prepared(
 )
 _DROP: Final = Prepared(
     update(effects)
-    .where(effects.c.branch == bindparam("old"), effects.c.state == before("drop"))
-    .values(state=after("held", "drop"), reason=bindparam("why"), ended=bindparam("now"))
+    .where(effects.c.branch == bindparam("old"), _is_any(before("drop")))
+    .values(state=reached("drop"), reason=bindparam("why"), ended=bindparam("now"))
 )
 _UNDO: Final = Prepared(
     update(effects)
-    .where(effects.c.origin == bindparam("asked_in"), effects.c.state == before("fail"))
-    .values(state=after("released", "fail"), reason=bindparam("why"), ended=bindparam("now"))
+    .where(effects.c.origin == bindparam("asked_in"), _is_any(before("fail")))
+    .values(state=reached("fail"), reason=bindparam("why"), ended=bindparam("now"))
 )
 _ADOPT: Final = Prepared(
     update(effects)
@@ -143,12 +150,11 @@ _ADOPT: Final = Prepared(
 
 
 def _of_dead(event: Event) -> Prepared:
-    """One event of all that a dead gateway left in the state for that."""
-    state = before(event)
+    """One event of all that a dead gateway left in a state for that."""
     return Prepared(
         update(effects)
-        .where(effects.c.gateway == bindparam("old"), effects.c.state == state)
-        .values(state=after(state, event), reason=bindparam("why"), ended=bindparam("now"))
+        .where(effects.c.gateway == bindparam("old"), _is_any(before(event)))
+        .values(state=reached(event), reason=bindparam("why"), ended=bindparam("now"))
     )
 
 
@@ -156,13 +162,12 @@ _DROP_OF_DEAD: Final = _of_dead("drop")
 _LOSE_OF_DEAD: Final = _of_dead("lose")
 
 
-def _step(event: Event, **values: Any) -> Prepared:
-    """One event of one effect, if it is in the state for that."""
-    state = before(event)
+def _step(event: Event, *conditions: Any, **values: Any) -> Prepared:
+    """One event of one effect, if it is in a state for that."""
     return Prepared(
         update(effects)
-        .where(effects.c.id == bindparam("effect"), effects.c.state == state)
-        .values(state=after(state, event), **values)
+        .where(effects.c.id == bindparam("effect"), _is_any(before(event)), *conditions)
+        .values(state=reached(event), **values)
     )
 
 
@@ -172,7 +177,7 @@ _OUTCOME: Final[dict[str, Any]] = {
 }
 _STEPS: Final[dict[Event, Prepared]] = {
     "drop": _step("drop", **_ENDED),
-    "send": _step("send", sent=bindparam("now")),
+    "send": _step("send", approvals.ALLOWED_AS_IT_IS, sent=bindparam("now")),
     "fail": _step("fail", **_ENDED),
     "lose": _step("lose", **_ENDED),
     "answer": _step("answer", **_OUTCOME),
@@ -204,7 +209,7 @@ def settle(
         branch: What is committed.
         parent: Into what.
         effects: What it holds.
-        released: Whether they may happen now: the parent is a root.
+        released: Whether they may happen now, or once a person has approved them: the parent is a root.
 
     Returns:
         The effects, as they are now.
@@ -215,10 +220,15 @@ def settle(
     if not released:
         tx.run(_MOVE, old=branch, new=parent)
         return tuple(replace(each, branch=moved) for each in effects)
-    now = time.time()
-    tx.run(_RELEASE, old=branch, new=parent, now=now)
-    state = after("held", "release")
-    return tuple(replace(each, branch=moved, state=state, released_s=now) for each in effects)
+    now = moment()
+    asks = any(each.approve_within_s is not None for each in effects)
+    if asks:
+        approvals.ask(tx, branch, parent, now)
+    tx.run(_RELEASE, old=branch, new=parent, now=now.at_s)
+    if not asks:
+        state = after("held", "release")
+        return tuple(replace(each, branch=moved, state=state, released_s=now.at_s) for each in effects)
+    return tuple(_effect(row) for each in effects for row in tx.rows(_NAMED, id=each.id))
 
 
 def drop(tx: Transaction, branch: str, why: str) -> None:
@@ -237,6 +247,8 @@ def _standing(tx: Transaction, branch: str) -> tuple[str, State]:
     The branch may have ended since it was asked for. Its row is locked, so that a commit or an abort that comes next
     finds the effect, and one that came first is seen.
     """
+    if not branch:
+        return branch, "released"
     at = branch
     while (row := tx.row(_BRANCH, id=at)) is not None:
         status, parent = row
@@ -270,19 +282,22 @@ class Ledger:
     # -- what a gateway does
 
     def hold(self, draft: Draft, gateway: str) -> Effect:
-        """Records a request that waits for its branch.
+        """Records a request that waits for its branch, or for a person, or for both.
 
         Returns:
-            The effect: held, or, where the branch has ended meanwhile, released or dropped.
+            The effect: held, or, where its branch is a root or has ended meanwhile, released, asking or dropped.
         """
 
         def work(tx: Transaction) -> Effect:
             branch, state = _standing(tx, draft.branch)
-            now = time.time()
-            times = {"released": now if state == "released" else None}
-            if state == "dropped":
-                times |= {"ended": now}
-            return _insert(tx, draft, gateway, state, branch, now, times)
+            now = moment()
+            times: dict[str, Any] = {}
+            if state == "released" and draft.approve_within_s is not None:
+                state = "asking"
+                times = approvals.asking_since(now, draft.approve_within_s)
+            elif state != "held":
+                times = {"ended" if state == "dropped" else "released": now.at_s}
+            return _insert(tx, draft, gateway, state, branch, now.at_s, times)
 
         crash.point("effect.before_hold")
         return self._store.write(work)
@@ -312,18 +327,27 @@ class Ledger:
         row = self._store.read(lambda tx: tx.row(_BY_KEY, scope=scope, key=key))
         return None if row is None else _exact(row)
 
-    def send(self, effect: str) -> bool:
+    def send(self, effect: str, digest: str) -> bool:
         """Records that a released one is about to be sent.
 
+        Args:
+            effect: Its id.
+            digest: Of what is about to be sent.
+
         Returns:
-            Whether it is: nobody else has sent it, nor another with its key.
+            Whether it is: nobody else has sent it, nor another with its key, and, where a person has to approve it, one
+            has approved just that and in time. Where none has, it is dropped.
         """
 
         def work(tx: Transaction) -> bool:
             keyed = tx.row(_KEYED, effect=effect)
             if keyed is None or _repeats(tx, *keyed):
                 return False
-            return bool(tx.run(_STEPS["send"], effect=effect, now=time.time()))
+            now = moment()
+            if tx.run(_STEPS["send"], effect=effect, digest=digest, **approvals.clocks(now)):
+                return True
+            approvals.settle_unsent(tx, effect, digest, now)
+            return False
 
         crash.point("effect.before_send")
         return self._store.write(work)
@@ -353,8 +377,17 @@ class Ledger:
         return self._move(effect, "lose", why)
 
     def drop(self, effect: str, why: str) -> bool:
-        """Records that a held one is wanted no more. Returns whether it was held."""
+        """Records that one that waits is wanted no more. Returns whether it waited."""
         return self._move(effect, "drop", why)
+
+    def expire(self, gateway: str) -> float | None:
+        """Drops what has waited for its person for too long.
+
+        Returns:
+            The seconds until something else at this gateway will have; None where nothing waits.
+        """
+        crash.point("effect.before_expire")
+        return self._store.write(lambda tx: approvals.expire(tx, gateway))
 
     def abandon(self, branch: str, why: str) -> None:
         """Drops what a branch holds whose boxes were stopped."""
@@ -447,6 +480,46 @@ class Ledger:
             after(self.get(found.id).effect.state, event)
         return self.get(found.id).effect
 
+    def approve(self, ref: str, *, digest: str, by: str) -> Effect:
+        """Records that a person approves what waits for one: it is sent once its branch lets it.
+
+        Args:
+            ref: See `get`.
+            digest: Of the payload that is approved, as an effect's `digest`.
+            by: Who says so.
+
+        Raises:
+            EffectUnknown: See `get`.
+            WrongState: It has another digest, waits no more, was approved already, or needs no approval.
+        """
+        return self._say(ref, "approve", lambda tx, effect: approvals.approve(tx, effect, digest, by))
+
+    def refuse(self, ref: str, *, by: str, why: str = "") -> Effect:
+        """Records that a person refuses what waits for one, or was approved and is not sent yet: it is dropped.
+
+        Args:
+            ref: See `get`.
+            by: Who says so.
+            why: What the box is told, up to 1,000 characters.
+
+        Raises:
+            EffectUnknown: See `get`.
+            InvalidInput: The reason is too long.
+            WrongState: It is sent or has ended already, or needs no approval.
+        """
+        said = approvals.checked_why(why)
+        return self._say(ref, "refuse", lambda tx, effect: approvals.refuse(tx, effect, by, said))
+
+    def _say(
+        self, ref: str, event: Event, work: Callable[[Transaction, EffectId], WrongState | None]
+    ) -> Effect:
+        effect = self.get(ref).effect.id
+        crash.point(f"effect.before_{event}")
+        problem = self._store.write(lambda tx: work(tx, effect))
+        if problem is not None:
+            raise problem
+        return self.get(effect).effect
+
     def _move(self, effect: str, event: Event, why: str | None = None) -> bool:
         more = {} if why is None else {"why": why}
         return self._step(effect, event, now=time.time(), **more)
@@ -463,7 +536,7 @@ def _insert(
     state: State,
     branch: str,
     now: float,
-    times: dict[str, float | None],
+    times: dict[str, Any],
 ) -> Effect:
     made: dict[str, Any] = dict.fromkeys(_GIVEN)
     made |= {
@@ -486,6 +559,8 @@ def _insert(
         "body": draft.body,
         "whole": int(draft.whole),
         "created": now,
+        "approval_s": draft.approve_within_s,
+        "approver": "",
         **times,
     }
     tx.run(_INSERT, **made)

@@ -1,11 +1,14 @@
 """What becomes of an effect, as one table. Pure.
 
 ```
-hold ──▶ held ──release──▶ released ──send──▶ sending ──answer──▶ done
-          │                   │                 │                  ▲
-          └─drop─▶ dropped    └─fail─▶ failed   └─lose─▶ in_doubt ─┴─confirm
-                                                            └─deny─▶ not_done
+hold ─▶ held ──release──▶ released ──send──▶ sending ──answer──▶ done
+         │ └─ask─▶ asking ─approve─▶ ┘ │        │                  ▲
+         │            │                │        └─lose─▶ in_doubt ─┴─confirm
+         └────drop────┴─▶ dropped      └─fail─▶ failed     └─deny─▶ not_done
 ```
+
+`asking` waits for a person, and nothing else. One that is held can be approved already, and stays held. Until it is
+sent, a person may `refuse` what a person was asked about, and it may `expire`: both drop it.
 
 `sending` is durable before the first byte leaves, and an answer is recorded before it is passed on. So what is found
 `sending` when its gateway has died may have happened or not: it is in doubt, and nothing but an answer from outside,
@@ -16,15 +19,37 @@ from typing import Final, Literal, get_args
 
 from kibo.model.errors import WrongState
 
-State = Literal["held", "released", "sending", "done", "failed", "in_doubt", "not_done", "dropped"]
-Event = Literal["release", "drop", "send", "fail", "answer", "lose", "confirm", "deny"]
+State = Literal["held", "asking", "released", "sending", "done", "failed", "in_doubt", "not_done", "dropped"]
+Event = Literal[
+    "release",
+    "ask",
+    "approve",
+    "refuse",
+    "expire",
+    "drop",
+    "send",
+    "fail",
+    "answer",
+    "lose",
+    "confirm",
+    "deny",
+]
 
 STATES: Final[tuple[State, ...]] = get_args(State)
 MOVES: Final[dict[tuple[State, Event], State]] = {
     ("held", "release"): "released",
+    ("held", "ask"): "asking",
     ("held", "drop"): "dropped",
+    ("held", "approve"): "held",
+    ("held", "refuse"): "dropped",
+    ("asking", "approve"): "released",
+    ("asking", "refuse"): "dropped",
+    ("asking", "expire"): "dropped",
+    ("asking", "drop"): "dropped",
     ("released", "send"): "sending",
     ("released", "fail"): "failed",
+    ("released", "refuse"): "dropped",
+    ("released", "expire"): "dropped",
     ("sending", "answer"): "done",
     ("sending", "lose"): "in_doubt",
     ("in_doubt", "confirm"): "done",
@@ -33,7 +58,7 @@ MOVES: Final[dict[tuple[State, Event], State]] = {
 #: Those of which a request with the same key is a repetition: they have happened, or may have.
 SENT: Final[tuple[State, ...]] = ("sending", "done", "in_doubt")
 #: Those that wait for their gateway.
-OPEN: Final[tuple[State, ...]] = ("held", "released", "sending")
+OPEN: Final[tuple[State, ...]] = ("held", "asking", "released", "sending")
 
 
 def after(state: State, event: Event) -> State:
@@ -52,7 +77,12 @@ def after(state: State, event: Event) -> State:
     return found
 
 
-def before(event: Event) -> State:
-    """Returns the one state in which something can happen: what a compare-and-set expects."""
-    (found,) = (state for state, each in MOVES if each == event)
+def before(event: Event) -> tuple[State, ...]:
+    """Returns the states in which something can happen: what a compare-and-set expects."""
+    return tuple(state for state, each in MOVES if each == event)
+
+
+def reached(event: Event) -> State:
+    """Returns the one state that something leads to."""
+    (found,) = {after(state, event) for state in before(event)}
     return found

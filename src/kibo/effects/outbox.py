@@ -23,10 +23,11 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from kibo.effects import presence
+from kibo.effects.bells import Bell, bell_of
 from kibo.effects.destinations import Refused
 from kibo.effects.exchange import Answer, ClientGoneError, Interim, Request, Whole
 from kibo.effects.http_head import SecretValue, taken_out
-from kibo.effects.records import Draft, Exact, Fields, Outcome, Unsent
+from kibo.effects.records import Draft, Effect, Exact, Fields, Outcome, Unsent, line_of
 from kibo.effects.repeating import repetition
 from kibo.effects.sending import Kept, is_small, keyed, restored
 from kibo.effects.upstream import BAD_GATEWAY, IDLE_S, Upstream
@@ -69,12 +70,14 @@ class Waiter:
         interim: Told of interim answers.
         upstream: What its box sends by.
         secrets: With their values.
+        asks: Whether it waits for a person, too.
     """
 
     answer: asyncio.Future[Answer]
     interim: Interim
     upstream: Upstream
     secrets: list[SecretValue]
+    asks: bool
 
 
 class Outbox:
@@ -96,6 +99,9 @@ class Outbox:
         self._alone: WeakValueDictionary[tuple[str, str, str], asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
+        #: For the first that waits for a person: another process says when there is an answer, a clock when none.
+        self._bell: Bell | None = None
+        self._alarm: asyncio.TimerHandle | None = None
         presence.appear(Path(place.gateways), place.gateway)
 
     # -- the ledger
@@ -254,7 +260,7 @@ class Outbox:
     # -- what is held
 
     async def hold(self, draft: Draft, request: Request, upstream: Upstream, interim: Interim) -> Held:
-        """Records a request that waits until its branch is committed.
+        """Records a request that waits until its branch is committed, until a person has approved it, or both.
 
         Returns:
             What waits for the answer, and has nothing of the request: thousands may wait, each with its body.
@@ -263,15 +269,20 @@ class Outbox:
             Refused: It was dropped, or could not be recorded.
         """
         loop = asyncio.get_running_loop()
-        waiter = Waiter(loop.create_future(), interim, upstream, list(request.secrets))
+        asks = draft.approve_within_s is not None
+        if asks and self._bell is None:
+            self._bell = self._hang_bell()
+        waiter = Waiter(loop.create_future(), interim, upstream, list(request.secrets), asks)
         # Before it is recorded: a commit may come at once.
         self._waiters[draft.id] = waiter
         try:
             made = await self.ask(lambda ledger: ledger.hold(draft, self._place.gateway))
             if made.state == "dropped":
-                raise Refused("403 Forbidden", f"the request was held, and then dropped: {made.reason}.")
+                raise _not_sent(made)
             if made.state == "released":
-                self._background(self._release(made.branch))
+                self._background(self._release(line_of(made)))
+            elif made.state == "asking":
+                self._background(self._look())
         except BaseException:
             del self._waiters[draft.id]
             self._background(self._leave(draft.id, waiter))
@@ -290,7 +301,7 @@ class Outbox:
             either: list[asyncio.Future[Any]] = [waiter.answer, watching]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not waiter.answer.done():
-                raise ClientGoneError("it went away while its request was held")
+                raise ClientGoneError("it went away while its request waited")
             return waiter.answer.result()
         except BaseException:
             self._background(self._leave(effect, waiter))
@@ -307,10 +318,50 @@ class Outbox:
             return
         waiter.answer.cancel()
         with contextlib.suppress(Refused):
-            await self.insist(lambda ledger: ledger.drop(effect, "its client went away while it was held"))
+            await self.insist(lambda ledger: ledger.drop(effect, "its client went away while it waited"))
             for found in await self.ask(lambda ledger: ledger.named(effect)):
-                if found.state == "released":  # its branch was committed first
-                    await self._release(found.branch)
+                # Its branch was committed first, or a person was quicker; or others waited behind it.
+                if found.state == "released" or waiter.asks:
+                    await self._release(line_of(found))
+
+    # -- what waits for a person
+
+    def _hang_bell(self) -> Bell:
+        path = bell_of(Path(self._place.gateways), self._place.gateway)
+        try:
+            return Bell(path, lambda: self._background(self._look()))
+        except OSError as error:
+            raise Refused(
+                "503 Service Unavailable", f"nobody could be asked to approve the request: {error.strerror}."
+            ) from None
+
+    async def _look(self) -> None:
+        """Acts on what people have said of what waits here for one, or have not said in time."""
+        names = [name for name, each in self._waiters.items() if each.asks and not each.answer.done()]
+        if not names:
+            return
+        me = self._place.gateway
+        try:
+            next_s = await self.insist(lambda ledger: ledger.expire(me))
+            found = await self.insist(lambda ledger: ledger.named(*names))
+            unsent = await self.insist(lambda ledger: ledger.unsent(me))
+        except Refused:
+            return  # it ends, or the ledger is damaged, which has been told
+        self._set_alarm(next_s)
+        for each in found:
+            waiter = self._waiters.get(each.id)
+            if each.state == "dropped" and waiter is not None and not waiter.answer.done():
+                waiter.answer.set_exception(_not_sent(each))
+        for line in dict.fromkeys(line_of(each) for each in unsent if each.state == "released"):
+            self._background(self._release(line))
+
+    def _set_alarm(self, next_s: float | None) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if next_s is not None:
+            loop = asyncio.get_running_loop()
+            self._alarm = loop.call_later(next_s, lambda: self._background(self._look()))
 
     # -- what is released
 
@@ -320,14 +371,20 @@ class Outbox:
         async def work() -> None:
             with told:
                 await self._release(branch)
+            await self._look()
 
         self._background(work())
 
-    async def _release(self, branch: str) -> None:
-        lock = self._releasing.setdefault(branch, asyncio.Lock())
+    async def _release(self, line: str) -> None:
+        """Sends what is released of a line, in order, up to what waits for a person: nothing overtakes that."""
+        lock = self._releasing.setdefault(line, asyncio.Lock())
         async with lock:
             for each in await self.insist(lambda ledger: ledger.unsent(self._place.gateway)):
-                if each.state == "released" and each.branch == branch:
+                if line_of(each) != line:
+                    continue
+                if each.state == "asking":
+                    return
+                if each.state == "released":
                     await self._release_one(each)
 
     async def _release_one(self, unsent: Unsent) -> None:
@@ -336,7 +393,8 @@ class Outbox:
             if unsent.key is None:
                 answer = await self._send_released(unsent, waiter)
             else:
-                async with self.alone(unsent.branch, unsent.scope, unsent.key) as found:
+                where = unsent.branch or unsent.scope  # outside of branches, the instance
+                async with self.alone(where, unsent.scope, unsent.key) as found:
                     if found is None:
                         answer = await self._send_released(unsent, waiter)
                     else:
@@ -371,7 +429,8 @@ class Outbox:
         request = restored(exact, unsent, None if waiter is None else waiter.secrets)
         upstream = Upstream(self._trust) if waiter is None else waiter.upstream
         interim = _unheard if waiter is None else waiter.interim
-        started = partial(self._started, unsent.id)
+        digest = exact.effect.digest if exact.effect.approve_within_s is None else exact.digest
+        started = partial(self._started, unsent.id, digest)
         answer = await self._send(unsent.id, request, upstream, interim, started)
         if waiter is None:
             answer.close = partial(_close_both, answer.close, upstream)
@@ -386,9 +445,13 @@ class Outbox:
 
         await self.ask(begin)
 
-    async def _started(self, effect: str) -> None:
-        if not await self.insist(lambda ledger: ledger.send(effect)):
-            raise Refused("409 Conflict", OVERTAKEN)
+    async def _started(self, effect: str, digest: str) -> None:
+        if await self.insist(lambda ledger: ledger.send(effect, digest)):
+            return
+        for found in await self.ask(lambda ledger: ledger.named(effect)):
+            if found.state == "dropped":
+                raise _not_sent(found)
+        raise Refused("409 Conflict", OVERTAKEN)
 
     # -- repetitions
 
@@ -409,12 +472,15 @@ class Outbox:
         me = self._place.gateway
         await self.insist(lambda ledger: presence.bury_dead(ledger, Path(self._place.gateways), me))
         unsent = await self.insist(lambda ledger: ledger.unsent(me))
-        for branch in dict.fromkeys(each.branch for each in unsent):
-            self._background(self._release(branch))
+        for line in dict.fromkeys(map(line_of, unsent)):
+            self._background(self._release(line))
 
     async def close(self) -> None:
         """Waits for what is on its way, for a moment. Everything else is in the ledger."""
         self._over.set()
+        self._set_alarm(None)
+        if self._bell is not None:
+            self._bell.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=LAST_ANSWERS_S)
         me = self._place.gateway
@@ -431,6 +497,17 @@ class Outbox:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _not_sent(effect: Effect) -> Refused:
+    """Makes the page for a request that waited, and is not going to be sent."""
+    then = ""
+    if effect.approve_within_s is not None:
+        then = (
+            f" A person has to approve it: whoever asks again has somebody look at `kibo effects` and say so with "
+            f"`kibo approve`, within {effect.approve_within_s:g} s."
+        )
+    return Refused("403 Forbidden", f"the request, {effect.id}, was not sent: {effect.reason}.{then}")
 
 
 async def _gone(request: Request) -> None:

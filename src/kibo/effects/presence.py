@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kibo.effects.bells import SUFFIX, bell_of
 from kibo.store.locking import lock, try_lock_found
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def appear(directory: Path, gateway: str) -> None:
 def known(directory: Path) -> list[str]:
     """Lists the gateways that were here, dead ones included."""
     with suppress(FileNotFoundError):
-        return sorted(os.listdir(directory))
+        return sorted(name for name in os.listdir(directory) if not name.endswith(SUFFIX))
     return []
 
 
@@ -43,6 +44,7 @@ def buried(directory: Path, gateway: str) -> Iterator[bool]:
 
 def forget(directory: Path, gateway: str) -> None:
     """Removes what a dead gateway is known by, once nothing in the ledger waits for it."""
+    bell_of(directory, gateway).unlink(missing_ok=True)
     (directory / gateway).unlink(missing_ok=True)
 
 

@@ -34,6 +34,11 @@ class Effect:
         sent_s: When it was about to be sent, or None.
         ended_s: When it came to its end, or None.
         status: That of the answer, or None.
+        approve_within_s: How long it may wait for a person who approves it, and how long an approval holds, in seconds;
+            None where nobody is asked.
+        due_s: Until when it waits for its person or, once approved, until when that holds; None while neither.
+        approved_s: When it was approved, or None.
+        approver: Who approved it; empty as long as nobody has.
     """
 
     id: EffectId
@@ -51,6 +56,17 @@ class Effect:
     sent_s: float | None
     ended_s: float | None
     status: int | None
+    approve_within_s: float | None = None
+    due_s: float | None = None
+    approved_s: float | None = None
+    approver: str = ""
+
+    @property
+    def waits_for_person(self) -> bool:
+        """Whether somebody may approve it now who has not: it asks, or it is held and will."""
+        return self.state == "asking" or (
+            self.state == "held" and self.approve_within_s is not None and self.approved_s is None
+        )
 
 
 class Payload(msgspec.Struct, frozen=True, array_like=True):
@@ -114,6 +130,11 @@ class Exact:
     whole: bool
     outcome: Outcome | None
 
+    @property
+    def digest(self) -> str:
+        """Names the payload as it is recorded now."""
+        return payload_digest(PACK.encode(self.payload), self.body)
+
 
 class Draft(NamedTuple):
     """What is to be recorded of a request.
@@ -130,6 +151,7 @@ class Draft(NamedTuple):
         payload: What is to be sent.
         body: Its body, or as much of that as is kept.
         whole: Whether that is all of it.
+        approve_within_s: How long it may wait for a person who approves it; None where nobody is asked.
     """
 
     id: EffectId
@@ -143,13 +165,12 @@ class Draft(NamedTuple):
     payload: Payload
     body: bytes
     whole: bool
+    approve_within_s: float | None = None
 
     @property
     def digest(self) -> str:
         """Names the payload by what it is."""
-        head = PACK.encode(self.payload)
-        framed = b"%d:%b%b" % (len(head), head, self.body)
-        return hashlib.blake2b(framed, digest_size=32).hexdigest()
+        return payload_digest(PACK.encode(self.payload), self.body)
 
 
 class Unsent(NamedTuple):
@@ -158,10 +179,24 @@ class Unsent(NamedTuple):
     id: EffectId
     state: State
     branch: str
+    origin: str
     scope: str
     key: str | None
     rule: bytes
     secrets: bytes
+
+
+def line_of(effect: Effect | Unsent) -> str:
+    """Names what an effect is sent in order with: what a commit brought to its branch, else itself alone.
+
+    Requests of a root never waited for each other, and one that waits for a person is no reason to begin.
+    """
+    return effect.id if effect.origin == effect.branch else effect.branch
+
+
+def payload_digest(head: bytes, body: bytes) -> str:
+    """Names a payload, placeholders in place of secrets: of its packed head and its body."""
+    return hashlib.blake2b(b"%d:%b%b" % (len(head), head, body), digest_size=32).hexdigest()
 
 
 def key_digest(key: bytes) -> str:

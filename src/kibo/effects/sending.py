@@ -84,6 +84,7 @@ def restored(exact: Exact, unsent: Unsent, secrets: list[SecretValue] | None) ->
         payload.has_body,
         payload.upgrade,
         exact.effect.effect,
+        exact.effect.approve_within_s,
         secrets,
         payload.fillable,
     )

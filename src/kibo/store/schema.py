@@ -35,7 +35,7 @@ from kibo.store.checking import HOLDS
 from kibo.store.lineage import is_list
 
 #: The migration that this code reads and writes. A store that names one unknown here was written by a newer Kibo.
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 
 metadata: Final = MetaData()
 
@@ -208,6 +208,15 @@ effects: Final = Table(
     Column("answer_head", _long(LargeBinary(), mysql.LONGBLOB())),
     Column("answer_body", _long(LargeBinary(), mysql.LONGBLOB())),
     Column("answer_whole", Integer),
+    Column(
+        "approval_s", Double, info=_TIME
+    ),  # how long a person has, and an approval holds; null: nobody is asked
+    Column("due", Double, info=_TIME),  # until when; by three clocks, see `kibo.model.clock`
+    Column("due_up", Double, info=_TIME),
+    Column("due_boot", _key()),
+    Column("approved", Double, info=_TIME),
+    Column("approver", _text(200), nullable=False, server_default=""),
+    Column("approved_digest", _text(64)),  # of the payload that was approved
     Index("ix_effects_branch", "branch", "state"),
     Index("ix_effects_origin", "origin"),
     Index("ix_effects_gateway", "gateway", "state"),
