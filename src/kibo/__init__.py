@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from kibo.branch.explore.strategy import Strategy as Strategy
     from kibo.model.errors import KiboError as KiboError
     from kibo.wiring import pool as pool
+    from kibo.wiring.approving import approve as approve
+    from kibo.wiring.approving import deny as deny
     from kibo.wiring.branches import branch as branch
     from kibo.wiring.branches import checkout as checkout
 
@@ -54,8 +56,10 @@ _PUBLIC = {
     "Tournament": "kibo.branch.explore.policies.tournament",
     "TreeSearch": "kibo.branch.explore.policies.tree_search",
     "action": "kibo.box.define",
+    "approve": "kibo.wiring.approving",
     "branch": "kibo",
     "checkout": "kibo.wiring.branches",
+    "deny": "kibo.wiring.approving",
     "explore": "kibo.branch.explore.exploring",
     "note": "kibo.branch.explore.inside",
     "on_event": "kibo.box.define",

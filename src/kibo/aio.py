@@ -44,8 +44,10 @@ from kibo.wiring import Runtime, runtime
 
 if TYPE_CHECKING:
     from kibo.wiring.async_branches import Branch as Branch
+    from kibo.wiring.async_branches import approve as approve
     from kibo.wiring.async_branches import branch as branch
     from kibo.wiring.async_branches import checkout as checkout
+    from kibo.wiring.async_branches import deny as deny
 
 __all__ = [
     "ActionStream",
@@ -54,9 +56,11 @@ __all__ = [
     "Instance",
     "Popen",
     "Shell",
+    "approve",
     "branch",
     "build",
     "checkout",
+    "deny",
     "explore",
     "spawn",
 ]
@@ -65,7 +69,7 @@ _READ_BYTES = 65536
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("Branch", "branch", "checkout"):
+    if name not in ("Branch", "approve", "branch", "checkout", "deny"):
         raise AttributeError(f"module 'kibo.aio' has no attribute {name!r}")
     # Late: branches bring a database along, which no spawn needs.
     from kibo.wiring import async_branches

@@ -83,7 +83,7 @@ def test_help_names_every_command_and_each_has_its_docstring(cli: Cli) -> None:
     names = (
         "run build spawn ps call exec shell logs diff stop tree commit abort apply checkout effects doctor gc"
     )
-    for name in names.split():
+    for name in [*names.split(), "approve", "deny"]:
         assert f"\n  {name} " in overview
         assert "Args:" not in (text := cli(name, "--help").stdout)
         assert f"Usage: kibo {name}" in text

@@ -105,7 +105,8 @@ class Branch(BranchFace[Instance]):
         What the branch has asked the outside world for and was made to wait with is sent now, once and in order, where
         the parent is a root, and held by the parent otherwise. A call that waits for it goes on in the parent's
         instance, and returns to its caller; its files are sealed as they are in the middle of it. Returns when the
-        outcome of all that was sent is known, or after 30 s: see `Committed.effects`.
+        outcome of all that was sent is known, or after 30 s: see `Committed.effects`. It does not wait for a person:
+        what a rule asks one about is sent as soon as `kibo.approve` has been called for it, before the commit or after.
 
         Args:
             onto: ``"unmoved"``: only where the parent is still what it was at the fork. ``"validated"``: also where it

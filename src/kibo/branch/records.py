@@ -106,7 +106,8 @@ class Committed:
         before: The parent's head before; of an overwrite, what was overwritten.
         fast_forward: Whether the parent had not moved.
         effects: What the branch was holding, in order, as it stood when this was told: released where the parent is a
-            root, and with its outcome where that was known in time; held by the parent otherwise.
+            root, and with its outcome where that was known in time, or asking where it waits for a person; held by the
+            parent otherwise.
     """
 
     branch: BranchId

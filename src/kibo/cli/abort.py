@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kibo.cli.branches import short, standing
+from kibo.cli.branches import records, short
 from kibo.cli.options import Common
 from kibo.cli.output import print_json, print_value
 
@@ -14,8 +14,8 @@ def abort(branch: str, /, *, common: Common = Common()) -> None:  # noqa: B008 -
         branch: Its id, the beginning of its id, or its name.
         common: Options of every command.
     """
-    with standing() as here:
-        done = here.abort(branch)
+    with records() as here, here.ringing():
+        done = here.standing().abort(branch)
     if common.json:
         print_json({"aborted": done.branches, "process": done.process})
         return

@@ -15,8 +15,9 @@ from kibo.effects.records import Effect
 def effects(branch: str | None = None, /, *, common: Common = Common()) -> None:  # noqa: B008 - frozen
     """List what boxes have asked the outside world to change, and how each stands. Reads are not recorded.
 
-    Held: it waits until its branch is committed. In doubt: it was sent, and nobody knows whether it has happened;
-    it is never sent again by itself.
+    What waits for a person comes first, then the rest in the order in which it was asked for. Held: it waits until its
+    branch is committed. Asking: it waits for `kibo approve`. In doubt: it was sent, and nobody knows whether it has
+    happened; it is never sent again by itself.
 
     Args:
         branch: List what stands in this one, or was asked for in it: its id, the beginning of its id, or its name.
@@ -24,6 +25,7 @@ def effects(branch: str | None = None, /, *, common: Common = Common()) -> None:
     """
     with records() as here:
         found = here.ledger.listed(None if branch is None else here.history.get(branch).id)
+    found.sort(key=lambda effect: not effect.waits_for_person)
     if common.json:
         print_json([document(effect) for effect in found])
     elif not found:
@@ -41,7 +43,7 @@ def document(effect: Effect) -> dict[str, Any]:
 def _row(effect: Effect) -> tuple[str, ...]:
     return (
         short(effect.id),
-        effect.state,
+        _state(effect),
         effect.effect,
         visible(effect.method),
         visible(effect.url),
@@ -49,3 +51,9 @@ def _row(effect: Effect) -> tuple[str, ...]:
         short(effect.branch) if effect.branch else "-",
         duration(time.time() - effect.created_s),
     )
+
+
+def _state(effect: Effect) -> str:
+    if effect.state != "held" or effect.approve_within_s is None:
+        return effect.state
+    return "held, asking" if effect.waits_for_person else "held, approved"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -12,6 +10,7 @@ from kibo.cli.branches import records
 from kibo.cli.effects import document
 from kibo.cli.options import Common
 from kibo.cli.output import print_json, print_value
+from kibo.effects.approvals import person
 from kibo.model.errors import InvalidInput
 
 
@@ -34,15 +33,8 @@ def effects_resolve(
     if done is None:
         raise InvalidInput("whether it has happened was not said", hint="Say --done or --not-done.")
     with records() as here:
-        found = here.ledger.resolve(effect, done=done, by=_user())
+        found = here.ledger.resolve(effect, done=done, by=person())
     if common.json:
         print_json(document(found))
     else:
         print_value(f"{found.id} is {'done' if done else 'known not to have happened'}")
-
-
-def _user() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"user {os.getuid()}"

@@ -8,7 +8,7 @@ from kibo.cli.branches import counted, records
 from kibo.cli.effects import document
 from kibo.cli.options import Common
 from kibo.cli.output import duration, print_json, print_value, visible
-from kibo.effects.records import Exact, Fields
+from kibo.effects.records import Effect, Exact, Fields
 
 
 def effects_show(effect: str, /, *, common: Common = Common()) -> None:  # noqa: B008 - frozen
@@ -21,7 +21,7 @@ def effects_show(effect: str, /, *, common: Common = Common()) -> None:  # noqa:
     with records() as here:
         exact = here.ledger.get(effect)
     if not common.json:
-        print_value("\n".join(_lines(exact)))
+        print_value("\n".join([*facts(exact), "", *payload(exact), *_answered(exact)]))
         return
     outcome = exact.outcome
     print_json(
@@ -43,30 +43,49 @@ def effects_show(effect: str, /, *, common: Common = Common()) -> None:  # noqa:
     )
 
 
-def _lines(exact: Exact) -> list[str]:
-    effect, payload, outcome = exact.effect, exact.payload, exact.outcome
+def facts(exact: Exact) -> list[str]:
+    """Returns what Kibo says of an effect, as lines."""
+    effect = exact.effect
     branch = effect.branch if effect.branch == effect.origin else f"{effect.branch}, from {effect.origin}"
-    lines = [
+    return [
         f"{effect.id}: {effect.state}{f', {visible(effect.reason)}' if effect.reason else ''}",
         f"class     {effect.effect}",
         f"instance  {effect.instance}",
         f"branch    {branch or '-'}",
         f"asked     {duration(time.time() - effect.created_s)} ago",
+        *_approval(effect),
         f"digest    {effect.digest}",
         f"to        {visible(effect.url)}",
-        "",
-        visible(f"{effect.method} {payload.target.decode('latin-1')}"),
-        *_shown(payload.fields, exact.body, whole=exact.whole),
     ]
-    if payload.trailers:
-        lines += ["", *(visible(f"{name}: {value}") for name, value in _named(payload.trailers))]
-    if outcome is not None:
-        lines += [
-            "",
-            f"answer    {outcome.status}",
-            *_shown(outcome.fields, outcome.body, whole=outcome.whole),
-        ]
+
+
+def payload(exact: Exact) -> list[str]:
+    """Returns what an effect sends, as lines that are harmless to a terminal."""
+    sent = exact.payload
+    lines = [
+        visible(f"{exact.effect.method} {sent.target.decode('latin-1')}"),
+        *_shown(sent.fields, exact.body, whole=exact.whole),
+    ]
+    if sent.trailers:
+        lines += ["", *(visible(f"{name}: {value}") for name, value in _named(sent.trailers))]
     return lines
+
+
+def _answered(exact: Exact) -> list[str]:
+    outcome = exact.outcome
+    if outcome is None:
+        return []
+    shown = _shown(outcome.fields, outcome.body, whole=outcome.whole)
+    return ["", f"answer    {outcome.status}", *shown]
+
+
+def _approval(effect: Effect) -> list[str]:
+    now = time.time()
+    if effect.approved_s is not None:
+        return [f"approved  by {visible(effect.approver)}, {duration(max(0, now - effect.approved_s))} ago"]
+    if effect.state == "asking" and effect.due_s is not None:
+        return [f"approval  is asked for, for {duration(max(0, effect.due_s - now))} more"]
+    return ["approval  is asked for"] if effect.waits_for_person else []
 
 
 def _shown(fields: Fields, body: bytes, *, whole: bool) -> list[str]:

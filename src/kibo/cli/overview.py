@@ -26,7 +26,7 @@ COMMANDS = {
         "snapshot export",
         "snapshot import",
     ),
-    "Effects": ("effects", "effects show", "effects resolve"),
+    "Effects": ("effects", "approve", "deny", "effects show", "effects resolve"),
     "This machine": ("doctor", "gc"),
 }
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from kibo.box.plan import plan
-from kibo.box.policy import find_effect, split_target
+from kibo.box.policy import find_approval, find_effect, split_target
 from kibo.cli.options import Common
-from kibo.cli.output import print_json, print_value
+from kibo.cli.output import duration, print_json, print_value
 from kibo.cli.references import load_box
-from kibo.effects.destinations import Refused, decide, only_http, show, write
+from kibo.effects.destinations import Refused, check_seen, decide, only_http, show, write
 from kibo.model.errors import InvalidInput
 
 #: What is returned where a box may not: as `diff` and `grep` answer no.
@@ -43,18 +43,23 @@ def policy_check(box: str, url: str, /, *, method: str = "GET", common: Common =
         rule = decide(rules, host, port, http=False) if raw else decide(rules, *asked)
         if raw and not rule.tcp:
             raise Refused("403 Forbidden", only_http(rule, host, port))
+        unopened = rule.unopened and parts.scheme != "http"
+        if unopened:
+            check_seen(rules, rule, host, port)
     except Refused as refusal:
         if common.json:
             print_json({"allowed": False, "reason": str(refusal)})
         else:
             print_value(f"refused: {refusal}")
         return _NO
-    unopened = rule.unopened and parts.scheme != "http"
     effect = rule.effect if unopened else find_effect(rules, *asked)
+    within_s = None if unopened or effect == "read" else find_approval(rules, *asked)
     leads = f", which leads to {rule.to}" if rule.to else ""
     if unopened:
         leads += ", unopened: what is said there is not seen"
         leads += "" if effect == "read" else ", and in a fork of a branch it is refused"
+    elif within_s is not None:
+        leads += f"; it is {effect}, and waits for a person to approve it, for up to {duration(within_s)}"
     elif effect != "read":
         leads += f"; it is {effect}, and in a fork of a branch it waits for the commit"
     if common.json:
@@ -63,6 +68,7 @@ def policy_check(box: str, url: str, /, *, method: str = "GET", common: Common =
                 "allowed": True,
                 "rule": write(rule),
                 "effect": effect,
+                "approve_within_s": within_s,
                 "to": rule.to,
                 "passthrough": rule.passthrough,
                 "tcp": rule.tcp,

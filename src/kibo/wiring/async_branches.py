@@ -11,9 +11,10 @@ from kibo.box.define import Box
 from kibo.branch.async_branch import AsyncBranch
 from kibo.branch.family import Family
 from kibo.branch.running import RunningBranch
+from kibo.effects.records import Effect
 from kibo.runtime.anyio_waiting import AnyioWaiting
 from kibo.runtime.states import Progress, State, States
-from kibo.wiring import Runtime, runtime
+from kibo.wiring import Runtime, approving, runtime
 
 
 class Branch(AsyncBranch[Instance]):
@@ -65,6 +66,19 @@ def checkout(ref: str, *boxes: Box, name: str = "") -> Branching:
         return found
 
     return Branching(begin)
+
+
+async def approve(effect: str, *, digest: str) -> Effect:
+    """Approves the exact payload of an effect that waits for a person; see `kibo.approve`.
+
+    Cancelled, it has happened or not.
+    """
+    return await AnyioWaiting().aside(lambda: approving.approve(effect, digest=digest))
+
+
+async def deny(effect: str, *, why: str = "") -> Effect:
+    """Refuses an effect that waits for a person; see `kibo.deny`. Cancelled, it has happened or not."""
+    return await AnyioWaiting().aside(lambda: approving.deny(effect, why=why))
 
 
 async def _family(home: Runtime) -> tuple[Family, AnyioWaiting]:

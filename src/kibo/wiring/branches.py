@@ -6,6 +6,7 @@ import logging
 import os
 import weakref
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +21,11 @@ from kibo.branch.parcels import Ids
 from kibo.branch.running import RunningBranch
 from kibo.branch.standing import Standing
 from kibo.branch.watching import DiskWatch
+from kibo.effects.approvals import person
+from kibo.effects.bells import ringing
 from kibo.effects.ledger import Ledger
 from kibo.effects.presence import bury_dead
+from kibo.effects.records import Effect
 from kibo.model.errors import HostUnsupported
 from kibo.runtime.egress import Egress
 from kibo.runtime.idmap import BOX_ID, RANGE, ROOT_BASE, choose_map
@@ -30,6 +34,7 @@ from kibo.runtime.layers.home import prepare_home
 from kibo.runtime.layers.store import exhausting_disk
 from kibo.runtime.states import Progress, Spawned, State, States
 from kibo.runtime.waiting import Blocking, Waiting, run
+from kibo.store import crash
 from kibo.store.database import Store
 from kibo.wiring import Runtime, runtime
 
@@ -47,8 +52,9 @@ class Records:
         for error in self.history.recover().damaged:
             _log.warning("after a power cut, a tree stays as it was: %s", error.message)
         self.ledger = Ledger(self.store)
+        self._gateways = home / "gateways"
         # What a gateway left that was killed is told as it is, before anybody asks; the next gateway sends.
-        bury_dead(self.ledger, home / "gateways", None)
+        bury_dead(self.ledger, self._gateways, None)
         _end_applies(home)
         sweep(home, self.history)
         self.owner = Owner(home)
@@ -84,6 +90,24 @@ class Records:
             egress,
             _owner,
         )
+
+    def ringing(self) -> AbstractContextManager[None]:
+        """Has gateways look at what waits for a person, after what is done meanwhile."""
+        return ringing(self._gateways)
+
+    def approve(self, effect: str, digest: str) -> Effect:
+        """Records that who runs this process approves a payload, and has its gateway act on it; see `kibo.approve`."""
+        with self.ringing():
+            found = self.ledger.approve(effect, digest=digest, by=person())
+            crash.point("effect.approved")
+            return found
+
+    def deny(self, effect: str, why: str) -> Effect:
+        """Records that who runs this process refuses a payload, and has its gateway act on it; see `kibo.deny`."""
+        with self.ringing():
+            found = self.ledger.refuse(effect, by=person(), why=why)
+            crash.point("effect.refused")
+            return found
 
     def close(self) -> None:
         """Brings to the disk what is not there, and closes the database."""
