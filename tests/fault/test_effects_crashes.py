@@ -98,3 +98,31 @@ def test_wherever_it_is_killed_the_fork_that_was_committed_has_paid_once_or_is_i
             assert all(effect.state == "dropped" for effect in effects.values())
         else:
             assert (won, len(shop.paid), effects["1"].state) == (committed, paid, state)
+
+
+@pytest.mark.parametrize(
+    ("what", "crash", "paid", "state"),
+    [
+        # The program, which is the client and the person.
+        ("ask", "effect.before_approve", 0, "dropped"),
+        ("ask", "effect.approved", 1, "done"),
+        ("ask-fork", "commit.recorded", 0, "dropped"),
+        # Its gateway.
+        ("ask", "effect.before_send", 1, "done"),
+        ("ask-fork", "effect.sending", 0, "in_doubt"),
+        # Neither.
+        ("ask-fork", "", 1, "done"),
+    ],
+)
+def test_wherever_it_is_killed_nothing_is_paid_that_nobody_has_approved_and_what_was_approved_is_paid_once(
+    home: Path, shop: Till, what: str, crash: str, paid: int, state: str
+) -> None:
+    run(home, shop, what, crash)
+    assert run(home, shop, "heir") == 0
+    records = Records(home)
+    try:
+        (effect,) = records.ledger.listed()
+    finally:
+        records.close()
+    assert (len(shop.paid), effect.state) == (paid, state)
+    assert bool(effect.approver) == (state != "dropped")
