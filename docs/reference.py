@@ -32,7 +32,8 @@ SECTIONS = {
 AIO = """## `kibo.aio`
 
 The same for asyncio and trio: `await aio.spawn(box)` or `async with aio.spawn(box) as instance`, and every call of an
-instance, its files and its branches is a coroutine. `aio.branch`, `aio.checkout` and `aio.explore` are those of `kibo`.
+instance, its files and its branches is a coroutine. `aio.branch`, `aio.checkout`, `aio.explore`, `aio.approve` and
+`aio.deny` are those of `kibo`.
 """
 ERRORS = """# Errors
 
