@@ -20,7 +20,7 @@ SURELY_NOT: Final = (
     "branch.stale", "branch.closed", "branch.taken", "branch.merge_conflict", "branch.reads_changed", "state.wrong",
 )  # fmt: skip
 GATEWAY_DIED: Final = "the gateway that held it ended"
-CLIENT_LEFT: Final = "its client went away while it was held"
+CLIENT_LEFT: Final = "its client went away while it waited"
 
 
 class Met(NamedTuple):
