@@ -7,9 +7,11 @@ import pytest
 from coffee_boxes import Account, Browser, Coffee, OatCoffee
 from kibo import Allow, Box, Deny, Env, Limits, Secret, action, on_event, use
 from kibo.box.inheritance import actions_of, egress_of, environment_of, secrets_of
+from kibo.box.marks import key_of
+from kibo.box.plan import plan
 from kibo.box.skills import guidance_of
 from kibo.box.sums import digest_of
-from kibo.model.errors import InvalidDefinition, WrongState
+from kibo.model.errors import InvalidArguments, InvalidDefinition, WrongState
 
 
 def test_the_designs_definitions_work_as_written():
@@ -210,3 +212,104 @@ def test_a_time_limit_that_is_no_time_is_refused(seconds):
             @action(timeout_s=seconds)
             def go(self) -> None:
                 """Go."""
+
+
+def hold(self, room: str, nights: int = 1) -> str: ...
+
+
+def release(self, room: str, result: str = "") -> None: ...
+
+
+def find(self, room: str) -> bool | None: ...
+
+
+def made(**marks):
+    """A class whose `hold` is marked so."""
+    body = {
+        "hold": action(**{"effect": "reversible", **marks})(hold),
+        "release": action(release),
+        "find": action(effect="read")(find),
+    }
+    return type("Hotel", (Box,), body)
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        {"compensate": "release"},
+        {"compensate": release},
+        {"key": "{room}"},
+        {"key": "{room:>5}/{nights}", "verify": "find", "effect": "irreversible"},
+        {"key": lambda nights: f"{nights} nights", "verify": find},
+        {"compensate": "release", "verify": "find"},
+    ],
+)
+def test_an_action_may_say_how_it_is_undone_verified_and_told_apart(marks):
+    assert made(**marks)().digest != made()().digest
+    spec = plan(made(**marks)()).actions["hold"]
+    assert spec.recorded
+    assert (spec.compensator is not None) == ("compensate" in marks)
+
+
+def test_what_an_action_says_of_its_effect_is_no_tool():
+    plain, marked = made(), made(compensate="release", key="{room}", verify="find")
+    assert plain().tools() == marked().tools()
+
+
+@pytest.mark.parametrize(
+    ("marks", "problem"),
+    [
+        ({"compensate": "free"}, "which is no action"),
+        ({"compensate": "hold"}, "undo itself"),
+        ({"compensate": 3}, "no action"),
+        ({"compensate": "release", "effect": "irreversible"}, "is irreversible and has compensate"),
+        ({"verify": "release", "key": "{room}"}, "does not only read"),
+        ({"verify": "find"}, "is not recorded"),
+        ({"key": "{room}", "effect": "none"}, "has the effect 'none'"),
+        ({"key": "{room}", "effect": "read"}, "has the effect 'read'"),
+        ({"key": "{floor}"}, "'floor', which are no parameters"),
+        ({"key": "{room.__class__}"}, "are no parameters"),
+        ({"key": "{}"}, "are no parameters"),
+        ({"key": "{room"}, "is no format"),
+        ({"key": lambda floor: floor}, "are no parameters"),
+        ({"key": 3}, "has key=3"),
+    ],
+)
+def test_what_an_action_says_of_its_effect_is_checked_when_its_class_is_made(marks, problem):
+    with pytest.raises(InvalidDefinition, match=problem) as caught:
+        made(**marks)
+    assert caught.value.hint
+
+
+def test_what_undoes_an_action_must_be_given_all_that_it_needs_also_in_a_subclass():
+    hotel = made(compensate="release")
+
+    with pytest.raises(InvalidDefinition, match="does not have what release"):
+
+        class Motel(hotel):
+            @action
+            def release(self, room: str, key: str) -> None: ...
+
+    with pytest.raises(InvalidDefinition, match="which streams"):
+
+        class Inn(hotel):
+            @action
+            def release(self, room: str):
+                yield room
+
+    with pytest.raises(InvalidDefinition, match="streams, and what is recorded"):
+
+        class Hostel(Box):
+            @action(effect="reversible", compensate="release")
+            def hold(self, room: str):
+                yield room
+
+            @action
+            def release(self, room: str) -> None: ...
+
+
+def test_a_key_that_cannot_be_made_is_an_error_before_anything_happens():
+    for key in ("{room:d}", lambda room: 1 / 0, lambda room: room * 0, lambda room: room * 2000):
+        with pytest.raises(InvalidArguments, match="key"):
+            key_of("hold", key, {"room": "a"})
+    assert key_of("hold", "{room}-{nights}", {"room": "a", "nights": 2}) == "a-2"

@@ -3,10 +3,14 @@
 An argument is checked before it leaves the host; a result is data from an untrusted guest until it is checked here.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from kibo.box.define import Action, Box, Effect
+from kibo.box.inheritance import actions_of
 from kibo.box.results import to_builtins
 from kibo.box.signature import ANYTHING, Slot, read_signature, shown
 from kibo.model.errors import InvalidArguments, InvalidResult
@@ -22,6 +26,11 @@ class ActionSpec:
         effect: What it does to the outside world.
         timeout_s: Seconds it may take; None leaves it to the limits.
         doc: Its docstring.
+        recorded: Whether the ledger has its calls.
+        key: What names one intent, or empty; see `kibo.box.marks.key_of`.
+        compensator: What undoes it: an action of its own part, whatever else is called so in a sum. None for nothing.
+        verifier: What tells whether it has happened, likewise.
+        label: Its class and its name: what a key stands for something of.
         plain: Whether the guest can use the arguments as they arrive; otherwise it restores them
             (`kibo.box.schema.restore_arguments`).
         parameters: Its parameters, in order.
@@ -29,7 +38,8 @@ class ActionSpec:
 
     __slots__ = (
         "_by_name", "_item", "_positional", "_required", "_result",
-        "doc", "effect", "name", "parameters", "part", "plain", "streaming", "timeout_s",
+        "compensator", "doc", "effect", "key", "label", "name", "parameters", "part", "plain", "recorded", "streaming",
+        "timeout_s", "verifier",
     )  # fmt: skip
 
     def __init__(self, cls: type[Box], action: Action, part: int) -> None:
@@ -40,6 +50,10 @@ class ActionSpec:
         self.effect: Effect = action.effect
         self.timeout_s = action.timeout_s
         self.doc: str = action.__doc__ or ""
+        self.recorded, self.key = action.recorded, action.key
+        self.label = f"{cls.__name__}.{action.__name__}"
+        self.compensator = _beside(cls, action.compensate, part)
+        self.verifier = _beside(cls, action.verify, part)
         self.parameters = signature.parameters
         self.plain = all(slot.plain for slot in signature.parameters)
         self._by_name = {slot.name: (index, slot) for index, slot in enumerate(signature.parameters)}
@@ -90,6 +104,19 @@ class ActionSpec:
             if index >= given and name not in named:
                 raise self._refused(name, f"needs {name!r}", expected=shown(self.parameters[index].type))
         return positional, named
+
+    def by_name(self, positional: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+        """Names the arguments of a checked call; those that it leaves out have their defaults, where a message can."""
+        found = dict(zip((slot.name for slot in self.parameters), positional, strict=False)) | dict(named)
+        for slot in self.parameters:
+            if slot.name not in found:
+                with suppress(InvalidResult):
+                    found[slot.name] = to_builtins(slot.default)
+        return found
+
+    def among(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns those of some arguments that it has parameters for."""
+        return {slot.name: arguments[slot.name] for slot in self.parameters if slot.name in arguments}
 
     def _sent(self, slot: Slot, value: Any) -> Any:
         try:
@@ -146,3 +173,13 @@ class ActionSpec:
                 hint=f"Return what {self.name}() is annotated with, or mend the annotation.",
                 details={"action": self.name, "expected": expected, "got": got},
             ) from None
+
+
+def _beside(cls: type[Box], name: str, part: int) -> ActionSpec | None:
+    """Another action of a part, as what a call of the first leads to: what it says of its own effect does not count."""
+    if not name:
+        return None
+    marked = actions_of(cls)[name]
+    bare = Action(marked.function, marked.effect, marked.timeout_s)
+    bare.hints = marked.hints
+    return ActionSpec(cls, bare, part)

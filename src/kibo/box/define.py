@@ -39,6 +39,11 @@ _LIVE = "_kibo_live"
 class Action:
     """A method that `@action` marked. Read from a live object it is the method; a definition refuses to run it."""
 
+    #: What undoes it, what tells whether it has happened, and what names one intent; see `action`.
+    compensate: str = ""
+    verify: str = ""
+    key: "str | Callable[..., str]" = ""
+
     def __init__(self, function: Callable[..., Any], effect: Effect, timeout_s: float | None) -> None:
         self.function = function
         self.effect = effect
@@ -53,6 +58,16 @@ class Action:
     def streaming(self) -> bool:
         """Whether it is a generator: what it yields is streamed, what it returns is the result."""
         return bool(self.function.__code__.co_flags & _CO_GENERATOR)
+
+    @property
+    def marked(self) -> bool:
+        """Whether it says more of its effect than the class of that."""
+        return bool(self.compensate or self.verify or self.key)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the ledger has its calls."""
+        return bool(self.compensate or self.key)
 
     def __get__(self, owner: "Box | None", cls: type | None = None) -> Any:
         """The bound method where the box is live; on a definition, a callable that says what to do instead."""
@@ -83,9 +98,23 @@ class _NotRunning:
 @overload
 def action(function: Function, /) -> Function: ...
 @overload
-def action(*, effect: Effect = "none", timeout_s: float | None = None) -> Callable[[Function], Function]: ...
 def action(
-    function: Callable[..., Any] | None = None, /, *, effect: Effect = "none", timeout_s: float | None = None
+    *,
+    effect: Effect = "none",
+    timeout_s: float | None = None,
+    compensate: str | Callable[..., Any] = "",
+    verify: str | Callable[..., Any] = "",
+    key: str | Callable[..., str] = "",
+) -> Callable[[Function], Function]: ...
+def action(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    effect: Effect = "none",
+    timeout_s: float | None = None,
+    compensate: str | Callable[..., Any] = "",
+    verify: str | Callable[..., Any] = "",
+    key: str | Callable[..., str] = "",
 ) -> Any:
     """Makes a method of a Box an action: the only thing that callers of an instance see.
 
@@ -97,14 +126,26 @@ def action(
         effect: What it does to the outside world. ``"read"`` also promises that it leaves the instance's live state as
             it is: a branch in which only reads ran, and no file changed, has not moved, and its forks can be committed.
         timeout_s: Seconds it may take; None leaves it to the box's limits.
+        compensate: The action of this class that undoes it, or its name, where the effect is ``"reversible"``. It is
+            called with the arguments of the call that it has parameters for, and with what the call returned where
+            it has a parameter ``result``. Calls are recorded, happen at once also in a fork, and are undone when their
+            branch is aborted or becomes stale.
+        verify: The action of this class, with the effect ``"read"``, that tells whether a call of which that is not
+            known has happened: True, False, None where it cannot tell, or else what the call was to return.
+        key: Names one intent, by the arguments: ``"{order}"``, or a function of those that it has parameters for. Calls
+            are recorded, and one whose key stands for a call already is not made again.
 
     Raises:
-        InvalidDefinition: It is a coroutine, has a name that an instance uses itself, or an unknown effect.
+        InvalidDefinition: It is a coroutine, has a name that an instance uses itself, or an unknown effect. What the
+            three last arguments name is checked when the class is made.
     """
 
     def mark(method: Callable[..., Any]) -> Action:
         _check_action(method, effect, timeout_s)
-        return Action(method, effect, timeout_s)
+        made = Action(method, effect, timeout_s)
+        if compensate or verify or key:
+            made.compensate, made.verify, made.key = _name_of(compensate), _name_of(verify), key
+        return made
 
     return mark if function is None else mark(function)
 
@@ -141,6 +182,13 @@ def _check_action(method: Callable[..., Any], effect: str, timeout_s: float | No
         raise InvalidDefinition(
             f"action {name}(): timeout_s={timeout_s!r} is no time", hint="Give seconds above 0."
         )
+
+
+def _name_of(method: str | Callable[..., Any]) -> str:
+    name = method if isinstance(method, str) else getattr(method, "__name__", None)
+    if not isinstance(name, str):
+        raise InvalidDefinition(f"{method!r} is no action", hint="Give an action of the class, or its name.")
+    return name
 
 
 def on_event(name: str) -> Callable[[Function], Function]:
@@ -219,6 +267,8 @@ class Box:
     secrets: ClassVar[Sequence[Secret]] = ()
     egress: ClassVar[Sequence[Rule]] = ()
     skill: ClassVar[str] = ""
+    #: Whether an action says more of its effect than the class of that.
+    _kibo_marked: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -240,6 +290,12 @@ class Box:
                     f"{cls.__name__}.{name} and its action {value.function.__name__} differ in name",
                     hint="Define it under the name that callers are to use.",
                 )
+        if any(isinstance(value, Action) and value.marked for value in body.values()):
+            cls._kibo_marked = True
+        if cls._kibo_marked:  # of a base, too: what that one's actions name may be another's here
+            from kibo.box.marks import check_marks
+
+            check_marks(cls)
 
     def __init__(self, *values: Any, **parameters: Any) -> None:
         if values:

@@ -120,7 +120,8 @@ class _Describer:
         if isinstance(value, Record):
             return _frame("record", _text(kind.__qualname__), *self._mapping(value.as_dict().items()))
         if isinstance(value, Action):
-            return _frame("action", self.describe([value.function, value.effect, value.timeout_s]))
+            marks = [value.compensate, value.verify, value.key] if value.marked else []
+            return _frame("action", self.describe([value.function, value.effect, value.timeout_s, *marks]))
         if isinstance(value, Use):
             return _frame("use", self.describe(value.box))
         if isinstance(value, Box):
