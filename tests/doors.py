@@ -94,6 +94,7 @@ class Proxy:
         secrets: list[Secret],
         asker: Asker = NOBODY,
     ) -> None:
+        self.name = box
         # In the box, forwards have addresses and ports of their own.
         self.forwards: list[int] = []
         self._log = os.memfd_create("log")

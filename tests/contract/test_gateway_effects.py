@@ -780,3 +780,83 @@ def test_curl_waits_for_as_long_as_it_takes(here: Installation) -> None:
         assert curl.stdout is not None
         assert curl.stdout.read() == b"ok"
     assert len(here.shop.requests) == 1
+
+
+@pytest.fixture
+def fork(here: Installation) -> BranchRecord:
+    (made,) = here.history.fork(here.history.create().id)
+    return made
+
+
+@contextlib.contextmanager
+def within(here: Installation, box: Proxy, *, lets_out: bool = True) -> Iterator[None]:
+    """Has the gateway know of a recorded call in a box."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        here.gateway.within(box.name, "eff_1", theirs, lets_out=lets_out)
+        theirs.close()
+        yield
+
+
+def test_within_a_call_that_can_be_undone_a_forks_requests_are_sent_at_once_and_after_it_held_again(
+    here: Installation, fork: BranchRecord
+) -> None:
+    box = here.box(fork)
+    with within(here, box):
+        assert ask(box, request("/in")).startswith(b"HTTP/1.1 200")
+    asking = Asking(box, request("/after"))
+    here.await_states("done", "held")
+    assert [each.within for each in here.effects()] == ["eff_1", None]
+    assert here.shop.paths == [b"/in"]
+    asking.leave()
+
+
+def test_within_other_calls_and_for_what_a_rule_calls_irreversible_a_forks_requests_are_held(
+    here: Installation, fork: BranchRecord
+) -> None:
+    allow = Allow("shop.example", to=here.shop.address)
+    never = Allow("shop.example", to=here.shop.address, paths=("/pay",), effect="irreversible")
+    box = here.box(fork, allow, never)
+    upgrade = request("/socket", "Connection: Upgrade", "Upgrade: websocket", body=b"", method="GET")
+    with within(here, box):
+        held = [Asking(box, request(path)) for path in ("/pay", "/./pay", "/p%61y")] + [Asking(box, upgrade)]
+        here.await_states("held", "held", "held", "held")
+    with within(here, box, lets_out=False):
+        held.append(Asking(box, request("/other")))
+        here.await_states(*["held"] * 5)
+    assert here.shop.requests == []
+    for each in held:
+        each.leave()
+
+
+def test_what_began_before_such_a_call_or_ends_after_it_is_held(
+    here: Installation, fork: BranchRecord
+) -> None:
+    box, whole = here.box(fork), request("/slow")
+    for begins_before in (True, False):
+        with contextlib.ExitStack() as call, box.connect() as connection:
+            if not begins_before:
+                call.enter_context(within(here, box))
+            connection.sendall(whole[:-3])
+            # The gateway has read the first part once it has answered what came after that on another connection.
+            assert ask(box, request(method="GET", body=b"")).startswith(b"HTTP/1.1 200")
+            if begins_before:
+                call.enter_context(within(here, box))
+            else:
+                call.close()
+            connection.sendall(whole[-3:])
+            here.await_states(*(["dropped"] if not begins_before else []), "held")
+        here.await_states(*(["dropped"] * (1 if begins_before else 2)))
+    assert b"/slow" not in here.shop.paths
+
+
+def test_a_box_cannot_say_that_it_is_within_a_call_and_a_door_that_is_closed_is_fine(
+    here: Installation, fork: BranchRecord
+) -> None:
+    box = here.box(fork)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        here.gateway.within("inst_unknown", "eff_1", theirs, lets_out=True)
+    asking = Asking(box, request("/pay", "X-Kibo-Within: eff_1"))
+    here.await_states("held")
+    asking.leave()

@@ -11,15 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from effect_drafts import draft
+from effect_drafts import call, draft
 from kibo.branch.history import History
 from kibo.effects import approvals
 from kibo.effects import ledger as ledgers
+from kibo.effects.calls import Calls
 from kibo.effects.ledger import Ledger
-from kibo.effects.lifecycle import MOVES, OPEN, STATES, after, before
-from kibo.effects.records import Outcome
+from kibo.effects.lifecycle import CALL_MOVES, MOVES, OPEN, STATES, after, before
+from kibo.effects.records import Effect, Outcome
 from kibo.model.clock import Moment
-from kibo.model.errors import WrongState
+from kibo.model.errors import BranchClosed, WrongState
 from kibo.store.database import Store
 
 WITHIN_S = 60.0
@@ -42,10 +43,11 @@ def test_no_life_leads_to_two_sendings_or_from_an_end(events: list[str]) -> None
 
 
 def test_every_state_is_reached_and_every_open_one_has_an_end() -> None:
-    assert {"held", *MOVES.values()} == set(STATES)
-    assert all(state in before(event) for state, event in MOVES)
+    assert {"held", *MOVES.values(), *CALL_MOVES.values()} == set(STATES)
+    assert all(state in before(event) for moves in (MOVES, CALL_MOVES) for state, event in moves)
     reached = {state: {after for (at, _), after in MOVES.items() if at == state} for state in STATES}
-    assert {state for state in STATES if not reached[state]} == {"done", "failed", "not_done", "dropped"}
+    ends = {"done", "failed", "not_done", "dropped"}
+    assert {state for state in STATES if not reached[state]} == ends | {"not_undone", "undoing", "undone"}
     assert all(reached[state] for state in OPEN)
 
 
@@ -60,7 +62,7 @@ class Effects(RuleBasedStateMachine):
         self.place = Path(tempfile.mkdtemp(prefix="kibo-model-"))
         self.store = Store.open(f"sqlite:///{self.place}/history.db")
         self.history = History(self.store)
-        self.ledger = Ledger(self.store)
+        self.ledger, self.calls = Ledger(self.store), Calls(self.store)
         self.parents: dict[str, str | None] = {}
         self.ended: dict[str, str] = {}
         self.made_in: dict[str, str] = {}
@@ -161,6 +163,18 @@ class Effects(RuleBasedStateMachine):
         """Whether somebody has approved it, not too long ago."""
         return effect in self.approved and self.now.up_s - self.approved[effect] < WITHIN_S
 
+    @rule(branch=branches)
+    def call(self, branch: str) -> None:
+        """Takes something in a branch that can be given back."""
+        try:
+            made = self.calls.begin(call(branch), "call_1")
+        except BranchClosed:
+            assert self.fate(branch) == "dropped"
+            return
+        assert isinstance(made, Effect)
+        self.calls.returned(made.id, b"")
+        self.made_in[made.id] = branch
+
     @rule(effect=effects)
     def send(self, effect: str) -> None:
         if self.ledger.send(effect, self.ledger.get(effect).digest):
@@ -198,6 +212,9 @@ class Effects(RuleBasedStateMachine):
     def nothing_happens_that_is_not_committed_and_nothing_twice(self) -> None:
         for effect in self.ledger.listed():
             fate = self.fate(self.made_in[effect.id])
+            if effect.action is not None:
+                assert effect.state == ("not_undone" if fate == "dropped" else "done")
+                continue
             assert effect.state != "asking" or effect.id in self.asks
             if effect.state == "released" and effect.id in self.asks:
                 assert effect.id in self.approved

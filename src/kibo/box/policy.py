@@ -286,6 +286,17 @@ def find_approval(
     )
 
 
+def says_irreversible(rules: Iterable[Rule], host: str, port: int, methods: Sequence[str], path: str) -> bool:
+    """Tells whether a rule that a server might take a request to be meant by says that it is irreversible."""
+    return any(
+        isinstance(rule, Allow)
+        and rule.effect == "irreversible"
+        and find_rule((rule,), host, port) is not None
+        and _may_be_meant(rule, methods, path)
+        for rule in rules
+    )
+
+
 def plain_path(path: str) -> str | None:
     """Returns a path as every server reads it, or None when servers may differ on it.
 

@@ -100,9 +100,9 @@ def commit(
     """
     row = fencing.hold(tx, branch, epoch)
     parent = parent_of(row)
-    # What is released moves the parent, also where no file has: its siblings must not be able to release theirs.
-    held = ledger.held(tx, branch)
-    row, head = seal(tx, row, world, flushing, anew=bool(held))
+    # What is released, or done, moves the parent, also where no file has: its siblings must not be able to add theirs.
+    standing = ledger.standing(tx, branch)
+    row, head = seal(tx, row, world, flushing, anew=bool(standing))
     crash.point("commit.before_swap")
     claim = _NO_CLAIM if parent_epoch is None else parent_epoch
     swap = {"parent_id": parent, "expected": row.base, "new_head": head.id, "seq": head.seq}
@@ -110,7 +110,7 @@ def commit(
         raise _refused(tx, row, fencing.lock(tx, parent), parent_epoch)
     crash.point("commit.before_close")
     _close(tx, row, head.id)
-    effects = _settle(tx, row, fencing.find(tx, parent), held) if held else ()
+    effects = _settle(tx, row, fencing.find(tx, parent), standing) if standing else ()
     crash.point("commit.before_commit")
     return Committed(
         BranchId(branch), BranchId(parent), SnapshotId(head.id), SnapshotId(row.base or ""), True, effects
@@ -128,8 +128,8 @@ def overwrite(
     """Makes the parent what the branch is, wherever it has gone meanwhile. What it was stays named by the new head."""
     row = fencing.hold(tx, branch, epoch)
     parent = _held(tx, parent_of(row), parent_epoch)
-    held = ledger.held(tx, branch)
-    row, head = seal(tx, row, world, flushing, anew=bool(held))
+    standing = ledger.standing(tx, branch)
+    row, head = seal(tx, row, world, flushing, anew=bool(standing))
     moved = parent.head != row.base or parent.dirty
     before = parent.head
     if moved:
@@ -150,7 +150,7 @@ def overwrite(
     update_branch(tx, parent._replace(head=head.id, sealed=head.seq, tail=head.seq))
     crash.point("overwrite.before_close")
     _close(tx, row, head.id)
-    effects = _settle(tx, row, parent, held)
+    effects = _settle(tx, row, parent, standing)
     crash.point("overwrite.before_commit")
     return Committed(
         BranchId(branch), BranchId(parent.id), SnapshotId(head.id), SnapshotId(before), not moved, effects
@@ -204,7 +204,7 @@ def merge(
     update_branch(tx, parent._replace(head=made.id, sealed=made.seq, tail=made.seq, next=SnapshotId.new()))
     crash.point("merge.before_close")
     _close(tx, row, made.id)
-    effects = _settle(tx, row, parent, ledger.held(tx, branch))
+    effects = _settle(tx, row, parent, ledger.standing(tx, branch))
     crash.point("merge.before_commit")
     return Committed(
         BranchId(branch), BranchId(parent.id), SnapshotId(made.id), SnapshotId(parents[0]), False, effects
@@ -227,7 +227,7 @@ def abort(tx: Transaction, branch: str, epoch: int | None) -> list[BranchId]:
         row = waiting.pop()
         if row.status == OPEN:
             update_branch(tx, row._replace(status=ABORTED, epoch=row.epoch + 1, closed=now))
-            ledger.drop(tx, row.id, "its branch was aborted")
+            ledger.drop(tx, row.id, "its branch was aborted", fork=row.parent is not None)
             ended.append(BranchId(row.id))
             crash.point("abort.before_next")
         children = [child for child, _ in tx.rows(_CHILDREN, parent_id=row.id) if child not in met]
@@ -256,10 +256,10 @@ def _close(tx: Transaction, row: BranchRow, result: str) -> None:
 
 
 def _settle(
-    tx: Transaction, row: BranchRow, parent: BranchRow, held: tuple[Effect, ...]
+    tx: Transaction, row: BranchRow, parent: BranchRow, standing: tuple[Effect, ...]
 ) -> tuple[Effect, ...]:
-    """What the branch was holding is the parent's now, and may happen where that is a root."""
-    return ledger.settle(tx, row.id, parent.id, held, released=parent.parent is None)
+    """What the branch did and was holding is the parent's now, and the latter may happen where that is a root."""
+    return ledger.settle(tx, row.id, parent.id, standing, released=parent.parent is None)
 
 
 def _held(tx: Transaction, parent: str, epoch: int | None) -> BranchRow:

@@ -124,8 +124,11 @@ def _recover_tree(tx: Transaction, tree: str, here: Flushing) -> Recovered:
             update_branch(tx, row)
             moved += [BranchId(row.id)] if row.head != before.head else []
             reopened += [BranchId(row.id)] if row.status != before.status else []
-    for origin in _committed_into(reopened, rows):
-        ledger.undo(tx, origin, "a power cut took the commit that released it")
+    within = {branch: _committed_into([branch], rows) for branch in reopened}
+    # The innermost last: what was committed into one that is open again stands there.
+    for branch in sorted(within, key=lambda each: -len(within[each])):
+        for origin in within[branch]:
+            ledger.undo(tx, origin, branch, "a power cut took the commit that released it")
     names: list[str] = []
     for snapshot in sorted(lost, key=repr):
         names += [f"{where}/{label}" for where, label in tx.rows(_NAMED, what=snapshot)]

@@ -62,7 +62,7 @@ def approve(
 def _answer(exact: Exact) -> bool:
     """Shows a payload and asks. Every line of the payload is marked, so that none can pass for one of ours."""
     lines = [*facts(exact), "", *(f"| {line}" for text in payload(exact) for line in text.split("\n")), ""]
-    if exact.payload.upgrade:
+    if exact.request.upgrade:
         lines += ["It opens a connection. Nobody is asked about what is sent on that afterwards.", ""]
     print_value("\n".join(lines))
     sys.stdout.write(f"{_question(exact.effect)} Type yes to approve: ")

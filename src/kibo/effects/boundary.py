@@ -13,6 +13,7 @@ from kibo.effects.records import PACK, Draft, Payload, key_digest
 from kibo.effects.repeating import repetition
 from kibo.effects.sending import KEY, ready
 from kibo.effects.upstream import Upstream
+from kibo.effects.window import Window
 from kibo.model.asker import Asker
 from kibo.model.ids import EffectId
 from kibo.model.limits import MAX_EFFECT_BODY_BYTES
@@ -33,6 +34,17 @@ class Boundary:
         self._instance = instance
         self._upstream = upstream
         self._outbox = outbox
+        self._window: Window | None = None
+
+    def enter(self, window: Window) -> None:
+        """Notes that what the box asks for is part of a call, for as long as a window is open."""
+        self.close()
+        self._window = window
+
+    def close(self) -> None:
+        """Ends that."""
+        if self._window is not None:
+            self._window.close()
 
     async def send(self, request: Request, interim: Interim) -> Answer:
         """Answers a request; see `Exchange.send`."""
@@ -49,10 +61,16 @@ class Boundary:
 
     async def _effect(self, request: Request, interim: Interim, outbox: Outbox) -> Answer | Held:
         body, rest = b"", None
+        # One that came before, or whose body ends after, is not part of the action.
+        window = self._window if self._window is not None and self._window.open else None
         if request.has_body:
             body, rest = await gather(request, interim, MAX_EFFECT_BODY_BYTES)
-        asker = self.asker
-        waits = asker.holds or request.approve_within_s is not None
+        asker, within, holds = self.asker, None, self.asker.holds
+        if window is not None and window.open:
+            within = window.effect
+            held = request.always_held or request.approve_within_s is not None or rest is not None
+            holds = holds and (held or not window.lets_out)
+        waits = holds or request.approve_within_s is not None
         if rest is not None and waits:
             until = (
                 "its branch is committed" if request.approve_within_s is None else "a person has approved it"
@@ -63,7 +81,7 @@ class Boundary:
                 f"{MAX_EFFECT_BODY_BYTES} bytes then. Send it from the root of the tree, in parts, or, if it changes "
                 f'nothing, say so: Allow("{request.rule.target}", effect="read").',
             )
-        draft = self._draft(request, asker, body, whole=rest is None)
+        draft = self._draft(request, asker, body, within, whole=rest is None)
         if draft.key is None:
             return await self._fresh(draft, request, rest, interim, outbox, waits=waits)
         if waits:
@@ -71,11 +89,11 @@ class Boundary:
             scope, key = draft.scope, draft.key
             found = await outbox.ask(lambda ledger: ledger.sent_with(scope, key))
             if found is not None:
-                return repetition(found, draft.payload, draft.body, whole=draft.whole)
+                return repetition(found, draft.request, draft.body, whole=draft.whole)
             return await self._fresh(draft, request, rest, interim, outbox, waits=True)
         async with outbox.alone(asker.branch or self._instance, draft.scope, draft.key) as found:
             if found is not None:
-                return repetition(found, draft.payload, draft.body, whole=draft.whole)
+                return repetition(found, draft.request, draft.body, whole=draft.whole)
             return await self._fresh(draft, request, rest, interim, outbox, waits=False)
 
     async def _fresh(
@@ -91,13 +109,15 @@ class Boundary:
         if waits:
             return await outbox.hold(draft, request, self._upstream, interim)
         if rest is None:
-            request = ready(request, draft.body, draft.payload.trailers)
+            request = ready(request, draft.body, draft.request.trailers)
         else:
             request, _ = filled(request, None)
             request.body = Streamed(draft.body, rest, request.body)
         return await outbox.send(draft, request, self._upstream, interim)
 
-    def _draft(self, request: Request, asker: Asker, body: bytes, *, whole: bool) -> Draft:
+    def _draft(
+        self, request: Request, asker: Asker, body: bytes, within: str | None, *, whole: bool
+    ) -> Draft:
         keys = [value for name, value in request.fields if name == KEY]
         payload = Payload(
             request.secure,
@@ -124,6 +144,7 @@ class Boundary:
             body,
             whole,
             request.approve_within_s,
+            within=within,
         )
 
 

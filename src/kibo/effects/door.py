@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from kibo.box.forwards import Forward, forwards
-from kibo.box.policy import Allow, Rule, find_approval, find_effect
+from kibo.box.policy import Allow, Rule, find_approval, find_effect, says_irreversible
 from kibo.effects import socks
 from kibo.effects.authority import Authority
 from kibo.effects.boundary import Boundary
@@ -26,6 +26,7 @@ from kibo.effects.notices import Notices
 from kibo.effects.outbox import Outbox
 from kibo.effects.unopened import asked_host, carry, check_unopened
 from kibo.effects.upstream import Leftover, Upstream, relay
+from kibo.effects.window import Window
 from kibo.effects.wires import Plain, Tls, Wire
 from kibo.model.asker import Asker
 
@@ -119,6 +120,10 @@ class Door:
     def asker(self, asker: Asker) -> None:
         self._boundary.asker = asker
 
+    def enter(self, window: Window) -> None:
+        """Notes that what the box asks for is part of a call, for as long as a window is open."""
+        self._boundary.enter(window)
+
     async def open(self) -> None:
         """Starts to accept connections."""
         listeners = {self._listener: self._serve}
@@ -137,6 +142,7 @@ class Door:
         await asyncio.gather(*connections, return_exceptions=True)
         self._upstream.close()
         self._notices.close()
+        self._boundary.close()
 
     async def _attend(
         self,
@@ -334,6 +340,9 @@ class Door:
         request = await self._request(client, head, rule, effect, host, port, secure=secure)
         if effect != "read":
             request.approve_within_s = find_approval(self._telling, host, port, methods, path)
+        # What a connection becomes would go on after the action.
+        never = says_irreversible(self._telling, host, port, methods, path)
+        request.always_held = head.upgrade or never
         answer = await self._boundary.send(request, client.interim)
         try:
             if answer.upgraded is not None:

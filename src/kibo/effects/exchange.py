@@ -65,6 +65,7 @@ class Request:
         secrets: Those that its host may receive.
         fillable: Whether they go into the body, too.
         gone: Returns when the box's side has ended.
+        always_held: Whether a fork holds it even within an action that can be undone.
     """
 
     rule: Allow
@@ -82,6 +83,7 @@ class Request:
     secrets: Sequence[SecretValue] = ()
     fillable: bool = False
     gone: Callable[[], Awaitable[None]] | None = None
+    always_held: bool = False
 
 
 async def gather(request: Request, interim: Interim, most: int) -> tuple[bytes, AsyncIterator[bytes] | None]:

@@ -32,6 +32,7 @@ from kibo.effects.notices import Notices
 from kibo.effects.outbox import Outbox, Place
 from kibo.effects.packed import PackedRule
 from kibo.effects.upstream import trusting
+from kibo.effects.window import Window
 from kibo.model.asker import NOBODY, Asker
 from kibo.model.errors import InvalidInput, RuntimeLost
 from kibo.model.ids import GatewayId
@@ -54,7 +55,7 @@ class Order(msgspec.Struct, array_like=True):
 
     `settle` comes with a socket beside it that is closed once what it releases has an outcome. `serve` comes with what
     `beside` lists: the listening socket, those of forwards in their order, the first process and the log, where given.
-    Its number is that of its answer.
+    `within` comes with a socket whose other end is closed once the call is over. Its number is that of its answer.
     """
 
     verb: str
@@ -64,6 +65,8 @@ class Order(msgspec.Struct, array_like=True):
     secrets: list[SecretValue] = []
     beside: list[str] = []
     number: int = 0
+    effect: str = ""
+    lets_out: bool = False
 
 
 class Reply(msgspec.Struct, array_like=True):
@@ -112,6 +115,10 @@ class Desk:
         if order.verb == "settle":
             self._settle(order.name, order.asker, socket.socket(fileno=descriptors[0]))
             return
+        if order.verb == "within":
+            lasts = socket.socket(fileno=descriptors[0])
+            self._enter(order.name, Window(lasts, order.effect, lets_out=order.lets_out))
+            return
         rules = [packed.unpack() for packed in order.rules]
         asks = any(isinstance(rule, Allow) and rule.approve for rule in rules)
         if (order.asker.holds or asks) and self._services.outbox is None:
@@ -139,6 +146,13 @@ class Desk:
             told.close()
         else:
             self._services.outbox.settle(asker.branch, told)
+
+    def _enter(self, box: str, window: Window) -> None:
+        door = self._doors.get(box)
+        if door is None:
+            window.close()
+        else:
+            door.enter(window)
 
     def _ended(self, pidfd: int, box: str, door: Door) -> None:
         asyncio.get_running_loop().remove_reader(pidfd)
@@ -295,6 +309,20 @@ class Forwarder:
             ours.close()
             raise
         return ours
+
+    def within(self, box_id: str, effect: str, lasts: socket.socket, *, lets_out: bool) -> None:
+        """Has a box's requests recorded as part of a call, for as long as that lasts.
+
+        Args:
+            box_id: The box.
+            effect: The call in the ledger.
+            lasts: The call is over once the other end of this is closed. It is duplicated; the caller closes its own.
+            lets_out: Whether they are sent at once, also where the box is in a fork: the call can be undone.
+
+        Raises:
+            RuntimeLost: The process is gone.
+        """
+        self._order(Order("within", str(box_id), effect=str(effect), lets_out=lets_out), [lasts.fileno()])
 
     def stop(self, box_id: str) -> None:
         """Closes a box's door and its connections; one that is not open is fine.

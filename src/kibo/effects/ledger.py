@@ -15,8 +15,20 @@ import msgspec
 from sqlalchemy import bindparam, insert, or_, select, update
 
 from kibo.effects import approvals
-from kibo.effects.lifecycle import OPEN, SENT, Event, State, after, before, reached
-from kibo.effects.records import PACK, UNPACK_FIELDS, UNPACK_PAYLOAD, Draft, Effect, Exact, Outcome, Unsent
+from kibo.effects.lifecycle import OPEN, SENT, STANDING, CallEvent, Event, State, after, before, reached
+from kibo.effects.records import (
+    PACK,
+    UNPACK_CALLED,
+    UNPACK_FIELDS,
+    UNPACK_PAYLOAD,
+    Called,
+    Draft,
+    Effect,
+    Exact,
+    Outcome,
+    Payload,
+    Unsent,
+)
 from kibo.model.clock import moment
 from kibo.model.errors import EffectUnknown, WrongState
 from kibo.model.ids import BranchId, EffectId, InstanceId
@@ -30,11 +42,12 @@ from kibo.store.schema import branches, effects
 T = TypeVar("T")
 
 
-def _is_any(states: Sequence[State]) -> Any:
+def is_any(states: Sequence[State]) -> Any:
+    """Asks for effects in one of some states."""
     return or_(*(effects.c.state == state for state in states))
 
 
-_SHORT: Final = (
+SHORT: Final = (
     effects.c.id,
     effects.c.state,
     effects.c.reason,
@@ -54,8 +67,11 @@ _SHORT: Final = (
     effects.c.due,
     effects.c.approved,
     effects.c.approver,
+    effects.c.action,
+    effects.c.undo,
+    effects.c.within,
 )
-_LONG: Final = (
+LONG: Final = (
     effects.c.head,
     effects.c.body,
     effects.c.whole,
@@ -66,20 +82,18 @@ _LONG: Final = (
 _GIVEN: Final = [column.name for column in effects.columns if column.name != "position"]
 _INSERT: Final = Prepared(insert(effects).values({name: bindparam(name) for name in _GIVEN}))
 _HERE: Final = or_(effects.c.branch == bindparam("branch"), effects.c.origin == bindparam("branch"))
-_ALL: Final = Prepared(select(*_SHORT).order_by(effects.c.position))
-_OF_BRANCH: Final = Prepared(select(*_SHORT).where(_HERE).order_by(effects.c.position))
-_NAMED: Final = Prepared(select(*_SHORT).where(effects.c.id == bindparam("id")))
+_ALL: Final = Prepared(select(*SHORT).order_by(effects.c.position))
+_OF_BRANCH: Final = Prepared(select(*SHORT).where(_HERE).order_by(effects.c.position))
+_NAMED: Final = Prepared(select(*SHORT).where(effects.c.id == bindparam("id")))
 _CALLED: Final = Prepared(
-    select(*_SHORT, *_LONG)
-    .where(effects.c.id >= bindparam("first"), effects.c.id < bindparam("last"))
-    .limit(9)
+    select(*SHORT, *LONG).where(effects.c.id >= bindparam("first"), effects.c.id < bindparam("last")).limit(9)
 )
 _BY_KEY: Final = Prepared(
-    select(*_SHORT, *_LONG)
+    select(*SHORT, *LONG)
     .where(
         effects.c.scope == bindparam("scope"),
         effects.c.key == bindparam("key"),
-        _is_any(SENT),
+        is_any(SENT),
     )
     .order_by(effects.c.position)
     .limit(1)
@@ -97,9 +111,9 @@ _HOLDERS: Final = Prepared(
     .where(effects.c.branch == bindparam("branch"), effects.c.state == "held")
     .distinct()
 )
-_HELD_IN: Final = Prepared(
-    select(*_SHORT)
-    .where(effects.c.branch == bindparam("branch"), effects.c.state == "held")
+_STANDING_IN: Final = Prepared(
+    select(*SHORT)
+    .where(effects.c.branch == bindparam("branch"), is_any(STANDING))
     .order_by(effects.c.position)
 )
 _OPEN_OF: Final = Prepared(
@@ -113,7 +127,7 @@ _OPEN_OF: Final = Prepared(
         effects.c.rule,
         effects.c.secrets,
     )
-    .where(effects.c.gateway == bindparam("gateway"), _is_any(OPEN))
+    .where(effects.c.gateway == bindparam("gateway"), is_any(OPEN))
     .order_by(effects.c.position)
 )
 _BRANCH: Final = Prepared(
@@ -124,23 +138,28 @@ _BRANCH: Final = Prepared(
 #: Of one branch, all at once: each is one event of the table.
 _RELEASE: Final = Prepared(
     update(effects)
-    .where(effects.c.branch == bindparam("old"), _is_any(before("release")))
+    .where(effects.c.branch == bindparam("old"), is_any(before("release")))
     .values(state=after("held", "release"), branch=bindparam("new"), released=bindparam("now"))
 )
 _MOVE: Final = Prepared(
     update(effects)
-    .where(effects.c.branch == bindparam("old"), effects.c.state == "held")
+    .where(effects.c.branch == bindparam("old"), is_any(STANDING))
     .values(branch=bindparam("new"))
 )
 _DROP: Final = Prepared(
     update(effects)
-    .where(effects.c.branch == bindparam("old"), _is_any(before("drop")))
+    .where(effects.c.branch == bindparam("old"), is_any(before("drop")))
     .values(state=reached("drop"), reason=bindparam("why"), ended=bindparam("now"))
 )
 _UNDO: Final = Prepared(
     update(effects)
-    .where(effects.c.origin == bindparam("asked_in"), _is_any(before("fail")))
+    .where(effects.c.origin == bindparam("asked_in"), is_any(before("fail")))
     .values(state=reached("fail"), reason=bindparam("why"), ended=bindparam("now"))
+)
+_BACK: Final = Prepared(
+    update(effects)
+    .where(effects.c.origin == bindparam("asked_in"), effects.c.action.is_not(None), is_any(STANDING))
+    .values(branch=bindparam("new"))
 )
 _ADOPT: Final = Prepared(
     update(effects)
@@ -153,7 +172,7 @@ def _of_dead(event: Event) -> Prepared:
     """One event of all that a dead gateway left in a state for that."""
     return Prepared(
         update(effects)
-        .where(effects.c.gateway == bindparam("old"), _is_any(before(event)))
+        .where(effects.c.gateway == bindparam("old"), is_any(before(event)))
         .values(state=reached(event), reason=bindparam("why"), ended=bindparam("now"))
     )
 
@@ -162,11 +181,11 @@ _DROP_OF_DEAD: Final = _of_dead("drop")
 _LOSE_OF_DEAD: Final = _of_dead("lose")
 
 
-def _step(event: Event, *conditions: Any, **values: Any) -> Prepared:
-    """One event of one effect, if it is in a state for that."""
+def step(event: Event | CallEvent, *conditions: Any, **values: Any) -> Prepared:
+    """Prepares one event of one effect, if it is in a state for that."""
     return Prepared(
         update(effects)
-        .where(effects.c.id == bindparam("effect"), _is_any(before(event)), *conditions)
+        .where(effects.c.id == bindparam("effect"), is_any(before(event)), *conditions)
         .values(state=reached(event), **values)
     )
 
@@ -175,15 +194,20 @@ _ENDED: Final[dict[str, Any]] = {"reason": bindparam("why"), "ended": bindparam(
 _OUTCOME: Final[dict[str, Any]] = {
     name: bindparam(name) for name in ("status", "answer_head", "answer_body", "answer_whole", "ended")
 }
-_STEPS: Final[dict[Event, Prepared]] = {
-    "drop": _step("drop", **_ENDED),
-    "send": _step("send", approvals.ALLOWED_AS_IT_IS, sent=bindparam("now")),
-    "fail": _step("fail", **_ENDED),
-    "lose": _step("lose", **_ENDED),
-    "answer": _step("answer", **_OUTCOME),
-    "confirm": _step("confirm", **_ENDED),
-    "deny": _step("deny", **_ENDED),
+_STEPS: Final[dict[Event | CallEvent, Prepared]] = {
+    "drop": step("drop", **_ENDED),
+    "send": step("send", approvals.ALLOWED_AS_IT_IS, sent=bindparam("now")),
+    "fail": step("fail", **_ENDED),
+    "lose": step("lose", **_ENDED),
+    "answer": step("answer", **_OUTCOME),
+    "confirm": step("confirm", **_ENDED),
+    "deny": step("deny", **_ENDED),
+    "settle": step("settle", **_ENDED),
 }
+VOID: Final = step("void", **_ENDED)
+_FORGET: Final = step("forget", **_ENDED)
+#: A call that is to be undone: its branch has come to nothing.
+OWE: Final = step("owe", reason=bindparam("why"))
 _KEEP: Final = Prepared(
     update(effects)
     .where(effects.c.id == bindparam("effect"), effects.c.state == "done")
@@ -194,54 +218,79 @@ _KEEP: Final = Prepared(
 # -- within the transactions of a history
 
 
-def held(tx: Transaction, branch: str) -> tuple[Effect, ...]:
-    """Lists what a branch holds, in order."""
-    return tuple(_effect(row) for row in tx.rows(_HELD_IN, branch=branch))
+def standing(tx: Transaction, branch: str) -> tuple[Effect, ...]:
+    """Lists what stands or falls with a branch, in order: what it holds, and what was done in it all the same."""
+    return tuple(effect_of(row) for row in tx.rows(_STANDING_IN, branch=branch))
 
 
 def settle(
     tx: Transaction, branch: str, parent: str, effects: tuple[Effect, ...], *, released: bool
 ) -> tuple[Effect, ...]:
-    """Makes the held effects of a committed branch its parent's, in the transaction of the commit.
+    """Makes the effects of a committed branch its parent's, in the transaction of the commit.
 
     Args:
         tx: The transaction, which has locked the branch.
         branch: What is committed.
         parent: Into what.
-        effects: What it holds.
-        released: Whether they may happen now, or once a person has approved them: the parent is a root.
+        effects: What stands in it.
+        released: Whether what it holds may happen now, or once a person has approved it: the parent is a root.
 
     Returns:
-        The effects, as they are now.
+        Those that it held, as they are now.
     """
-    moved = BranchId(parent)
     if not effects:
         return ()
-    if not released:
-        tx.run(_MOVE, old=branch, new=parent)
-        return tuple(replace(each, branch=moved) for each in effects)
-    now = moment()
-    asks = any(each.approve_within_s is not None for each in effects)
-    if asks:
-        approvals.ask(tx, branch, parent, now)
-    tx.run(_RELEASE, old=branch, new=parent, now=now.at_s)
-    if not asks:
-        state = after("held", "release")
-        return tuple(replace(each, branch=moved, state=state, released_s=now.at_s) for each in effects)
-    return tuple(_effect(row) for each in effects for row in tx.rows(_NAMED, id=each.id))
+    moved, now = BranchId(parent), moment()
+    held = [replace(each, branch=moved) for each in effects if each.state == "held"]
+    if released and held:
+        asks = any(each.approve_within_s is not None for each in held)
+        if asks:
+            approvals.ask(tx, branch, parent, now)
+        tx.run(_RELEASE, old=branch, new=parent, now=now.at_s)
+        if asks:
+            held = [effect_of(row) for each in held for row in tx.rows(_NAMED, id=each.id)]
+        else:
+            state = after("held", "release")
+            held = [replace(each, state=state, released_s=now.at_s) for each in held]
+    tx.run(_MOVE, old=branch, new=parent)
+    return tuple(held)
 
 
-def drop(tx: Transaction, branch: str, why: str) -> None:
-    """Drops the held effects of a branch that ends, in the transaction that ends it."""
-    tx.run(_DROP, old=branch, why=why, now=time.time())
+def drop(tx: Transaction, branch: str, why: str, *, fork: bool = True) -> None:
+    """Gives up what stands in a branch that ends, in the transaction that ends it: what waits in it is dropped, calls
+    that can be undone are to be, and those that can have changed nothing are forgotten.
+
+    Args:
+        tx: The transaction.
+        branch: The branch.
+        why: Why it ends.
+        fork: Whether it held what it asked for, so that calls of other classes have changed nothing.
+    """
+    effects = standing(tx, branch)
+    now = time.time()
+    if any(each.state in before("drop") for each in effects):
+        tx.run(_DROP, old=branch, why=why, now=now)
+    for each in effects:
+        if each.undo and each.state == "done":
+            tx.run(OWE, effect=each.id, why=why)
+        elif each.action and not each.undo and fork and each.state in ("sending", "done"):
+            tx.run(VOID if each.state == "sending" else _FORGET, effect=each.id, why=why, now=now)
 
 
-def undo(tx: Transaction, origin: str, why: str) -> None:
-    """Gives up what a commit of a branch has released and nobody has sent: that commit has not happened after all."""
+def undo(tx: Transaction, origin: str, branch: str, why: str) -> None:
+    """Gives up what the commit of a branch has released and nobody has sent: that commit has not happened after all.
+
+    Args:
+        tx: The transaction.
+        origin: Where it was asked for: in that branch, or in one that was committed into it.
+        branch: That branch, which is open again and has what was done there.
+        why: What took the commit.
+    """
     tx.run(_UNDO, asked_in=origin, why=why, now=time.time())
+    tx.run(_BACK, asked_in=origin, new=branch)
 
 
-def _standing(tx: Transaction, branch: str) -> tuple[str, State]:
+def fate(tx: Transaction, branch: str) -> tuple[str, State]:
     """Tells what becomes of an effect that is asked for in a branch, and where it stands.
 
     The branch may have ended since it was asked for. Its row is locked, so that a commit or an abort that comes next
@@ -289,7 +338,7 @@ class Ledger:
         """
 
         def work(tx: Transaction) -> Effect:
-            branch, state = _standing(tx, draft.branch)
+            branch, state = fate(tx, draft.branch)
             now = moment()
             times: dict[str, Any] = {}
             if state == "released" and draft.approve_within_s is not None:
@@ -297,7 +346,7 @@ class Ledger:
                 times = approvals.asking_since(now, draft.approve_within_s)
             elif state != "held":
                 times = {"ended" if state == "dropped" else "released": now.at_s}
-            return _insert(tx, draft, gateway, state, branch, now.at_s, times)
+            return insert_effect(tx, draft, gateway, state, branch, now.at_s, times)
 
         crash.point("effect.before_hold")
         return self._store.write(work)
@@ -317,7 +366,9 @@ class Ledger:
                     details={"scope": draft.scope},
                 )
             now = time.time()
-            return _insert(tx, draft, gateway, "sending", draft.branch, now, {"released": now, "sent": now})
+            return insert_effect(
+                tx, draft, gateway, "sending", draft.branch, now, {"released": now, "sent": now}
+            )
 
         crash.point("effect.before_begin")
         return self._store.write(work)
@@ -325,7 +376,7 @@ class Ledger:
     def sent_with(self, scope: str, key: str) -> Exact | None:
         """Finds what a client's key stands for already: what was sent with it first."""
         row = self._store.read(lambda tx: tx.row(_BY_KEY, scope=scope, key=key))
-        return None if row is None else _exact(row)
+        return None if row is None else exact_of(row)
 
     def send(self, effect: str, digest: str) -> bool:
         """Records that a released one is about to be sent.
@@ -429,7 +480,7 @@ class Ledger:
         rows = self._store.read(
             lambda tx: tx.rows(_ALL) if branch is None else tx.rows(_OF_BRANCH, branch=branch)
         )
-        return [_effect(row) for row in rows]
+        return [effect_of(row) for row in rows]
 
     def waiting(self, branch: str) -> set[str]:
         """Returns the instances of a branch that wait for an effect that it holds."""
@@ -440,7 +491,7 @@ class Ledger:
 
         def work(tx: Transaction) -> list[Effect]:
             rows = (tx.row(_NAMED, id=name) for name in names)
-            return [_effect(row) for row in rows if row is not None]
+            return [effect_of(row) for row in rows if row is not None]
 
         return self._store.read(work)
 
@@ -452,7 +503,7 @@ class Ledger:
         """
         rows = self._store.read(lambda tx: tx.rows(_CALLED, first=ref, last=f"{ref}~"))
         if len(rows) == 1 and ref.startswith(EffectId.prefix):
-            return _exact(rows[0])
+            return exact_of(rows[0])
         names = [row[0] for row in rows] if ref.startswith(EffectId.prefix) else []
         raise EffectUnknown(
             f"{'several effects begin' if names else 'no effect begins'} with {ref!r}",
@@ -467,7 +518,7 @@ class Ledger:
 
         Args:
             ref: See `get`.
-            done: Whether it has happened.
+            done: Whether it has happened. A call in an aborted branch that can be undone is to be, then.
             by: Who says so.
 
         Raises:
@@ -476,8 +527,29 @@ class Ledger:
         """
         found = self.get(ref).effect
         event: Event = "confirm" if done else "deny"
-        if not self._move(found.id, event, f"{by} found that it has{'' if done else ' not'} happened"):
+        why = f"{by} found that it has{'' if done else ' not'} happened"
+
+        def work(tx: Transaction) -> int:
+            moved = tx.run(_STEPS[event], effect=found.id, why=why, now=time.time())
+            if moved and done and found.undo and fate(tx, found.branch)[1] == "dropped":
+                tx.run(OWE, effect=found.id, why=f"{why}, and its branch is aborted")
+            return moved
+
+        crash.point(f"effect.before_{event}")
+        if not self._store.write(work):
             after(self.get(found.id).effect.state, event)
+        return self.get(found.id).effect
+
+    def settle_undone(self, ref: str, *, by: str) -> Effect:
+        """Records that somebody has undone a call that Kibo has not.
+
+        Raises:
+            EffectUnknown: See `get`.
+            WrongState: It is not to be undone.
+        """
+        found = self.get(ref).effect
+        if not self._move(found.id, "settle", f"{by} says that it is undone"):
+            after(self.get(found.id).effect.state, "settle")
         return self.get(found.id).effect
 
     def approve(self, ref: str, *, digest: str, by: str) -> Effect:
@@ -520,16 +592,16 @@ class Ledger:
             raise problem
         return self.get(effect).effect
 
-    def _move(self, effect: str, event: Event, why: str | None = None) -> bool:
+    def _move(self, effect: str, event: Event | CallEvent, why: str | None = None) -> bool:
         more = {} if why is None else {"why": why}
         return self._step(effect, event, now=time.time(), **more)
 
-    def _step(self, effect: str, event: Event, **values: Any) -> bool:
+    def _step(self, effect: str, event: Event | CallEvent, **values: Any) -> bool:
         crash.point(f"effect.before_{event}")
         return bool(self._store.write(lambda tx: tx.run(_STEPS[event], effect=effect, **values)))
 
 
-def _insert(
+def insert_effect(
     tx: Transaction,
     draft: Draft,
     gateway: str,
@@ -558,33 +630,42 @@ def _insert(
         "head": PACK.encode(draft.payload),
         "body": draft.body,
         "whole": int(draft.whole),
+        "action": draft.payload.action if isinstance(draft.payload, Called) else None,
+        "undo": draft.undo,
+        "within": draft.within,
         "created": now,
         "approval_s": draft.approve_within_s,
         "approver": "",
         **times,
     }
     tx.run(_INSERT, **made)
-    return _effect([made[column.name] for column in _SHORT])
+    return effect_of([made[column.name] for column in SHORT])
 
 
-def _effect(row: Sequence[Any]) -> Effect:
+def effect_of(row: Sequence[Any]) -> Effect:
     effect, state, reason, branch, origin, instance, *rest = row
     return Effect(
         EffectId(effect), state, reason, BranchId(branch), BranchId(origin), InstanceId(instance), *rest
     )
 
 
-def _exact(row: Row) -> Exact:
+def exact_of(row: Row) -> Exact:
     short, (head, body, whole, answer_head, answer_body, answer_whole) = (
-        row[: len(_SHORT)],
-        row[len(_SHORT) :],
+        row[: len(SHORT)],
+        row[len(SHORT) :],
     )
-    effect = _effect(short)
+    effect = effect_of(short)
     outcome = None
     if effect.status is not None:
         fields = _unpacked(UNPACK_FIELDS, effect.id, "answer_head", answer_head)
         outcome = Outcome(effect.status, fields, answer_body or b"", bool(answer_whole))
-    payload = _unpacked(UNPACK_PAYLOAD, effect.id, "head", head)
+    elif answer_body is not None:
+        outcome = Outcome(0, [], answer_body, bool(answer_whole))
+    payload: Payload | Called
+    if effect.action is None:
+        payload = _unpacked(UNPACK_PAYLOAD, effect.id, "head", head)
+    else:
+        payload = _unpacked(UNPACK_CALLED, effect.id, "head", head)
     return Exact(effect, payload, body, bool(whole), outcome)
 
 

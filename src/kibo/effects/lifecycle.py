@@ -13,13 +13,30 @@ sent, a person may `refuse` what a person was asked about, and it may `expire`: 
 `sending` is durable before the first byte leaves, and an answer is recorded before it is passed on. So what is found
 `sending` when its gateway has died may have happened or not: it is in doubt, and nothing but an answer from outside,
 which a person or a later look at the server gives, leads out of that. Nothing leads back to `released`.
+
+The call of an action begins at once, `sending`, and may be undone once it is done:
+
+```
+sending ──answer──▶ done ──owe──▶ not_undone ──undo──▶ undoing ──undone──▶ undone
+   │                 ▲ └─forget─▶ dropped ▲ └─settle──────│──────────────────▲
+   ├─lose─▶ in_doubt─┴─confirm            └─────stick─────┘
+   │           └─deny─▶ not_done
+   ├─raise─▶ failed
+   └─void──▶ dropped
+```
+
+`undoing` is durable before what undoes it is called. `void` and `forget` are for calls in a branch that has ended which
+can have changed nothing outside: all that they asked for was held.
 """
 
 from typing import Final, Literal, get_args
 
 from kibo.model.errors import WrongState
 
-State = Literal["held", "asking", "released", "sending", "done", "failed", "in_doubt", "not_done", "dropped"]
+State = Literal[
+    "held", "asking", "released", "sending", "done", "failed", "in_doubt", "not_done", "dropped",
+    "not_undone", "undoing", "undone",
+]  # fmt: skip
 Event = Literal[
     "release",
     "ask",
@@ -34,6 +51,8 @@ Event = Literal[
     "confirm",
     "deny",
 ]
+#: Those of calls alone.
+CallEvent = Literal["raise", "void", "forget", "owe", "undo", "undone", "stick", "settle"]
 
 STATES: Final[tuple[State, ...]] = get_args(State)
 MOVES: Final[dict[tuple[State, Event], State]] = {
@@ -55,19 +74,33 @@ MOVES: Final[dict[tuple[State, Event], State]] = {
     ("in_doubt", "confirm"): "done",
     ("in_doubt", "deny"): "not_done",
 }
+#: What happens to calls besides.
+CALL_MOVES: Final[dict[tuple[State, CallEvent], State]] = {
+    ("sending", "raise"): "failed",
+    ("sending", "void"): "dropped",
+    ("done", "forget"): "dropped",
+    ("done", "owe"): "not_undone",
+    ("not_undone", "undo"): "undoing",
+    ("not_undone", "settle"): "undone",
+    ("undoing", "undone"): "undone",
+    ("undoing", "stick"): "not_undone",
+}
+_ALL: Final = dict([*MOVES.items(), *CALL_MOVES.items()])
 #: Those of which a request with the same key is a repetition: they have happened, or may have.
 SENT: Final[tuple[State, ...]] = ("sending", "done", "in_doubt")
+#: Those of what has been asked for and may stand or fall with its branch.
+STANDING: Final[tuple[State, ...]] = ("held", "asking", "sending", "done", "in_doubt")
 #: Those that wait for their gateway.
 OPEN: Final[tuple[State, ...]] = ("held", "asking", "released", "sending")
 
 
-def after(state: State, event: Event) -> State:
+def after(state: State, event: Event | CallEvent) -> State:
     """Returns what an effect becomes.
 
     Raises:
         WrongState: That cannot happen to it as it is.
     """
-    found = MOVES.get((state, event))
+    found = _ALL.get((state, event))
     if found is None:
         raise WrongState(
             f"an effect that is {state} cannot {event}",
@@ -77,12 +110,12 @@ def after(state: State, event: Event) -> State:
     return found
 
 
-def before(event: Event) -> tuple[State, ...]:
+def before(event: Event | CallEvent) -> tuple[State, ...]:
     """Returns the states in which something can happen: what a compare-and-set expects."""
-    return tuple(state for state, each in MOVES if each == event)
+    return tuple(state for state, each in _ALL if each == event)
 
 
-def reached(event: Event) -> State:
+def reached(event: Event | CallEvent) -> State:
     """Returns the one state that something leads to."""
     (found,) = {after(state, event) for state in before(event)}
     return found

@@ -399,7 +399,7 @@ class Outbox:
                         answer = await self._send_released(unsent, waiter)
                     else:
                         own = await self.ask(lambda ledger: ledger.get(unsent.id))
-                        answer = repetition(found, own.payload, own.body, whole=own.whole)
+                        answer = repetition(found, own.request, own.body, whole=own.whole)
                         why = f"it repeats {found.effect.id}, and was not sent"
                         await self.ask(lambda ledger: ledger.fail(unsent.id, why))
         except LookupError as error:

@@ -16,7 +16,7 @@ Fields = list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One interaction with the outside world, as the ledger had it when it was read.
+    """One interaction with the outside world, as the ledger had it when it was read: a request, or an action's call.
 
     Attributes:
         id: Its name for ever; servers get it as `Idempotency-Key` where the request brings none.
@@ -26,8 +26,8 @@ class Effect:
         origin: The branch in which it was asked for.
         instance: Who asked.
         effect: Its class: bufferable, reversible or irreversible.
-        method: Of the request.
-        url: Of the request, with placeholders where secrets go.
+        method: Of the request; ``CALL`` for a call.
+        url: Of the request, with placeholders where secrets go; of a call, the action's class and name.
         digest: Of the exact payload.
         created_s: When it was asked for, in seconds since 1970; so the others.
         released_s: When it was allowed to happen, or None.
@@ -39,6 +39,9 @@ class Effect:
         due_s: Until when it waits for its person or, once approved, until when that holds; None while neither.
         approved_s: When it was approved, or None.
         approver: Who approved it; empty as long as nobody has.
+        action: Of a call, the action's class and name; None for a request.
+        undo: Of a call that can be undone, the action that does it.
+        within: Of a request, the recorded call that it was part of.
     """
 
     id: EffectId
@@ -60,6 +63,9 @@ class Effect:
     due_s: float | None = None
     approved_s: float | None = None
     approver: str = ""
+    action: str | None = None
+    undo: str | None = None
+    within: str | None = None
 
     @property
     def waits_for_person(self) -> bool:
@@ -67,6 +73,30 @@ class Effect:
         return self.state == "asking" or (
             self.state == "held" and self.approve_within_s is not None and self.approved_s is None
         )
+
+
+class Called(msgspec.Struct, frozen=True, array_like=True):
+    """Which action was called; its arguments, by name, are the body.
+
+    Attributes:
+        box: The digest of the definition.
+        part: The index of the part that it is an action of.
+        action: Its class and its name.
+    """
+
+    box: str
+    part: int
+    action: str
+
+    @property
+    def method(self) -> bytes:
+        """Stands where a request has its own."""
+        return b"CALL"
+
+    @property
+    def url(self) -> str:
+        """The action."""
+        return self.action
 
 
 class Payload(msgspec.Struct, frozen=True, array_like=True):
@@ -105,10 +135,10 @@ class Payload(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Outcome(NamedTuple):
-    """What the server answered.
+    """What the server answered, or the action returned.
 
     Attributes:
-        status: The status code.
+        status: The status code; 0 for a call.
         fields: Names in lower case.
         body: As far as it was kept.
         whole: Whether that is all of it.
@@ -125,10 +155,15 @@ class Exact:
     """An effect with all that is kept of it."""
 
     effect: Effect
-    payload: Payload
+    payload: Payload | Called
     body: bytes
     whole: bool
     outcome: Outcome | None
+
+    @property
+    def request(self) -> Payload:
+        """What is sent, of a request."""
+        return _request(self.payload)
 
     @property
     def digest(self) -> str:
@@ -137,7 +172,7 @@ class Exact:
 
 
 class Draft(NamedTuple):
-    """What is to be recorded of a request.
+    """What is to be recorded of a request, or of a call.
 
     Attributes:
         id: What the effect is to be called.
@@ -152,6 +187,8 @@ class Draft(NamedTuple):
         body: Its body, or as much of that as is kept.
         whole: Whether that is all of it.
         approve_within_s: How long it may wait for a person who approves it; None where nobody is asked.
+        undo: Of a call that can be undone, the action that does it.
+        within: Of a request, the recorded call that it is part of.
     """
 
     id: EffectId
@@ -162,15 +199,24 @@ class Draft(NamedTuple):
     key: str | None
     rule: bytes
     secrets: bytes
-    payload: Payload
+    payload: Payload | Called
     body: bytes
     whole: bool
     approve_within_s: float | None = None
+    undo: str | None = None
+    within: str | None = None
+
+    @property
+    def request(self) -> Payload:
+        """What is sent, of a request."""
+        return _request(self.payload)
 
     @property
     def digest(self) -> str:
         """Names the payload by what it is."""
-        return payload_digest(PACK.encode(self.payload), self.body)
+        # A call made again of a definition that was mended meanwhile is the same call.
+        called = isinstance(self.payload, Called)
+        return payload_digest(PACK.encode(self.payload.url if called else self.payload), self.body)
 
 
 class Unsent(NamedTuple):
@@ -199,6 +245,11 @@ def payload_digest(head: bytes, body: bytes) -> str:
     return hashlib.blake2b(b"%d:%b%b" % (len(head), head, body), digest_size=32).hexdigest()
 
 
+def _request(payload: Payload | Called) -> Payload:
+    assert isinstance(payload, Payload), "a call is not sent"
+    return payload
+
+
 def key_digest(key: bytes) -> str:
     """Names a client's key, which may be of any length and any bytes."""
     return hashlib.blake2b(key, digest_size=32).hexdigest()
@@ -206,4 +257,5 @@ def key_digest(key: bytes) -> str:
 
 PACK: Final = msgspec.msgpack.Encoder()
 UNPACK_PAYLOAD: Final = msgspec.msgpack.Decoder(Payload)
+UNPACK_CALLED: Final = msgspec.msgpack.Decoder(Called)
 UNPACK_FIELDS: Final = msgspec.msgpack.Decoder(Fields)

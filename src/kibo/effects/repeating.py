@@ -17,7 +17,7 @@ def repetition(found: Exact, now: Payload, body: bytes, *, whole: bool) -> Answe
     Raises:
         Refused: It was another request, or its answer is not known.
     """
-    effect, was, outcome = found.effect, found.payload, found.outcome
+    effect, was, outcome = found.effect, found.request, found.outcome
     if (was.method, was.url, found.body) != (now.method, now.url, body) or not (found.whole and whole):
         raise Refused(
             "422 Unprocessable Content",

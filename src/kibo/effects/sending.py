@@ -69,7 +69,7 @@ def restored(exact: Exact, unsent: Unsent, secrets: list[SecretValue] | None) ->
             if not os.environ.get(name):
                 raise LookupError(f"the secret {name} has no value in the environment of this gateway")
             secrets.append(SecretValue(placeholder, os.environ[name], hosts))
-    payload = exact.payload
+    payload = exact.request
     rule = RULE.decode(unsent.rule).unpack()
     assert isinstance(rule, Allow)
     request = Request(

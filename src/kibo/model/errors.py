@@ -37,6 +37,7 @@ KiboError
 │   ├── ActionRaised            carries the remote type and traceback
 │   ├── InvalidResult           the result is not of the declared type
 │   ├── ActionTimedOut
+│   ├── InDoubt                 an earlier call with its key may have happened
 │   └── ActionExited            the process that ran the action is gone
 ├── Exhausted               a limit was reached
 │   ├── MemoryExceeded
@@ -382,6 +383,12 @@ class ActionExited(ActionFailed):
     """The process that ran the action exited or was killed during it; the instance is over."""
 
     code = "action.exited"
+
+
+class InDoubt(ActionFailed):
+    """A call with the same key was made before, and nobody knows whether it has happened; it is not made again."""
+
+    code = "effect.in_doubt"
 
 
 class ExplorationFailed(KiboError):

@@ -124,6 +124,13 @@ class GatewayId(RandomId):
     prefix = "gw_"
 
 
+class CallerId(RandomId):
+    """One process that calls actions which the ledger records, from its first such call to its end."""
+
+    __slots__ = ()
+    prefix = "call_"
+
+
 class LayerDigest(Id):
     """An immutable file delta, named by the BLAKE2b-256 of its content; made by hashing."""
 

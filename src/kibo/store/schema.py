@@ -35,7 +35,7 @@ from kibo.store.checking import HOLDS
 from kibo.store.lineage import is_list
 
 #: The migration that this code reads and writes. A store that names one unknown here was written by a newer Kibo.
-REVISION: Final = "0004"
+REVISION: Final = "0005"
 
 metadata: Final = MetaData()
 
@@ -217,9 +217,16 @@ effects: Final = Table(
     Column("approved", Double, info=_TIME),
     Column("approver", _text(200), nullable=False, server_default=""),
     Column("approved_digest", _text(64)),  # of the payload that was approved
+    Column("action", _text(200)),  # of a call, its class and its name; null for a request
+    Column("undo", _text(200)),  # of a call that can be undone, the action that does it
+    Column("within", _key()),  # of a request, the recorded call that it was part of
     Index("ix_effects_branch", "branch", "state"),
     Index("ix_effects_origin", "origin"),
     Index("ix_effects_gateway", "gateway", "state"),
     Index("ix_effects_key", "scope", "key"),
+    Index("ix_effects_within", "within"),
     sqlite_autoincrement=True,
 )
+
+#: Keys of calls that were ever made, by the digest of scope and key: what those who call with one key lock, one by one.
+call_keys: Final = Table("call_keys", metadata, Column("name", _text(64), primary_key=True))
