@@ -38,6 +38,7 @@ from kibo.runtime.forking import Live
 from kibo.runtime.handle import Change
 from kibo.runtime.images.environment import build_environment
 from kibo.runtime.instance import Forks, finalizer, hand_over
+from kibo.runtime.recording import perform
 from kibo.runtime.states import Launched, Launching, Spawned, State, States
 from kibo.runtime.states import Progress as BuildProgress
 from kibo.wiring import Runtime, runtime
@@ -342,6 +343,8 @@ class _BoundAction:
         return self._call(args, kwargs)
 
     async def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if self._spec.recorded:
+            return await perform(self._instance, self._spec, args, kwargs)
         return await self._instance._conversation.call(self._spec, args, kwargs)
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import leftovers
-from kibo.effects.records import Effect
+from kibo.effects.recorder import unpacked
+from kibo.effects.records import Effect, Exact
 from kibo.wiring.branches import Records
 from own_runtimes import link_layers
 from running_till import Till
@@ -21,6 +22,7 @@ from running_till import Till
 pytestmark = pytest.mark.fault
 
 PROGRAM = Path(__file__).with_name("effects_user.py")
+UNDOING = Path(__file__).with_name("undoing_user.py")
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +48,11 @@ def home(built: Path) -> Iterator[Path]:
     shutil.rmtree(place)
 
 
-def run(home: Path, till: Till, what: str, crash: str = "") -> int:
+def run(home: Path, till: Till, what: str, crash: str = "", program: Path = PROGRAM) -> int:
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "KIBO_HOME": str(home)}
     if crash:
         variables["KIBO_CRASH_AT"] = crash
-    command = [sys.executable, PROGRAM, till.address, what]
+    command = [sys.executable, program, till.address, what]
     return subprocess.run(command, env=variables, timeout=50, stdout=subprocess.DEVNULL).returncode
 
 
@@ -126,3 +128,85 @@ def test_wherever_it_is_killed_nothing_is_paid_that_nobody_has_approved_and_what
         records.close()
     assert (len(shop.paid), effect.state) == (paid, state)
     assert bool(effect.approver) == (state != "dropped")
+
+
+def calls(home: Path) -> list[Exact]:
+    """Returns the recorded calls, as the next program of the state directory finds them."""
+    records = Records(home)
+    try:
+        return [records.ledger.get(each.id) for each in records.ledger.listed() if each.action]
+    finally:
+        records.close()
+
+
+def rooms(shop: Till, what: str) -> list[str]:
+    return [path.split("/")[2] for path in shop.paid if path.startswith(f"/{what}/")]
+
+
+@pytest.mark.parametrize(
+    ("crash", "states"),
+    [
+        ("call.before_answer:2", ["not_undone", "in_doubt"]),
+        ("abort.before_commit", ["not_undone", "not_undone"]),
+        ("undo.owed", ["not_undone", "not_undone"]),
+        ("undo.called", ["not_undone", "not_undone"]),
+        ("undo.claimed:2", ["not_undone", "undone"]),
+    ],
+)
+def test_wherever_a_program_is_killed_what_its_fork_took_is_undone_once_or_said_to_be_left(
+    home: Path, shop: Till, crash: str, states: list[str]
+) -> None:
+    run(home, shop, "abort", crash, UNDOING)
+    for _ in range(2):
+        found = calls(home)
+        assert [each.effect.state for each in found] == states
+    left = {unpacked(each.body)["room"] for each in found if each.effect.state in ("not_undone", "in_doubt")}
+    taken, freed = rooms(shop, "take"), rooms(shop, "free")
+    assert len(freed) == len(set(freed))
+    assert set(taken) - set(freed) <= left
+
+
+@pytest.mark.parametrize(
+    ("crash", "states"),
+    [
+        ("commit.recorded", ["not_undone", "done"]),
+        ("undo.owed", ["not_undone", "done"]),
+    ],
+)
+def test_a_program_killed_in_a_commit_keeps_what_was_committed_and_leaves_the_rest_to_be_undone(
+    home: Path, shop: Till, crash: str, states: list[str]
+) -> None:
+    run(home, shop, "commit", crash, UNDOING)
+    for _ in range(2):
+        assert [each.effect.state for each in calls(home)] == states
+    assert rooms(shop, "free") == []
+
+
+def test_ctrl_c_while_something_is_undone_leaves_nothing_unsaid(home: Path, shop: Till) -> None:
+    assert run(home, shop, "interrupted", program=UNDOING) != 0
+    found = [each.effect for each in calls(home)]
+    assert [each.state for each in found] == ["not_undone", "not_undone"]
+    assert "interrupted" in found[1].reason
+    assert rooms(shop, "free") == ["endless"]
+
+
+def test_what_cannot_be_undone_because_its_gateway_is_dead_is_said(home: Path, shop: Till) -> None:
+    assert run(home, shop, "gateway_dies", program=UNDOING) == 0
+    assert [each.effect.state for each in calls(home)] == ["not_undone"]
+
+
+@pytest.mark.parametrize(
+    ("crash", "state", "ordered"),
+    [
+        ("effect.sending", "in_doubt", 0),  # the gateway
+        ("call.before_answer", "in_doubt", 1),
+    ],
+)
+def test_what_is_ordered_with_a_key_is_ordered_once_or_in_doubt_whatever_is_killed(
+    home: Path, shop: Till, crash: str, state: str, ordered: int
+) -> None:
+    run(home, shop, "order", crash, UNDOING)
+    for _ in range(2):
+        run(home, shop, "order", program=UNDOING)
+        assert [each.effect.state for each in calls(home)] == [state]
+        assert len(shop.paid) == ordered

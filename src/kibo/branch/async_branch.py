@@ -11,7 +11,7 @@ from kibo.box.define import Box
 from kibo.branch.deltas import BranchChange
 from kibo.branch.face import EVERYTHING, BranchFace, InstanceT, Onto
 from kibo.branch.hostdir.apply import Applied
-from kibo.branch.records import Committed, SnapshotRecord, Status
+from kibo.branch.records import Committed, SnapshotRecord, Status, Undone
 from kibo.effects.records import Effect
 from kibo.runtime.forking import Live
 from kibo.runtime.states import Progress
@@ -78,9 +78,9 @@ class AsyncBranch(BranchFace[InstanceT]):
         """
         return await self._running.merge(resolver, None)
 
-    async def abort(self) -> None:
+    async def abort(self) -> Undone:
         """Ends it and all that was forked from it. Cancelled, it is carried out all the same. Idempotent."""
-        await self._running.abort()
+        return await self._running.abort()
 
     async def snapshot(self, label: str = "") -> SnapshotRecord:
         """Seals what it is, to come back to. Cancelled, there is none, or it is returned."""

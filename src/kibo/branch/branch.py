@@ -11,7 +11,7 @@ from kibo.box.define import Box
 from kibo.branch.deltas import BranchChange
 from kibo.branch.face import EVERYTHING, BranchFace, Onto
 from kibo.branch.hostdir.apply import Applied
-from kibo.branch.records import Committed, SnapshotRecord, Status
+from kibo.branch.records import Committed, SnapshotRecord, Status, Undone
 from kibo.effects.records import Effect
 from kibo.runtime.forking import Live
 from kibo.runtime.instance import Instance
@@ -138,9 +138,15 @@ class Branch(BranchFace[Instance]):
         """
         return run(self._running.merge(resolver, None))
 
-    def abort(self) -> None:
-        """Ends it and all that was forked from it. A call that runs in it raises at once. Idempotent."""
-        run(self._running.abort())
+    def abort(self) -> Undone:
+        """Ends it and all that was forked from it. A call that runs in it raises at once. Idempotent.
+
+        What was done in it by actions that can be undone is undone, the newest first, before its instances end.
+
+        Returns:
+            What was to be undone, and what came of it. What is left is logged as a warning, too, and in `kibo effects`.
+        """
+        return run(self._running.abort())
 
     def snapshot(self, label: str = "") -> SnapshotRecord:
         """Seals what it is, to come back to. Where nothing has changed, its last snapshot is returned.

@@ -18,6 +18,7 @@ from kibo.branch.owning import Owner
 from kibo.branch.repeating import Repeating
 from kibo.branch.watching import DiskWatch
 from kibo.effects.ledger import Ledger
+from kibo.effects.recorder import Recorder
 from kibo.runtime.egress import Egress
 from kibo.runtime.layers.store import flush_file_system
 from kibo.runtime.states import Progress, Spawned, State, States
@@ -95,6 +96,7 @@ class Family:
         running: The branches of this process by their ids, of all trees, for as long as somebody has them.
         egress: The way out of instances.
         keeper: Of files in a workspace that boxes are to own, by whether they run as root; None for this user's own.
+        recorder: Records calls of actions.
         lock: Held while branches of the tree begin or end.
         ledger: What instances have asked the outside world for.
     """
@@ -111,6 +113,7 @@ class Family:
     running: MutableMapping[str, Any]
     egress: Egress
     keeper: Callable[[bool], tuple[int, int] | None]
+    recorder: Recorder
     lock: AbstractAsyncContextManager[object] = field(init=False)
     ledger: Ledger = field(init=False)
 

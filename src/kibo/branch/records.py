@@ -96,6 +96,23 @@ class SnapshotRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Undone:
+    """What has come of the actions that a branch that ended had done, and that can be undone.
+
+    Attributes:
+        effects: Each call, the newest first: undone; not undone, with the reason; or in doubt whether it has happened.
+    """
+
+    effects: tuple[Effect, ...] = ()
+
+    @property
+    def left(self) -> tuple[Effect, ...]:
+        """Those that are not undone; `kibo effects` has them until somebody says that they are."""
+        over = ("undone", "not_done", "failed")
+        return tuple(each for each in self.effects if each.state not in over)
+
+
+@dataclass(frozen=True, slots=True)
 class Committed:
     """What a commit did.
 
@@ -108,6 +125,7 @@ class Committed:
         effects: What the branch was holding, in order, as it stood when this was told: released where the parent is a
             root, and with its outcome where that was known in time, or asking where it waits for a person; held by the
             parent otherwise.
+        undone: What branches had done that became stale by it, and what came of undoing that.
     """
 
     branch: BranchId
@@ -116,6 +134,7 @@ class Committed:
     before: SnapshotId
     fast_forward: bool
     effects: tuple[Effect, ...] = ()
+    undone: Undone = Undone()
 
 
 def written(world: World) -> str:

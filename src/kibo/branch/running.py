@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 from kibo.box.define import Box
 from kibo.branch import joining
 from kibo.branch.deltas import BranchChange
+from kibo.branch.ending import Ending
 from kibo.branch.family import Family
 from kibo.branch.hostdir.apply import Applied
 from kibo.branch.hostdir.freeze import freeze
@@ -25,7 +26,7 @@ from kibo.branch.hostdir.staging import HOST_BITS
 from kibo.branch.marks import numbered
 from kibo.branch.members import Member, described, turns, turns_or_boundary
 from kibo.branch.points import Points, refuse_running
-from kibo.branch.records import BranchRecord, Committed, SnapshotRecord, Status
+from kibo.branch.records import BranchRecord, Committed, SnapshotRecord, Status, Undone
 from kibo.branch.releasing import Releasing, asker_for
 from kibo.branch.worlds import InstanceWorld, World, to_json, world_of
 from kibo.effects.records import Effect
@@ -42,16 +43,13 @@ from kibo.model.errors import (
 from kibo.model.ids import BranchId
 from kibo.runtime import forking
 from kibo.runtime.forking import Live, Point
-from kibo.runtime.instance import adopt, conversation_of, give_up, spawned_of, was_destroyed
-from kibo.runtime.orders import Orders
+from kibo.runtime.instance import adopt, conversation_of, spawned_of, was_destroyed
 from kibo.runtime.states import Progress, Spawned
 from kibo.runtime.trees.conflict import Resolver
 from kibo.store.crash import point as crash_point
 
 #: Why nothing runs in a branch any more.
 Ended = Literal["committed", "aborted", "stale", "closed"]
-#: Those that were told to end instances.
-Stopping = set[Orders]
 NOT_THERE: Final = "the branch that was committed does not have it"
 
 
@@ -92,6 +90,8 @@ class RunningBranch:
         self._forks = 0
         #: Why nothing runs in it any more; empty while it does.
         self._ended: Ended | Literal[""] = ""
+        #: Whether it has ended, and its instances have undone what it had done, or are at it: they end with that.
+        self._undoes = False
         family.running[self.id] = self
         if parent is None:
             family.owner.begin(self.id)
@@ -343,10 +343,29 @@ class RunningBranch:
         if overwrite and self._ended == "stale":
             return await self._join(lambda base, ours, theirs: dict(theirs), overwrite=True)
         self._check()
-        parent, waiting = self.parent, self.family.waiting
         if self._elsewhere is not None:
-            await waiting.aside(partial(self._refuse_running, self._elsewhere))
+            await self.family.waiting.aside(partial(self._refuse_running, self._elsewhere))
         await self.releasing.bury()
+        async with self._ending() as ending:
+            done, told = await self._commit_unmoved(ending, overwrite=overwrite)
+            await ending.stop()
+            done = await self.releasing.outcomes(done, told)
+        return replace(done, undone=ending.undone)
+
+    @asynccontextmanager
+    async def _ending(self) -> AsyncIterator[Ending]:
+        """Undoes at the end of a block, however it ends, what branches had done that it made stale."""
+        ending = Ending(self.family)
+        try:
+            yield ending
+        finally:
+            if ending.spares:
+                await self.family.waiting.whole(ending.undo(stale=True))
+
+    async def _commit_unmoved(
+        self, ending: Ending, *, overwrite: bool
+    ) -> tuple[Committed, socket.socket | None]:
+        parent, waiting = self.parent, self.family.waiting
         members, theirs = list(self.members.values()), list(parent.members.values()) if parent else []
         async with (
             turns_or_boundary(members, self._at_boundary) as busy,
@@ -361,10 +380,11 @@ class RunningBranch:
                 done = await waiting.aside(lambda: self._record_commit(world, overwrite=overwrite))
                 crash_point("commit.recorded")
                 self._note_sealed(world, done.head)
-                stopping = self._stop("committed") if parent is None else parent._take_over(self, world)
-                told = await waiting.aside(lambda: self._tell_gateway(done))
-        await self._silence(stopping)
-        return await self.releasing.outcomes(done, told)
+                if parent is None:
+                    self._stop("committed", ending)
+                else:
+                    parent._take_over(self, world, ending)
+                return done, await waiting.aside(lambda: self._tell_gateway(done))
 
     # -- effects
 
@@ -413,7 +433,7 @@ class RunningBranch:
         """Gives the parent a world that is made of three: of the base, of its own and of this branch's."""
         if self._ended != "stale":
             self._check()
-        family, parent = self.family, self.parent
+        parent = self.parent
         if parent is None:
             raise WrongState(
                 f"branch {self.id} has no parent that runs in this process",
@@ -422,6 +442,17 @@ class RunningBranch:
             )
         parent._check()
         await self.releasing.bury()
+        async with self._ending() as ending:
+            done, told = await self._join_held(decide, ending, overwrite=overwrite)
+            await ending.stop()
+            done = await self.releasing.outcomes(done, told)
+        return replace(done, undone=ending.undone)
+
+    async def _join_held(
+        self, decide: Callable[[World, World, World], World], ending: Ending, *, overwrite: bool
+    ) -> tuple[Committed, socket.socket | None]:
+        family, parent = self.family, self.parent
+        assert parent is not None
         async with (
             turns_or_boundary(self.members.values(), self._refuse_boundary),
             turns_or_boundary(parent.members.values(), self._parents_boundary),
@@ -449,15 +480,14 @@ class RunningBranch:
                         )
                     )
                     crash_point("merge.recorded")
-                    stopping = parent._become_merged(self, kept, fresh, merged)
+                    parent._become_merged(self, kept, fresh, merged, ending)
                     told = await family.waiting.aside(lambda: self._tell_gateway(done))
             except BaseException:
                 for spawned in fresh.values():
                     forking.discard(spawned)
                 raise
             family.flusher.add(done.head)
-        await self._silence(stopping)
-        return await self.releasing.outcomes(done, told)
+            return done, told
 
     def _record_merge(self, world: World, heads: tuple[str, str]) -> Committed:
         self.releasing.drop_lost(stale=self._ended == "stale")
@@ -501,18 +531,27 @@ class RunningBranch:
         record = self.family.history.get(self.id)
         return self.family.history.get_snapshot(str(record.base))
 
-    async def abort(self) -> None:
+    async def abort(self) -> Undone:
         """Ends the branch and all below it; see `Branch.abort`."""
-        await self.family.waiting.whole(self._abort())
+        return await self.family.waiting.whole(self._abort())
 
-    async def _abort(self) -> None:
+    async def _abort(self) -> Undone:
         if self._ended in ("committed", "aborted", "closed"):
-            return
-        async with self.family.lock:
-            await self._silence(self._stop("aborted"))
-            world = self._world_now()
-            await self.family.waiting.aside(lambda: self._record_abort(world))
+            return Undone()
+        ending = Ending(self.family)
+        try:
+            async with self.family.lock:
+                self._stop("aborted", ending)
+                await ending.silence()
+                world = self._world_now()
+                await self.family.waiting.aside(lambda: self._record_abort(world))
+            await ending.undo(stale=False)
+        finally:
+            ending.kill_spared()
+            if self.parent is None:
+                self.family.owner.end(self.id)
         self._let_go()
+        return ending.undone
 
     def _record_abort(self, world: World) -> None:
         history = self.family.history
@@ -542,13 +581,15 @@ class RunningBranch:
 
     async def _close(self, *, keep: bool) -> None:
         waiting = self.family.waiting
-        self._stop("closed")
+        self._stop("closed", Ending(self.family))
         for member in self.members.values():
             await member.talk.destroy()
         try:
             if keep:
                 await self._snapshot_left()
                 crash_point("close.sealed")
+                if not self._is_root and self.family.recorder.used:
+                    await waiting.aside(lambda: self.family.recorder.calls.keep(self.id))
                 if self._is_root:
                     await waiting.aside(lambda: self.family.history.finish(self.id, epoch=self._epoch))
             self._let_go()
@@ -600,15 +641,14 @@ class RunningBranch:
         names, deltas = self.members.keys(), self.family.deltas
         return names != self._sealed_names or any(each.changed(deltas) for each in self.members.values())
 
-    def _take_over(self, winner: RunningBranch, world: World) -> Stopping:
+    def _take_over(self, winner: RunningBranch, world: World, ending: Ending) -> None:
         """Makes this branch what a committed fork of it is, and ends the others."""
-        stopping: Stopping = set()
         for name, member in winner.members.items():
             self._take_member(name, member, world[name])
         for name in self.members.keys() - winner.members.keys():
-            stopping.add(give_up(self.members.pop(name).face, NOT_THERE))
+            ending.kill(self.members.pop(name).face, NOT_THERE)
         self._sealed_names = set(world)
-        return stopping | self._end_children(winner)
+        self._end_children(winner, ending)
 
     def _take_member(self, name: str, member: Member, sealed: InstanceWorld) -> None:
         mine = self.members.get(name)
@@ -626,9 +666,13 @@ class RunningBranch:
         member.talk.ended = "its branch was committed: its parent has it now"
 
     def _become_merged(
-        self, merged: RunningBranch, kept: set[str], fresh: Mapping[str, Spawned], world: World
-    ) -> Stopping:
-        stopping: Stopping = set()
+        self,
+        merged: RunningBranch,
+        kept: set[str],
+        fresh: Mapping[str, Spawned],
+        world: World,
+        ending: Ending,
+    ) -> None:
         for name in kept:
             self._take_member(name, merged.members[name], world[name])
         for name, spawned in fresh.items():
@@ -639,45 +683,46 @@ class RunningBranch:
                 name, Member(name, face, like.box, like.frozen, like.start, world[name]), world[name]
             )
         for name in self.members.keys() - world.keys():
-            stopping.add(give_up(self.members.pop(name).face, NOT_THERE))
+            ending.kill(self.members.pop(name).face, NOT_THERE)
+        for name in fresh.keys() & merged.members.keys():
+            merged.members[name].talk.successor = self.members[name].talk
         for name, member in self.members.items():
             member.sealed = world[name]
         self._sealed_names = set(world)
-        return stopping | self._end_children(merged)
+        self._end_children(merged, ending)
 
-    def _end_children(self, winner: RunningBranch) -> Stopping:
-        stopping = winner._stop("committed")
+    def _end_children(self, winner: RunningBranch, ending: Ending) -> None:
+        winner._stop("committed", ending)
         for child in self._children:
-            stopping |= child._stop("stale")
+            child._stop("stale", ending)
         # Those of the winner, which have nothing to commit into any more, end with this branch.
         self._children = [child for child in (*self._children, *winner._children) if child is not winner]
-        return stopping
 
-    def _stop(self, why: Ended) -> Stopping:
-        """Ends what runs in it and below it, at once. Returns who was told; see `_silence`."""
-        stopping: Stopping = set()
+    def _stop(self, why: Ended, ending: Ending) -> None:
+        """Ends what runs in it and below it, at once; but for instances that have something to undo first."""
         pending: list[tuple[RunningBranch, Ended]] = [(self, why)]  # trees are deeper than Python's stack
         while pending:
             branch, how = pending.pop()
-            stopping |= branch._stop_alone(how)
+            branch._stop_alone(how, ending)
             pending += [(child, "stale" if how == "committed" else how) for child in branch._children]
-        if self.parent is None and why != "closed":
+        if self.parent is None and why not in ("aborted", "closed"):
             self.family.owner.end(self.id)
-        return stopping
 
-    def _stop_alone(self, why: Ended) -> Stopping:
+    def _stop_alone(self, why: Ended, ending: Ending) -> None:
         if not self._ended or (self._ended == "stale" and why in ("aborted", "committed")):
             self._ended = why
         reason = f"its branch {self.name or self.id} is {self._ended}"
         mine = [
             each for each in self.members.values() if each.face.branch is self.face
         ]  # else its parent's now
-        return {give_up(member.face, reason) for member in mine}
-
-    async def _silence(self, stopping: Stopping) -> None:
-        """Waits until what was stopped is killed. It may still be on its way out, but nothing in it runs on."""
-        for session in stopping:
-            await session.carried_out(self.family.waiting)
+        if self._undoes:
+            return  # they end once that is done
+        if why != "closed" and ending.can_undo(self.id):
+            self._undoes = True
+            ending.spare(self.id, mine, reason)
+        else:
+            for member in mine:
+                ending.kill(member.face, reason)
 
     @contextmanager
     def _saying_why(self) -> Iterator[None]:

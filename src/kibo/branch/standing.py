@@ -29,6 +29,8 @@ from kibo.branch.records import BranchRecord, Committed, SnapshotRecord
 from kibo.branch.retention import Collected
 from kibo.branch.workspaces import write_workspaces
 from kibo.branch.worlds import InstanceWorld, World, layers, to_json, world_of
+from kibo.effects.calls import Calls
+from kibo.effects.records import Effect
 from kibo.model.errors import BranchClosed, InvalidInput, NotFound, WrongState
 from kibo.model.ids import BranchId
 from kibo.runtime.trees.archive import Exported
@@ -63,10 +65,12 @@ class AbortedHere:
     Attributes:
         branches: What was ended, the branch first; empty where it was aborted before.
         process: The process that still runs it, and will be told when it next forks, commits or seals; None for none.
+        to_undo: What was done in them that can be undone, and is not, the newest first.
     """
 
     branches: tuple[BranchId, ...]
     process: int | None
+    to_undo: tuple[Effect, ...] = ()
 
 
 class Standing:
@@ -227,7 +231,9 @@ class Standing:
         """
         branch = self.history.get(ref)
         process = self.process_of(branch)
-        return AbortedHere(tuple(self.history.abort(branch.id)), process)
+        ended = tuple(self.history.abort(branch.id))
+        to_undo = Calls(self.history.store).to_undo(ended)
+        return AbortedHere(ended, process, tuple(exact.effect for exact in to_undo))
 
     # -- the host
 

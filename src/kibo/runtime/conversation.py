@@ -52,6 +52,8 @@ class Conversation(Handle):
         self.acts = 0
         self._numbers = itertools.count(1)
         self._asked: list[Any] = []
+        #: Whether what was asked last is asked of an instance whose branch has ended.
+        self._last = False
 
     @asynccontextmanager
     async def having_turn(self) -> AsyncIterator[None]:
@@ -95,11 +97,33 @@ class Conversation(Handle):
         """Calls an action and returns its checked result."""
         positional, named = spec.check_arguments(args, kwargs)
         async with self.having_turn():
-            request = ["call", next(self._numbers), spec.part, spec.name, positional, named, spec.plain]
-            self.count(spec)
-            await self._send(request)
-            reply = await self._receive(spec, self._limit(spec, timeout_s))
-        return spec.check_result(reply[2])
+            await self.ask_action(spec, positional, named)
+            result = await self.answer_of(spec, timeout_s)
+        return spec.check_result(result)
+
+    async def ask_action(
+        self, spec: ActionSpec, positional: list[Any], named: Mapping[str, Any], *, last: bool = False
+    ) -> None:
+        """Begins an action with arguments that are checked; the caller has the turn, and takes the answer next.
+
+        Args:
+            spec: The action.
+            positional: Its arguments.
+            named: Its arguments by name.
+            last: Whether it is called although the instance's branch has ended.
+
+        Raises:
+            KiboError: It has not begun.
+        """
+        if not last:
+            self.check()
+        self._last = last
+        self.count(spec)
+        await self._send(["call", next(self._numbers), spec.part, spec.name, positional, named, spec.plain])
+
+    async def answer_of(self, spec: ActionSpec, timeout_s: float | None = None) -> Any:
+        """Takes the answer of the action that was begun last, which is not checked yet."""
+        return (await self._receive(spec, self._limit(spec, timeout_s)))[2]
 
     def stream(self, spec: ActionSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ActionItems:
         """Prepares a streaming action, which begins when its first item is asked for."""
@@ -114,7 +138,7 @@ class Conversation(Handle):
         return timeout_s or spec.timeout_s or self.plan.limits.action_s or DEFAULT_ACTION_S
 
     async def _send(self, request: list[Any]) -> None:
-        self.check()
+        self.check_running()
         if self.parked:
             await self._go_on(self.waiting)
         if request[0] != "stop":
@@ -137,6 +161,7 @@ class Conversation(Handle):
             InstanceEnded: It ended.
             GuestViolation: It did not do as it was asked, and was destroyed.
         """
+        self.check()
         number = next(self._numbers)
         await self._send([request, number])
         try:
@@ -152,6 +177,16 @@ class Conversation(Handle):
             raise raised_error(reply[2])
         self._destroy("broke the protocol")
         raise violation(f"its runner did not do as it was asked: {request}")
+
+    async def be_awake(self) -> None:
+        """Has an instance that sleeps since it was forked go on; the caller has the turn.
+
+        Raises:
+            KiboError: It could not.
+        """
+        self.check_running()
+        if self.parked:
+            await self._go_on(self.waiting)
 
     async def _go_on(self, waiting: Waiting) -> None:
         # Whole: it is woken once, and its first word is for whoever woke it.
@@ -249,6 +284,8 @@ class Conversation(Handle):
             raise violation("it answered a call that was not made")
         if reply[0] == "error" and len(reply) == 3 and isinstance(reply[2], dict):
             raise self._raised(spec, reply[2])
+        if reply[0] == "interrupted" and self.ending and not self._last:
+            raise ended_error(self.ending)
         if reply[0] == "interrupted":
             raise self._too_slow(spec, limit_s, "The instance lives on.", "".join(map(str, reply[2:3])))
         known = ("ok", "item", "stopped") if self._asked[0] == "stream" else ("ok",)
@@ -375,6 +412,7 @@ class ActionItems:
             if self._request:
                 request, self._request = self._request, []
                 request[1] = next(talk._numbers)
+                talk.check()
                 talk.count(spec)
                 await talk._send(request)
             reply = await talk._receive(spec, talk._limit(spec, timeout_s))

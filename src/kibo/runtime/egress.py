@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from kibo.box.policy import Rule, Secret
@@ -47,6 +48,11 @@ class Forwarding(Protocol):
     def settle(self, branch: str, asker: Asker) -> socket.socket:
         """Tells that a branch was committed, and what its boxes ask for now. Returns a socket that ends once all that
         this has released has an outcome.
+        """
+
+    def within(self, box_id: str, effect: str, lasts: socket.socket, *, lets_out: bool) -> None:
+        """Tells that a box is within a recorded call until the other end of a socket, of which it takes a copy, is
+        closed; and whether what it asks for meanwhile can be undone, and so is not held.
         """
 
     @property
@@ -149,6 +155,12 @@ class Egress:
             RuntimeLost: The gateway is gone. The next one sends what was released.
         """
         return None if self._forwarding is None else self._forwarding.settle(branch, asker)
+
+    def within(self, box_id: str, effect: str, lasts: socket.socket, *, lets_out: bool) -> None:
+        """See `Forwarding.within`. Nothing where the gateway is gone: nobody gets out of its boxes."""
+        if self._forwarding is not None:
+            with suppress(RuntimeLost):
+                self._forwarding.within(box_id, effect, lasts, lets_out=lets_out)
 
     def lost(self) -> list[str]:
         """Lists what the gateways that have died were called in the ledger, those that were replaced included."""

@@ -45,6 +45,8 @@ class Handle:
         self.instance = instance
         self.waiting = waiting
         self.ended = ""
+        #: Why it is about to end: it goes on for those alone who undo what was done in it.
+        self.ending = ""
 
     def check(self) -> None:
         """Refuses calls once the end is known.
@@ -53,6 +55,12 @@ class Handle:
             InstanceEnded: It is.
             WrongState: This process was forked from the one that holds the instance.
         """
+        self.check_running()
+        if self.ending:
+            raise ended_error(self.ending)
+
+    def check_running(self) -> None:
+        """As `check`, for those who may still call one that is about to end."""
         if self.session.owner_pid != os.getpid():
             raise WrongState(
                 "the instance belongs to the process that this one was forked from",

@@ -21,6 +21,7 @@ from kibo.runtime.files import FileChange, FileInfo, Progress
 from kibo.runtime.forking import Live, Point
 from kibo.runtime.handle import Change, Handle
 from kibo.runtime.orders import Orders
+from kibo.runtime.recording import perform
 from kibo.runtime.states import Spawned
 from kibo.runtime.waiting import Blocking, Waiting, run
 
@@ -432,6 +433,8 @@ class _BoundAction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._spec.streaming:
             return self._stream(args, kwargs)
+        if self._spec.recorded:
+            return run(perform(self._instance, self._spec, args, kwargs))
         return run(self._instance._conversation.call(self._spec, args, kwargs))
 
     def _stream(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Generator[Any, None, Any]:

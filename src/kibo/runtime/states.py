@@ -45,6 +45,7 @@ from kibo.runtime.images.environment import (
 )
 from kibo.runtime.making import Making, make_all
 from kibo.runtime.orders import FORK_S, UNWIND_S, lost
+from kibo.runtime.recording import Recorder
 from kibo.runtime.refusals import refusal_error, violation
 from kibo.runtime.roots import HOST_USR
 from kibo.runtime.servicing import stop_services
@@ -126,9 +127,10 @@ class Spawned:
 class States:
     """The states of one session, by digest. Thread-safe: whoever comes second waits for the first one's build."""
 
-    def __init__(self, session: Session, egress: Egress) -> None:
+    def __init__(self, session: Session, egress: Egress, recorder: Callable[[], Recorder]) -> None:
         self.session = session
         self.egress = egress
+        self._recorder = recorder
         self._ready: dict[str, State] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
@@ -259,6 +261,11 @@ class States:
         """Has a cell made, with a way out if it has one."""
         door = self.door(arguments["id"], wanted, asker) if wanted.egress else None
         return Making(self.session, order, arguments, wanted, door)
+
+    @property
+    def recorder(self) -> Recorder:
+        """What records calls; made for the first that needs it."""
+        return self._recorder()
 
     def door(self, cell: str, wanted: Plan, asker: Asker) -> Door:
         """Makes a way out for a cell."""

@@ -58,7 +58,7 @@ class Runtime:
                     self._states.session.close()
                 with exhausting_disk(self.home):
                     prepare_home(self.home)
-                    self._states = States(Session(self.home), self.egress)
+                    self._states = States(Session(self.home), self.egress, lambda: self.records().recorder)
             return self._states
 
     def build(self, box: Box, progress: Progress | None = None) -> State:

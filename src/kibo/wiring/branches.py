@@ -25,6 +25,7 @@ from kibo.effects.approvals import person
 from kibo.effects.bells import ringing
 from kibo.effects.ledger import Ledger
 from kibo.effects.presence import bury_dead
+from kibo.effects.recorder import Recorder
 from kibo.effects.records import Effect
 from kibo.model.errors import HostUnsupported
 from kibo.runtime.egress import Egress
@@ -55,6 +56,7 @@ class Records:
         self._gateways = home / "gateways"
         # What a gateway left that was killed is told as it is, before anybody asks; the next gateway sends.
         bury_dead(self.ledger, self._gateways, None)
+        self.recorder = Recorder(self.store, home / "callers")
         _end_applies(home)
         sweep(home, self.history)
         self.owner = Owner(home)
@@ -89,6 +91,7 @@ class Records:
             self.running,
             egress,
             _owner,
+            self.recorder,
         )
 
     def ringing(self) -> AbstractContextManager[None]:
@@ -114,6 +117,7 @@ class Records:
         self.watch.close()
         self.flusher.close()
         self.owner.close(self.history)
+        self.recorder.close()
         self.store.close()
 
 

@@ -48,7 +48,7 @@ class World(Protocol):
             BranchClosed: It is not open.
         """
 
-    def abort(self) -> None:
+    def abort(self) -> object:
         """Ends it and what was forked from it. A call that runs in it raises at once. Nothing, where it has ended."""
 
     def waits_at_boundary(self) -> bool:
