@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from e2e.test_cli import Cli, cli, home  # noqa: F401 - fixtures
-from effect_drafts import draft
+from effect_drafts import call, draft
 from kibo.branch.history import History
+from kibo.effects.calls import Calls
 from kibo.effects.ledger import Ledger
-from kibo.effects.records import Outcome
+from kibo.effects.records import PACK, Effect, Outcome
 from kibo.store.database import Store
 
 
@@ -74,3 +75,33 @@ def test_effects_are_listed_shown_to_the_byte_and_resolved(cli: Cli, home: Path,
     )  # fmt: skip
     assert "in doubt" not in cli("effects", "resolve", doubtful.id, "--done", status=75).stdout
     assert "no effect begins" in cli("effects", "show", "eff_zz", status=66).stderr
+
+
+def test_calls_are_shown_and_what_an_abort_leaves_to_undo_is_listed_and_resolved(
+    cli: Cli,  # noqa: F811
+    home: Path,  # noqa: F811
+    ledger: Ledger,
+) -> None:
+    history, calls = History(ledger._store), Calls(ledger._store)
+    main = history.create(name="trip")
+    (fork,) = history.fork(main.id, names=["hotel"])
+    made = calls.begin(call(fork.id, room="1\x1b[2J"), "call_elsewhere")
+    assert isinstance(made, Effect)
+    calls.returned(made.id, PACK.encode({"number": 7, "raw": b"\xff"}))
+
+    aborted = cli("abort", "hotel").stdout
+    assert f"to undo: {made.id[:12]}" in aborted
+    assert "Inn.take, not_undone" in aborted
+    assert "CALL" in cli("effects").stdout
+    shown = cli("effects", "show", made.id).stdout
+    assert f"{made.id}: not_undone, its branch was aborted" in shown
+    assert "undone by free()" in shown
+    assert "Inn.take(room='1\\x1b[2J')" in shown
+    assert "returned  {'number': 7, 'raw': b'\\xff'}" in shown
+    facts = cli.json("effects", "show", made.id)
+    assert (facts["arguments"], facts["result_known"]) == ({"room": "1\x1b[2J"}, True)
+    assert facts["result"]["raw"] == {"base64": "/w=="}
+
+    assert cli("effects", "resolve", made.id, "--undone", "--done", status=65).stderr
+    assert "is undone" in cli("effects", "resolve", made.id, "--undone").stdout
+    assert cli("effects", "resolve", made.id, "--undone", status=75).stderr

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from kibo.cli.branches import counted, records
 from kibo.cli.effects import document
 from kibo.cli.options import Common
 from kibo.cli.output import duration, print_json, print_value, visible
-from kibo.effects.records import Effect, Exact, Fields
+from kibo.effects.recorder import unpacked
+from kibo.effects.records import Called, Effect, Exact, Fields
 
 
 def effects_show(effect: str, /, *, common: Common = Common()) -> None:  # noqa: B008 - frozen
     """Show the exact payload of an effect, with placeholders where secrets go, and the answer to it.
+
+    Of an action's call: its arguments, and what it returned.
 
     Args:
         effect: Its id, or the beginning of its id.
@@ -20,6 +24,12 @@ def effects_show(effect: str, /, *, common: Common = Common()) -> None:  # noqa:
     """
     with records() as here:
         exact = here.ledger.get(effect)
+    if isinstance(exact.payload, Called):
+        if common.json:
+            print_json(document(exact.effect) | _call(exact))
+        else:
+            print_value("\n".join([*facts(exact), *_called(exact)]))
+        return
     if not common.json:
         print_value("\n".join([*facts(exact), "", *payload(exact), *_answered(exact)]))
         return
@@ -27,10 +37,10 @@ def effects_show(effect: str, /, *, common: Common = Common()) -> None:  # noqa:
     print_json(
         document(exact.effect)
         | {
-            "fields": _named(exact.payload.fields),
+            "fields": _named(exact.request.fields),
             "body": exact.body,
             "body_whole": exact.whole,
-            "trailers": _named(exact.payload.trailers),
+            "trailers": _named(exact.request.trailers),
             "answer": None
             if outcome is None
             else {
@@ -55,13 +65,14 @@ def facts(exact: Exact) -> list[str]:
         f"asked     {duration(time.time() - effect.created_s)} ago",
         *_approval(effect),
         f"digest    {effect.digest}",
-        f"to        {visible(effect.url)}",
+        *([f"part of   {effect.within}"] if effect.within else []),
+        *([] if effect.action else [f"to        {visible(effect.url)}"]),
     ]
 
 
 def payload(exact: Exact) -> list[str]:
     """Returns what an effect sends, as lines that are harmless to a terminal."""
-    sent = exact.payload
+    sent = exact.request
     lines = [
         visible(f"{exact.effect.method} {sent.target.decode('latin-1')}"),
         *_shown(sent.fields, exact.body, whole=exact.whole),
@@ -86,6 +97,24 @@ def _approval(effect: Effect) -> list[str]:
     if effect.state == "asking" and effect.due_s is not None:
         return [f"approval  is asked for, for {duration(max(0, effect.due_s - now))} more"]
     return ["approval  is asked for"] if effect.waits_for_person else []
+
+
+def _call(exact: Exact) -> dict[str, Any]:
+    outcome = exact.outcome
+    known = outcome is not None and outcome.whole
+    return {
+        "arguments": unpacked(exact.body),
+        "result": unpacked(outcome.body) if outcome is not None and known else None,
+        "result_known": known,
+    }
+
+
+def _called(exact: Exact) -> list[str]:
+    facts, effect = _call(exact), exact.effect
+    arguments = ", ".join(f"{name}={value!r}" for name, value in facts["arguments"].items())
+    lines = [f"undone by {effect.undo}()"] if effect.undo else []
+    lines += ["", visible(f"{effect.action}({arguments})")]
+    return [*lines, "", f"returned  {visible(repr(facts['result']))}"] if facts["result_known"] else lines
 
 
 def _shown(fields: Fields, body: bytes, *, whole: bool) -> list[str]:
