@@ -18,7 +18,7 @@ import kibo
 import leftovers
 from kibo import Allow, aio, wiring
 from kibo.effects.forwarder import Forwarder
-from kibo.model.errors import BranchStale, InstanceEnded, KiboError, WrongState
+from kibo.model.errors import ActionExited, BranchStale, InstanceEnded, KiboError, WrongState
 from kibo.runtime.instance import conversation_of
 from kibo.runtime.waiting import run
 from own_runtimes import own_runtime
@@ -368,7 +368,8 @@ def test_a_box_that_is_killed_as_it_goes_on_takes_no_other_along(
     assert box.status == "running"  # its order came first
     for pid in guests:
         os.kill(pid, signal.SIGKILL)
-    assert isinstance(ended(looking), InstanceEnded)
+    # Told as ended: before its call had begun, or in the middle of that.
+    assert isinstance(ended(looking), InstanceEnded | ActionExited)
     assert other.look() == "looked"
 
 
