@@ -348,7 +348,7 @@ class RunningBranch:
         await self.releasing.bury()
         async with self._ending() as ending:
             done, told = await self._commit_unmoved(ending, overwrite=overwrite)
-            await ending.stop()
+            await self.family.waiting.whole(ending.stop())
             done = await self.releasing.outcomes(done, told)
         return replace(done, undone=ending.undone)
 
@@ -444,7 +444,7 @@ class RunningBranch:
         await self.releasing.bury()
         async with self._ending() as ending:
             done, told = await self._join_held(decide, ending, overwrite=overwrite)
-            await ending.stop()
+            await self.family.waiting.whole(ending.stop())
             done = await self.releasing.outcomes(done, told)
         return replace(done, undone=ending.undone)
 
