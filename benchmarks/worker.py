@@ -25,6 +25,7 @@ BENCHES = (
     "transfer",
     "starting",
     "gateway",
+    "sessions",
 )
 
 

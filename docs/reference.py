@@ -20,6 +20,8 @@ HELD = {
     " | kibo.runtime.handle: Change | kibo.runtime.files: FileInfo FileChange",
     "Pools": "kibo.runtime.pool: Pool",
     "Branches": "kibo.branch.branch: Branch",
+    "Sessions": "kibo.wiring.sessions: Profile Lease | kibo.effects.sessions.leasing: Saved"
+    " | kibo.effects.sessions.versions: Version",
 }
 SECTIONS = {
     "Args": "Arguments",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kibo.wiring.approving import deny as deny
     from kibo.wiring.branches import branch as branch
     from kibo.wiring.branches import checkout as checkout
+    from kibo.wiring.sessions import session as session
 
 __version__ = "0.1.0"
 
@@ -64,6 +65,7 @@ _PUBLIC = {
     "note": "kibo.branch.explore.inside",
     "on_event": "kibo.box.define",
     "pool": "kibo.wiring",
+    "session": "kibo.wiring.sessions",
     "use": "kibo.box.define",
 }
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from kibo.wiring.async_branches import branch as branch
     from kibo.wiring.async_branches import checkout as checkout
     from kibo.wiring.async_branches import deny as deny
+    from kibo.wiring.async_sessions import session as session
 
 __all__ = [
     "ActionStream",
@@ -63,6 +64,7 @@ __all__ = [
     "checkout",
     "deny",
     "explore",
+    "session",
     "spawn",
 ]
 
@@ -70,12 +72,16 @@ _READ_BYTES = 65536
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("Branch", "approve", "branch", "checkout", "deny"):
-        raise AttributeError(f"module 'kibo.aio' has no attribute {name!r}")
-    # Late: branches bring a database along, which no spawn needs.
-    from kibo.wiring import async_branches
+    # Late: branches and sessions bring a database along, which no spawn needs.
+    if name in ("Branch", "approve", "branch", "checkout", "deny"):
+        from kibo.wiring import async_branches
 
-    return getattr(async_branches, name)
+        return getattr(async_branches, name)
+    if name == "session":
+        from kibo.wiring.async_sessions import session
+
+        return session
+    raise AttributeError(f"module 'kibo.aio' has no attribute {name!r}")
 
 
 def spawn(box: Box, *, name: str = "", progress: BuildProgress | None = None) -> Spawning:

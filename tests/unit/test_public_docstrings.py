@@ -12,6 +12,7 @@ from kibo.branch.branch import Branch
 from kibo.runtime.commandline import Terminal
 from kibo.runtime.instance import Files, Instance, Popen, RunningBox
 from kibo.runtime.pool import Pool
+from kibo.wiring.sessions import Lease, Profile
 
 FACES = [
     Instance,
@@ -21,6 +22,8 @@ FACES = [
     Terminal,
     Pool,
     Branch,
+    Profile,
+    Lease,
     kibo.Box,
     kibo.Budget,
     aio.Instance,
@@ -34,6 +37,7 @@ FUNCTIONS = [
     kibo.checkout,
     kibo.explore,
     kibo.note,
+    kibo.session,
     aio.spawn,
 ]
 RECORDS = [kibo.Env, kibo.Limits, kibo.Service, kibo.Allow, kibo.Deny, kibo.Secret, kibo.Strategy]

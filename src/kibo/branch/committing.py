@@ -23,6 +23,7 @@ from kibo.branch.rows import (
 )
 from kibo.effects import ledger
 from kibo.effects.records import Effect
+from kibo.effects.sessions import versions
 from kibo.model.errors import BranchStale, WrongState
 from kibo.model.ids import BranchId, SnapshotId
 from kibo.store import crash, fencing
@@ -101,8 +102,8 @@ def commit(
     row = fencing.hold(tx, branch, epoch)
     parent = parent_of(row)
     # What is released, or done, moves the parent, also where no file has: its siblings must not be able to add theirs.
-    standing = ledger.standing(tx, branch)
-    row, head = seal(tx, row, world, flushing, anew=bool(standing))
+    standing, saved = ledger.standing(tx, branch), versions.pending(tx, branch)
+    row, head = seal(tx, row, world, flushing, anew=saved or bool(standing))
     crash.point("commit.before_swap")
     claim = _NO_CLAIM if parent_epoch is None else parent_epoch
     swap = {"parent_id": parent, "expected": row.base, "new_head": head.id, "seq": head.seq}
@@ -110,7 +111,7 @@ def commit(
         raise _refused(tx, row, fencing.lock(tx, parent), parent_epoch)
     crash.point("commit.before_close")
     _close(tx, row, head.id)
-    effects = _settle(tx, row, fencing.find(tx, parent), standing) if standing else ()
+    effects = _settle(tx, row, fencing.find(tx, parent), standing) if saved or standing else ()
     crash.point("commit.before_commit")
     return Committed(
         BranchId(branch), BranchId(parent), SnapshotId(head.id), SnapshotId(row.base or ""), True, effects
@@ -128,8 +129,8 @@ def overwrite(
     """Makes the parent what the branch is, wherever it has gone meanwhile. What it was stays named by the new head."""
     row = fencing.hold(tx, branch, epoch)
     parent = _held(tx, parent_of(row), parent_epoch)
-    standing = ledger.standing(tx, branch)
-    row, head = seal(tx, row, world, flushing, anew=bool(standing))
+    standing, saved = ledger.standing(tx, branch), versions.pending(tx, branch)
+    row, head = seal(tx, row, world, flushing, anew=saved or bool(standing))
     moved = parent.head != row.base or parent.dirty
     before = parent.head
     if moved:
@@ -228,6 +229,7 @@ def abort(tx: Transaction, branch: str, epoch: int | None) -> list[BranchId]:
         if row.status == OPEN:
             update_branch(tx, row._replace(status=ABORTED, epoch=row.epoch + 1, closed=now))
             ledger.drop(tx, row.id, "its branch was aborted", fork=row.parent is not None)
+            versions.drop(tx, row.id)
             ended.append(BranchId(row.id))
             crash.point("abort.before_next")
         children = [child for child, _ in tx.rows(_CHILDREN, parent_id=row.id) if child not in met]
@@ -259,7 +261,9 @@ def _settle(
     tx: Transaction, row: BranchRow, parent: BranchRow, standing: tuple[Effect, ...]
 ) -> tuple[Effect, ...]:
     """What the branch did and was holding is the parent's now, and the latter may happen where that is a root."""
-    return ledger.settle(tx, row.id, parent.id, standing, released=parent.parent is None)
+    released = parent.parent is None
+    versions.settle(tx, row.id, parent.id, released=released)
+    return ledger.settle(tx, row.id, parent.id, standing, released=released)
 
 
 def _held(tx: Transaction, parent: str, epoch: int | None) -> BranchRow:

@@ -16,6 +16,7 @@ from sqlalchemy import bindparam, delete, select, update
 
 from kibo.branch.rows import Flushing, update_branch
 from kibo.effects import ledger
+from kibo.effects.sessions import versions
 from kibo.model.errors import StoreDamaged
 from kibo.model.ids import BranchId, SnapshotId
 from kibo.store import crash
@@ -129,6 +130,7 @@ def _recover_tree(tx: Transaction, tree: str, here: Flushing) -> Recovered:
     for branch in sorted(within, key=lambda each: -len(within[each])):
         for origin in within[branch]:
             ledger.undo(tx, origin, branch, "a power cut took the commit that released it")
+            versions.undo(tx, origin)
     names: list[str] = []
     for snapshot in sorted(lost, key=repr):
         names += [f"{where}/{label}" for where, label in tx.rows(_NAMED, what=snapshot)]

@@ -30,6 +30,7 @@ from kibo.branch.records import BranchRecord, Committed, SnapshotRecord, Status,
 from kibo.branch.releasing import Releasing, asker_for
 from kibo.branch.worlds import InstanceWorld, World, to_json, world_of
 from kibo.effects.records import Effect
+from kibo.effects.sessions.content import Manifest
 from kibo.model.asker import Asker
 from kibo.model.errors import (
     BranchClosed,
@@ -84,6 +85,8 @@ class RunningBranch:
         #: On whose behalf its instances ask for something outside.
         self.asker = asker_for(record)
         self.releasing = Releasing(family, record.id)
+        #: What its boxes have loaded of sessions, or saved last: a fork's boxes begin with the same.
+        self.loaded: dict[tuple[str, str], Manifest] = {} if parent is None else dict(parent.loaded)
         #: What it writes with: refused once another process has taken the branch over.
         self._epoch = record.epoch
         self._sealed_names: set[str] = set(base)
@@ -692,6 +695,7 @@ class RunningBranch:
         self._end_children(merged, ending)
 
     def _end_children(self, winner: RunningBranch, ending: Ending) -> None:
+        self.loaded |= winner.loaded
         winner._stop("committed", ending)
         for child in self._children:
             child._stop("stale", ending)

@@ -31,7 +31,8 @@ from kibo.branch.workspaces import write_workspaces
 from kibo.branch.worlds import InstanceWorld, World, layers, to_json, world_of
 from kibo.effects.calls import Calls
 from kibo.effects.records import Effect
-from kibo.model.errors import BranchClosed, InvalidInput, NotFound, WrongState
+from kibo.effects.sessions import versions
+from kibo.model.errors import BranchClosed, Denied, InvalidInput, NotFound, WrongState
 from kibo.model.ids import BranchId
 from kibo.runtime.trees.archive import Exported
 from kibo.runtime.trees.conflict import Resolver
@@ -336,14 +337,27 @@ class Standing:
 
     # -- elsewhere
 
-    def send(self, ref: str, to: Path) -> tuple[SnapshotRecord, Exported]:
+    def send(self, ref: str, to: Path, *, with_sessions: bool = False) -> tuple[SnapshotRecord, Exported]:
         """Writes a snapshot into a file: its log, and all layers that are not of its environments.
 
+        Args:
+            ref: See `point`.
+            to: The file; nothing may be there.
+            with_sessions: Whether it may have the files of sessions that boxes of its tree have loaded.
+
         Raises:
+            Denied: It may have such files, and was not asked for with them.
             SnapshotUnknown, WrongState: As `point` and `world`.
             InvalidInput, FileMissing, HostDiskFull: Nothing was written.
         """
         snapshot = self.point(ref)
+        loaded = self.history.store.read(lambda tx: versions.loaded_into(tx, snapshot.tree))
+        if loaded and not with_sessions:
+            raise Denied(
+                f"boxes of this tree have loaded {', '.join(map(repr, loaded))}: who has the file may be signed in",
+                hint="Export it --with-sessions if that is wanted.",
+                details={"sessions": loaded},
+            )
         return snapshot, send(self.history, self.deltas, snapshot, self._points.world(snapshot), to)
 
     def receive(self, file: Path, name: str = "imported", goal: str = "") -> Received:

@@ -19,6 +19,7 @@ from kibo.model.errors import KiboError
 #: What commands that share a word are about.
 _GROUPS = {
     "effects": "What boxes have asked the outside world to change.",
+    "sessions": "Profiles by which boxes are signed in: who has each, and what waits for a person.",
     "policy": "Look at what boxes may do outside.",
     "snapshot": "Bring snapshots to other machines, and into this one.",
 }

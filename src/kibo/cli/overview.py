@@ -27,6 +27,7 @@ COMMANDS = {
         "snapshot import",
     ),
     "Effects": ("effects", "approve", "deny", "effects show", "effects resolve"),
+    "Sessions": ("sessions", "sessions take", "sessions give", "sessions revoke"),
     "This machine": ("doctor", "gc"),
 }
 

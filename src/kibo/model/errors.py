@@ -19,7 +19,8 @@ KiboError
 │   ├── FileMissing
 │   ├── BranchUnknown
 │   ├── SnapshotUnknown
-│   └── EffectUnknown
+│   ├── EffectUnknown
+│   └── ProfileUnknown          no session of that name is kept
 ├── WrongState              it is there, and not in a state that allows this
 │   ├── InstanceEnded
 │   ├── StateLocked
@@ -27,7 +28,9 @@ KiboError
 │   ├── NotLive                 a live fork was required, and something stands in its way
 │   ├── StoreDamaged            a row of the history is not what it must be
 │   ├── BranchClosed            it was committed or aborted
-│   └── BranchTaken             another writer has taken the branch over
+│   ├── BranchTaken             another writer has taken the branch over
+│   ├── LeaseEnded              a session's lease has ended, or another holds it now
+│   └── ProfileDamaged          a file of a session is not what it was when it was saved
 ├── Conflict                two sides changed the same thing; neither is lost
 │   ├── BranchStale             a sibling, or the parent itself, moved the parent's head first
 │   ├── ReadsChanged            what a branch read has changed since
@@ -45,11 +48,14 @@ KiboError
 │   ├── ProcessesExceeded
 │   ├── HostDiskFull            the host's disk, not the box's share
 │   ├── BudgetSpent             of a tree of branches
+│   ├── ProfileTooLarge         more than a session may hold
 │   └── FrameTooLarge
 ├── Unavailable             lost or too late; another try may find it
 │   ├── WorkspaceChanging
 │   ├── RuntimeLost
 │   ├── StoreUnavailable        the database does not answer
+│   ├── ProfileBusy             another holds a session's lease
+│   ├── PersonTimedOut          a person who was asked did not answer in time
 │   ├── ServiceFailed       a service of the box did not become ready
 │   └── CommandTimedOut
 ├── ExplorationFailed       no strategy of an exploration succeeded
@@ -220,6 +226,12 @@ class EffectUnknown(NotFound):
     code = "effect.unknown"
 
 
+class ProfileUnknown(NotFound):
+    """No session of that name is kept in this state directory."""
+
+    code = "session.unknown"
+
+
 class WrongState(KiboError):
     """It is there, and not in a state that allows this."""
 
@@ -271,6 +283,20 @@ class BranchTaken(WrongState):
     """Another writer has taken the branch over since this one did: nothing of what it asked has happened."""
 
     code = "branch.taken"
+
+
+class LeaseEnded(WrongState):
+    """A session's lease has ended, was revoked, or another holds it since: nothing of what was asked has happened."""
+
+    code = "session.lease_ended"
+    remedy = "Take a new lease, load, and do again what this one was for."
+
+
+class ProfileDamaged(WrongState):
+    """A file of a session is missing, or is not what it was when it was saved; nothing was loaded or merged."""
+
+    code = "session.damaged"
+    retry = "after"
 
 
 class Conflict(KiboError):
@@ -434,6 +460,13 @@ class BudgetSpent(Exhausted):
     code = "limit.budget"
 
 
+class ProfileTooLarge(Exhausted):
+    """A session would hold more files or bytes than one may; nothing of it was kept."""
+
+    code = "limit.session"
+    retry = "never"
+
+
 class FrameTooLarge(Exhausted):
     """A message to or from a box is larger than a frame may be."""
 
@@ -465,6 +498,20 @@ class WorkspaceChanging(Unavailable):
     """A file of a host directory was written again and again while it was being copied; nothing was kept."""
 
     code = "workspace.changing"
+    retry = "safe"
+
+
+class ProfileBusy(Unavailable):
+    """Others held a session's lease for as long as this call waited; `details` say who, and since when."""
+
+    code = "session.busy"
+    retry = "safe"
+
+
+class PersonTimedOut(Unavailable):
+    """A person who was asked has not given a session back in time. The lease is the program's again."""
+
+    code = "session.person_timeout"
     retry = "safe"
 
 

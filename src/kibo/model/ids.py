@@ -131,6 +131,27 @@ class CallerId(RandomId):
     prefix = "call_"
 
 
+class ProfileId(RandomId):
+    """One session's profile: the files by which somebody is signed in."""
+
+    __slots__ = ()
+    prefix = "prof_"
+
+
+class LeaseId(RandomId):
+    """One holder's claim on a profile, from when it is asked for."""
+
+    __slots__ = ()
+    prefix = "lease_"
+
+
+class CopyId(RandomId):
+    """A profile in a directory of a person's."""
+
+    __slots__ = ()
+    prefix = "copy_"
+
+
 class LayerDigest(Id):
     """An immutable file delta, named by the BLAKE2b-256 of its content; made by hashing."""
 

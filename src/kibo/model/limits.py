@@ -124,3 +124,27 @@ STOPPED_STRATEGY_S = 5.0
 
 #: How often a running branch is asked whether it waits at its boundary.
 BOUNDARY_POLL_S = 0.05
+
+#: All files of one session's profile. A browser's, without its caches, has some ten megabytes.
+MAX_PROFILE_BYTES = 256 * MIB
+
+#: Files of one profile: a browser's with its caches has some thousand.
+MAX_PROFILE_FILES = 20_000
+
+#: Versions of a profile that are kept: enough to go back to before a sign-in that went wrong.
+PROFILE_VERSIONS = 10
+
+#: A file of cookies and storage that is merged entry by entry. What is longer is kept whole, as any other file.
+MAX_STORAGE_STATE_BYTES = 8 * MIB
+
+#: How long a lease is left alone without a load, a save or a hand-over, where others wait for it.
+DEFAULT_LEASE_S = 3600.0
+
+#: How often who waits for a lease looks without having been woken: for leases that have been held for too long.
+LEASE_LOOK_S = 2.0
+
+#: How long after a wake-up who waits looks a second time: the kernel tells of a close before it frees the lock.
+LEASE_SETTLE_S = 0.02
+
+#: Saves of one session that may wait for one branch: each names all files of the profile.
+MAX_PENDING_SAVES = 100

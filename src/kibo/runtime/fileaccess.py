@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from kibo.model.errors import FrameTooLarge, GuestViolation, KiboError
+from kibo.model.errors import FileMissing, FrameTooLarge, GuestViolation, KiboError, PathRefused
 from kibo.runtime import wire
 from kibo.runtime.channel import Channel
 from kibo.runtime.files import (
@@ -15,6 +16,7 @@ from kibo.runtime.files import (
     FileInfo,
     FileStream,
     Progress,
+    Take,
     box_path,
     content_of,
     host_files,
@@ -109,6 +111,32 @@ class FileAccess:
             return await self._do(
                 lambda stream: stream.download(self._waiting, place, Path(target), progress)
             )
+
+    async def replace(self, path: str, files: Iterable[tuple[bytes, int, bytes]]) -> None:
+        """Makes a directory that has these files, each a path, a mode and a content, and nothing else.
+
+        Raises:
+            PathRefused: It is the box's root.
+        """
+        place = box_path(path)
+        if os.path.normpath(place).strip("/") == "":
+            raise PathRefused("the root of a box is not replaced", hint="Name a directory in it.")
+        with suppress(FileMissing):
+            await self.remove(place)
+        await self._do(lambda stream: stream.put(self._waiting, place, files))
+
+    async def collect(self, path: str, take: Take) -> None:
+        """Gives what is at and below a path, entry by entry. What `take` raises ends it."""
+        place = box_path(path)
+
+        async def work(stream: FileStream) -> None:
+            try:
+                await stream.collect(self._waiting, place, take)
+            except BaseException:
+                self.close()  # it may still be sending
+                raise
+
+        await self._do(work)
 
     async def watch(self, path: str) -> AsyncGenerator[FileChange, None]:
         """Yields changes in one directory as they happen, until closed."""

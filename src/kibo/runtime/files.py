@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +37,8 @@ BATCH_FILES: Final = 512
 
 #: Called with files and bytes done so far.
 Progress = Callable[[int, int], None]
+#: Called with each entry of a tree: path, mode, kind (``file``, ``more`` of it, ``link``, ``directory``) and content.
+Take = Callable[[bytes, int, str, bytes], None]
 
 
 class FileInfo(Record):
@@ -249,6 +251,31 @@ class FileStream:
             if progress is not None:
                 progress(files, total)
         return files
+
+    async def put(self, waiting: Waiting, target: str, files: Iterable[tuple[bytes, int, bytes]]) -> None:
+        """Makes a directory, and files below it: each a path, a mode and a content."""
+        below = os.fsencode(target)
+        batch: list[list[Any]] = [[below, 0o700, "directory", b""]]
+        size = 0
+        for name, mode, content in files:
+            place = below + b"/" + name
+            if len(content) > PIECE_BYTES:
+                await self.write(waiting, os.fsdecode(place), content, mode)
+                continue
+            batch.append([place, mode, "file", content])
+            size += len(content)
+            if size >= PIECE_BYTES or len(batch) >= BATCH_FILES:
+                await self.ask(waiting, ["put", batch, True])
+                batch, size = [], 0
+        if batch:
+            await self.ask(waiting, ["put", batch, True])
+
+    async def collect(self, waiting: Waiting, source: str, take: Take) -> None:
+        """Gives what is at and below a path, entry by entry, as the box sends it: checked in form alone."""
+        await self.channel.send(waiting, ["get", os.fsencode(source)])
+        while (reply := await self._answer(waiting))[0] == "entries":
+            for name, mode, kind, content in _entries(reply[1]):
+                take(os.fsencode(_safe_name(name)), mode, kind, content)
 
     async def watch(self, waiting: Waiting, path: str) -> None:
         """Asks for the changes in a directory, which `changes` then waits for."""

@@ -62,13 +62,13 @@ def try_lock_directory(path: Path, *, shared: bool = False) -> int | None:
     return _try_lock_found(path, os.O_DIRECTORY | os.O_NOFOLLOW, shared=shared)
 
 
-def try_lock_found(path: Path) -> int | None:
+def try_lock_found(path: Path, *, shared: bool = False) -> int | None:
     """As `try_lock`, where the lock's file is there; it is not made.
 
     Returns:
         A descriptor to close in order to release, or None when another holds the lock, or there is no file.
     """
-    return _try_lock_found(path, 0, shared=False)
+    return _try_lock_found(path, 0, shared=shared)
 
 
 def _try_lock_found(path: Path, flags: int, *, shared: bool) -> int | None:

@@ -30,12 +30,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-from kibo.model.ids import ID_HEX_DIGITS, BranchId, Id, SnapshotId
+from kibo.model.ids import ID_HEX_DIGITS, BranchId, CopyId, Id, LeaseId, ProfileId, SnapshotId
 from kibo.store.checking import HOLDS
 from kibo.store.lineage import is_list
 
 #: The migration that this code reads and writes. A store that names one unknown here was written by a newer Kibo.
-REVISION: Final = "0005"
+REVISION: Final = "0006"
 
 metadata: Final = MetaData()
 
@@ -70,6 +70,9 @@ def _one_of(*words: str) -> dict[str, Any]:
 #: What columns hold besides being of their type, see `kibo.store.checking`.
 _BRANCH: Final = _id_of(BranchId)
 _SNAPSHOT: Final = _id_of(SnapshotId)
+_PROFILE: Final = _id_of(ProfileId)
+_LEASE: Final = _id_of(LeaseId)
+_COPY: Final = _id_of(CopyId)
 #: More entries than any disk holds; sums of two of these are still numbers of every database.
 _COUNT: Final[dict[str, Any]] = {HOLDS: range(1 << 53).__contains__}
 _TIME: Final[dict[str, Any]] = {HOLDS: math.isfinite}
@@ -230,3 +233,94 @@ effects: Final = Table(
 
 #: Keys of calls that were ever made, by the digest of scope and key: what those who call with one key lock, one by one.
 call_keys: Final = Table("call_keys", metadata, Column("name", _text(64), primary_key=True))
+
+#: Sessions: profiles by name. `epoch` grows with each lease that is given; an older holder's save is refused.
+profiles: Final = Table(
+    "profiles",
+    metadata,
+    Column("id", _key(), primary_key=True, info=_PROFILE),
+    Column("name", _text(200), nullable=False, unique=True),
+    Column("epoch", BigInteger, nullable=False, info=_COUNT),
+    Column("version", BigInteger, nullable=False, info=_COUNT),  # the newest; 0 for none
+    Column("created", Double, nullable=False, info=_TIME),
+)
+
+#: What a profile's files were, the newest versions of it.
+profile_versions: Final = Table(
+    "profile_versions",
+    metadata,
+    Column("profile", _key(), primary_key=True, info=_PROFILE),
+    Column("version", BigInteger, primary_key=True, autoincrement=False, info=_COUNT),
+    Column("files", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("author", _text(200), nullable=False),
+    Column("created", Double, nullable=False, info=_TIME),
+)
+
+#: Who holds a profile, and who waits for it, in order of `position`. The first may have it.
+profile_leases: Final = Table(
+    "profile_leases",
+    metadata,
+    Column("position", _position(), primary_key=True, autoincrement=True),
+    Column("id", _key(), nullable=False, unique=True, info=_LEASE),
+    Column("profile", _key(), nullable=False, info=_PROFILE),
+    # asked: for a person; taken: by one
+    Column("state", _key(), nullable=False, info=_one_of("waiting", "held", "asked", "taken")),
+    Column("holder", _text(200), nullable=False),
+    Column("epoch", BigInteger, nullable=False, info=_COUNT),  # 0 while it waits
+    Column("since", Double, nullable=False, info=_TIME),
+    Column("idle_s", Double, nullable=False, info=_TIME),  # how long it may do nothing where others wait
+    Column(
+        "expires", Double, nullable=False, info=_TIME
+    ),  # by the clock that runs since the host's start; so is `until`
+    Column("why", _long(Text(), mysql.LONGTEXT(charset="utf8mb4")), nullable=False),  # what a person is to do
+    Column("until", Double, info=_TIME),
+    Column("copy", _key(), info=_COPY),  # the person's
+    Index("ix_profile_leases_profile", "profile"),
+    sqlite_autoincrement=True,
+)
+
+#: What forks have saved: part of the profile once they are committed into a root.
+profile_saves: Final = Table(
+    "profile_saves",
+    metadata,
+    Column("position", _position(), primary_key=True, autoincrement=True),
+    Column("profile", _key(), nullable=False, info=_PROFILE),
+    Column(
+        "branch", _key(), nullable=False, info=_BRANCH
+    ),  # where it waits: the parent's once its branch is committed
+    Column("origin", _key(), nullable=False, info=_BRANCH),  # where it was saved
+    Column("instance", _text(200), nullable=False),
+    Column("epoch", BigInteger, nullable=False, info=_COUNT),
+    Column(
+        "released", Integer, nullable=False, info=_COUNT
+    ),  # 1: to be merged into the profile by whoever uses it next
+    Column("base", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("files", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("author", _text(200), nullable=False),
+    Column("created", Double, nullable=False, info=_TIME),
+    Index("ix_profile_saves_profile", "profile"),
+    Index("ix_profile_saves_branch", "branch"),
+    sqlite_autoincrement=True,
+)
+
+#: Profiles in directories of people's: what they were when they were taken.
+profile_copies: Final = Table(
+    "profile_copies",
+    metadata,
+    Column("id", _key(), primary_key=True, info=_COPY),
+    Column("profile", _key(), nullable=False, info=_PROFILE),
+    Column("lease", _key(), nullable=False, info=_LEASE),
+    Column("directory", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("person", _text(200), nullable=False),
+    Column("files", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("created", Double, nullable=False, info=_TIME),
+    Index("ix_profile_copies_profile", "profile"),
+)
+
+#: Trees of branches into whose boxes a profile was loaded: their files are not exported unasked.
+profile_trees: Final = Table(
+    "profile_trees",
+    metadata,
+    Column("tree", _key(), primary_key=True, info=_BRANCH),
+    Column("profile", _key(), primary_key=True, info=_PROFILE),
+)

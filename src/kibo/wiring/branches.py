@@ -48,6 +48,7 @@ class Records:
     def __init__(self, home: Path) -> None:
         with exhausting_disk(home):
             prepare_home(home)
+        self.home: Final = home
         self.store = Store.open(f"sqlite:///{home}/history.db")
         self.history = History(self.store)
         for error in self.history.recover().damaged:

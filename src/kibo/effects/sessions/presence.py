@@ -1,0 +1,174 @@
+"""Which holders live, and how those who wait are woken: locked files in one directory, which inotify(7) watches.
+
+Each holder keeps the lock of a file of its lease's name, flock(2), which ends with it however it ends. The kernel tells
+of a file's last close, also of a killed process's, and of its removal: so whoever waits is woken by a release, by a
+death, and by whoever rings the bell, and looks in the store what has become of its wish.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Self
+
+from kibo.model.limits import LEASE_LOOK_S, LEASE_SETTLE_S
+from kibo.store.locking import lock, try_lock_found
+
+#: The file that is closed by whoever has something to tell; see `ringing`.
+BELL: Final = "bell"
+_IN_CLOSE_WRITE: Final = 0x8
+_IN_DELETE: Final = 0x200
+_IN_Q_OVERFLOW: Final = 0x4000
+_EVENT: Final = struct.Struct("iIII")
+
+
+class Presence:
+    """This process's sign of life for one lease. Made before the lease is recorded.
+
+    Args:
+        directory: Where those of one profile are.
+        lease: Its id.
+    """
+
+    def __init__(self, directory: Path, lease: str) -> None:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        self._path: Final = directory / lease
+        self._fd = lock(self._path)
+        self.owner_pid: Final = os.getpid()
+        _living.add(self)
+
+    def end(self) -> None:
+        """Gives the sign up, which wakes those who wait. Idempotent."""
+        if self._fd >= 0 and self.owner_pid == os.getpid():
+            self._path.unlink(missing_ok=True)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Closes the file alone: in a forked child, which holds no lease of its parent's."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+_living: weakref.WeakSet[Presence] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for each in list(_living):
+        each.let_go()
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
+def is_dead(directory: Path, lease: str) -> bool:
+    """Tells whether a lease's holder has ended. Locks are taken shared, so that two who look do not see each other."""
+    fd = try_lock_found(directory / lease, shared=True)
+    if fd is None:
+        return not (directory / lease).exists()
+    os.close(fd)
+    return True
+
+
+def sweep(directory: Path, known: set[str]) -> None:
+    """Removes the files of dead holders that no lease is recorded of."""
+    for name in os.listdir(directory):
+        if name in known or name == BELL:
+            continue
+        # Whoever has just made it, and waits for its lock, finds that the name is gone, and makes it anew.
+        if (fd := try_lock_found(directory / name, shared=True)) is not None:
+            (directory / name).unlink(missing_ok=True)
+            os.close(fd)
+
+
+@contextmanager
+def ringing(directory: Path) -> Iterator[None]:
+    """Wakes those who wait at the end of a block, also where this process is killed in it."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    fd = os.open(directory / BELL, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+class Watch:
+    """Wakes who waits at one profile. Where this user has no inotify instance left, by the clock alone.
+
+    Args:
+        directory: Where its holders' files are.
+
+    Attributes:
+        fds: What to wait for: the first.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        self.fds: tuple[int, ...] = ()
+        self._pause_s, self._longest_s = LEASE_SETTLE_S, LEASE_LOOK_S
+        libc = ctypes.CDLL(None, use_errno=True)
+        fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if fd >= 0 and libc.inotify_add_watch(fd, os.fsencode(directory), _IN_CLOSE_WRITE | _IN_DELETE) >= 0:
+            self.fds = (fd,)
+            return
+        number = ctypes.get_errno()
+        if fd >= 0:
+            os.close(fd)
+        if number not in (errno.EMFILE, errno.ENOSPC):
+            raise OSError(number, os.strerror(number), os.fspath(directory))
+        self.fds = os.pipe()  # says nothing, ever
+        self._longest_s = LEASE_SETTLE_S
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait at most before looking again."""
+        return self._pause_s
+
+    def woken(self, awaited: set[str]) -> bool:
+        """Reads what has happened. What is awaited is looked at now, and once more when the kernel has freed a lock.
+
+        Args:
+            awaited: Names of files.
+
+        Returns:
+            Whether anything of that has happened, or the kernel cannot tell.
+        """
+        found: set[str] = set()
+        try:
+            while data := os.read(self.fds[0], 65536):
+                at = 0
+                while at < len(data):
+                    _, mask, _, length = _EVENT.unpack_from(data, at)
+                    name = data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0")
+                    found |= awaited if mask & _IN_Q_OVERFLOW else {os.fsdecode(name)}
+                    at += _EVENT.size + length
+        except BlockingIOError:
+            pass
+        if not found & awaited:
+            return False
+        self._pause_s = LEASE_SETTLE_S
+        return True
+
+    def slept(self) -> None:
+        """Notes that nothing has."""
+        self._pause_s = self._longest_s
+
+    def close(self) -> None:
+        """Ends it."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = ()
+
+    def __enter__(self) -> Self:
+        """The watch itself: a block closes it at its end."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Closes it."""
+        self.close()
