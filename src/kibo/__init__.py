@@ -90,10 +90,10 @@ def _runtime() -> Spawner:
     return spawner()
 
 
-def _branch(goal: str, *, name: str) -> Any:
+def _branch(goal: str, **options: Any) -> Any:
     from kibo.wiring.branches import branch
 
-    return branch(goal, name=name)
+    return branch(goal, **options)
 
 
 # Here, because definitions know nothing above them: the first `spawn()` wires the runtime in.

@@ -27,11 +27,14 @@ from kibo.box.define import Box
 from kibo.box.plan import plan
 from kibo.box.sums import parts_of, prefix
 from kibo.branch.explore.exploring import explore_async as explore
+from kibo.model.asker import Asker
 from kibo.model.ids import BranchId, InstanceId
+from kibo.model.telling import telling
 from kibo.runtime import forking
 from kibo.runtime.anyio_waiting import AnyioWaiting
 from kibo.runtime.commandline import Command, Completed, Process, Terminal
 from kibo.runtime.conversation import ActionItems, Conversation
+from kibo.runtime.egress import Tape
 from kibo.runtime.fileaccess import FileAccess
 from kibo.runtime.files import FileChange, FileInfo, Progress
 from kibo.runtime.forking import Live
@@ -84,20 +87,29 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'kibo.aio' has no attribute {name!r}")
 
 
-def spawn(box: Box, *, name: str = "", progress: BuildProgress | None = None) -> Spawning:
+def spawn(
+    box: Box,
+    *,
+    name: str = "",
+    progress: BuildProgress | None = None,
+    record: bool | str = False,
+    replay: str | os.PathLike[str] | None = None,
+) -> Spawning:
     """Makes an instance of a box; see `Box.spawn`.
 
     Args:
         box: The definition.
         name: What to call the instance on the command line, besides its id.
         progress: Told of each step where something has to be built; what builds calls it, on any thread.
+        record: Whether to record its traffic, or what to call the recording.
+        replay: The recording that answers in place of servers.
 
     Returns:
         What to await for an instance, or to enter with ``async with``, which destroys the instance at the end.
 
     Cancelling it leaves no instance. A ``launch()`` under way for it is ended; states that are ready stay cached.
     """
-    return Spawning(box, name, progress)
+    return Spawning(box, name, progress, record, replay)
 
 
 async def build(box: Box, progress: BuildProgress | None = None) -> None:
@@ -108,10 +120,19 @@ async def build(box: Box, progress: BuildProgress | None = None) -> None:
 class Spawning:
     """An instance to be: awaitable, and an async context manager."""
 
-    def __init__(self, box: Box, name: str, progress: BuildProgress | None) -> None:
+    def __init__(
+        self,
+        box: Box,
+        name: str,
+        progress: BuildProgress | None,
+        record: bool | str,
+        replay: str | os.PathLike[str] | None,
+    ) -> None:
         self._box = box
         self._name = name
         self._progress = progress
+        self._record = record
+        self._replay = replay
         self._instance: Instance | None = None
 
     def __await__(self) -> Generator[Any, None, Instance]:
@@ -125,20 +146,41 @@ class Spawning:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._instance is not None:
-            await self._instance.destroy()
+            with telling(error):
+                await self._instance.destroy()
 
     async def _spawn(self) -> Instance:
-        home, waiting = runtime(), AnyioWaiting()
+        if self._record or self._replay is not None:
+            return await self._spawn_taped()
+        home = runtime()
         pool = home.pool_of(self._box, self._name)
         if pool is not None:
             # In a thread where it has none ready and makes one.
             ready = pool.spawn() if len(pool) else await anyio.to_thread.run_sync(pool.spawn)
             return Instance(hand_over(ready))
+        return await self._fresh(home, "")
+
+    async def _spawn_taped(self) -> Instance:
+        from kibo.wiring.tapes import begin, bind  # late: few record
+
+        home, waiting = runtime(), AnyioWaiting()
+        tape = await waiting.aside(lambda: begin(home, self._record, self._replay, alone=False))
+        assert tape is not None
+        try:
+            instance = await self._fresh(home, tape.id)
+        except BaseException:
+            tape.drop()
+            raise
+        bind(instance, tape)
+        return instance
+
+    async def _fresh(self, home: Runtime, tape: str) -> Instance:
         spawned = await home.fork(
-            waiting,
+            AnyioWaiting(),
             self._name,
             lambda: _states(home),
-            lambda states: _ensure(states, self._box, self._progress),
+            lambda states: _ensure(states, self._box, self._progress, tape),
+            Asker(tape=tape),
         )
         return Instance(spawned)
 
@@ -149,9 +191,9 @@ async def _states(home: Runtime) -> States:
     return ready if ready is not None else await anyio.to_thread.run_sync(home.states)
 
 
-async def _ensure(states: States, box: Box, progress: BuildProgress | None) -> State:
+async def _ensure(states: States, box: Box, progress: BuildProgress | None, tape: str = "") -> State:
     """Returns the state of a box, building its environments on this loop and launching its parts in a thread."""
-    found = states.find(box.digest)
+    found = states.find(*states.key(box, tape))
     if found is not None:
         return found
     for count in range(1, len(parts_of(box)) + 1):
@@ -171,7 +213,7 @@ async def _ensure(states: States, box: Box, progress: BuildProgress | None) -> S
             progress(event)
 
     try:
-        return await anyio.to_thread.run_sync(states.ensure, box, note, abandon_on_cancel=True)
+        return await anyio.to_thread.run_sync(states.ensure, box, note, tape, abandon_on_cancel=True)
     except anyio.get_cancelled_exc_class():
         # A thread cannot be stopped, but what it waits for can be ended.
         cancelled = True
@@ -233,6 +275,9 @@ class Instance:
     an action runs. What each call takes, returns and raises is said at `kibo.runtime.instance.Instance`.
     """
 
+    #: What was begun for it alone, and ends with it.
+    _tape: Tape | None = None
+
     def __init__(self, spawned: Spawned) -> None:
         session = spawned.states.session
         self._spawned = spawned
@@ -271,7 +316,8 @@ class Instance:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.destroy()
+        with telling(error):
+            await self.destroy()
 
     async def status(self) -> Literal["running", "ended"]:
         """Tells whether it runs."""
@@ -332,6 +378,8 @@ class Instance:
             await self._conversation.destroy()
         finally:
             self._access.close()
+            if self._tape is not None:
+                await AnyioWaiting().aside(self._tape.close)
 
 
 class _BoundAction:

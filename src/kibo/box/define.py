@@ -12,6 +12,8 @@ from kibo.box.policy import Rule, Secret
 from kibo.model.errors import InvalidDefinition, WrongState
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from kibo.box.tools import Format
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -372,13 +374,24 @@ class Box:
     def __deepcopy__(self, memo: object) -> Self:
         return self
 
-    def spawn(self, *, name: str = "", progress: "Callable[[Any], None] | None" = None) -> Any:
+    def spawn(
+        self,
+        *,
+        name: str = "",
+        progress: "Callable[[Any], None] | None" = None,
+        record: bool | str = False,
+        replay: "str | PathLike[str] | None" = None,
+    ) -> Any:
         """Makes an instance, forked from this box's cached state, which is built first where it is not cached.
 
         Args:
             name: What to call it on the command line, besides its id.
             progress: Told of each step where something has to be built, as `kibo.runtime.images.environment` and
                 `kibo.runtime.states` describe them.
+            record: Whether to record what it asks servers for, and what it gets, ``launch()`` and ``resume()``
+                included; or a name for the recording, which replaces one that has it. It is there once the instance
+                has ended. What is forked of it is recorded up to then.
+            replay: The name of a recording, or the path of an exported one, that answers in place of servers.
 
         Returns:
             A proxy that offers the box's actions. It is a context manager; unreferenced, it is destroyed. From cached
@@ -388,10 +401,12 @@ class Box:
             UnmetNeed: A part needs a Box that nothing to its left is.
             BuildFailed: The environment or a `launch()` failed; nothing is left. Retry once the cause is gone.
             HostUnsupported: This host cannot isolate as asked; the hint is the remedy.
+            RecordingUnknown, RecordingInvalid: There is no recording to replay, or it is damaged.
         """
         from kibo.box.spawning import current
 
-        return current().spawn(self, name=name, progress=progress)
+        tape = {"record": record, "replay": replay} if record or replay is not None else {}
+        return current().spawn(self, name=name, progress=progress, **tape)
 
     def tools(self, format: "Format" = "openai") -> list[dict[str, Any]]:
         """Returns the actions as a model provider's tool definitions: names, guidance and arguments, nothing else.

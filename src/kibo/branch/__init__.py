@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -14,11 +15,18 @@ if TYPE_CHECKING:
 
 
 class _Branches(ModuleType):
-    def __call__(self, goal: str = "", *, name: str = "main") -> Branch:
+    def __call__(
+        self,
+        goal: str = "",
+        *,
+        name: str = "main",
+        record: bool | str = False,
+        replay: str | os.PathLike[str] | None = None,
+    ) -> Branch:
         """Begins a tree of branches; see `kibo.wiring.branches.branch`."""
         import kibo
 
-        branch: Branch = kibo._branch(goal, name=name)
+        branch: Branch = kibo._branch(goal, name=name, record=record, replay=replay)
         return branch
 
 

@@ -12,7 +12,9 @@ from kibo.branch.deltas import BranchChange
 from kibo.branch.face import EVERYTHING, BranchFace, InstanceT, Onto
 from kibo.branch.hostdir.apply import Applied
 from kibo.branch.records import Committed, SnapshotRecord, Status, Undone
+from kibo.effects.matching import Unrecorded
 from kibo.effects.records import Effect
+from kibo.model.telling import telling
 from kibo.runtime.forking import Live
 from kibo.runtime.states import Progress
 from kibo.runtime.trees.conflict import Resolver
@@ -38,7 +40,8 @@ class AsyncBranch(BranchFace[InstanceT]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close(keep=error is None or isinstance(error, Exception))
+        with telling(error):
+            await self.close(keep=error is None or isinstance(error, Exception))
 
     async def status(self) -> Status:
         """Tells where it is in its life; see `Branch.status`."""
@@ -93,6 +96,10 @@ class AsyncBranch(BranchFace[InstanceT]):
     async def effects(self) -> list[Effect]:
         """Lists what it has asked the outside world to change, in order, and how each stands; see `Branch.effects`."""
         return await self._running.effects()
+
+    async def unrecorded(self) -> list[Unrecorded]:
+        """Lists what its tree, which replays, has asked for and its recording does not have."""
+        return await self._running.unrecorded()
 
     async def apply(self) -> dict[str, Applied]:
         """Brings the files of its workspaces to the directories of the host.

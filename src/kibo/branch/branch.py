@@ -12,7 +12,9 @@ from kibo.branch.deltas import BranchChange
 from kibo.branch.face import EVERYTHING, BranchFace, Onto
 from kibo.branch.hostdir.apply import Applied
 from kibo.branch.records import Committed, SnapshotRecord, Status, Undone
+from kibo.effects.matching import Unrecorded
 from kibo.effects.records import Effect
+from kibo.model.telling import telling
 from kibo.runtime.forking import Live
 from kibo.runtime.instance import Instance
 from kibo.runtime.states import Progress
@@ -36,7 +38,8 @@ class Branch(BranchFace[Instance]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(keep=error is None or isinstance(error, Exception))
+        with telling(error):
+            self.close(keep=error is None or isinstance(error, Exception))
 
     @property
     def status(self) -> Status:
@@ -177,6 +180,13 @@ class Branch(BranchFace[Instance]):
         """
         return run(self._running.effects())
 
+    def unrecorded(self) -> list[Unrecorded]:
+        """Lists what its tree, which replays, has asked for and its recording does not have; the first fifty.
+
+        The boxes got a page with status 599. The tree's end raises `RequestUnknown` if there is any.
+        """
+        return run(self._running.unrecorded())
+
     def apply(self) -> dict[str, Applied]:
         """Brings the files of its workspaces to the directories of the host, each entirely or not at all.
 
@@ -194,6 +204,10 @@ class Branch(BranchFace[Instance]):
         """Ends what runs in it. Of a root nothing is lost: its last state can be applied and gone on from. Idempotent.
 
         Args:
-            keep: Whether to seal it first.
+            keep: Whether to seal it first, and to keep what it has recorded.
+
+        Raises:
+            RequestUnknown: It replays, and something was asked for that the recording does not have.
+            HostDiskFull, Exhausted, RecordingLost: It records, and the recording was not kept.
         """
         run(self._running.close(keep=keep))

@@ -19,7 +19,7 @@ from kibo.branch.repeating import Repeating
 from kibo.branch.watching import DiskWatch
 from kibo.effects.ledger import Ledger
 from kibo.effects.recorder import Recorder
-from kibo.runtime.egress import Egress
+from kibo.runtime.egress import Egress, Tape
 from kibo.runtime.layers.store import flush_file_system
 from kibo.runtime.states import Progress, Spawned, State, States
 from kibo.runtime.waiting import Waiting
@@ -97,6 +97,7 @@ class Family:
         egress: The way out of instances.
         keeper: Of files in a workspace that boxes are to own, by whether they run as root; None for this user's own.
         recorder: Records calls of actions.
+        tape: The recording that its traffic goes into, or the replay that answers it.
         lock: Held while branches of the tree begin or end.
         ledger: What instances have asked the outside world for.
     """
@@ -114,6 +115,7 @@ class Family:
     egress: Egress
     keeper: Callable[[bool], tuple[int, int] | None]
     recorder: Recorder
+    tape: Tape | None = None
     lock: AbstractAsyncContextManager[object] = field(init=False)
     ledger: Ledger = field(init=False)
 

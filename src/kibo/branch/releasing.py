@@ -19,9 +19,10 @@ from kibo.model.errors import RuntimeLost
 from kibo.model.limits import SETTLED_S
 
 
-def asker_for(record: BranchRecord) -> Asker:
+def asker_for(record: BranchRecord, family: Family) -> Asker:
     """Says on whose behalf the instances of a branch ask for something outside."""
-    return Asker(record.id, record.tree, holds=record.parent is not None)
+    tape = "" if family.tape is None else family.tape.id
+    return Asker(record.id, record.tree, holds=record.parent is not None, tape=tape)
 
 
 class Releasing:

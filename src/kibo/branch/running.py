@@ -29,9 +29,9 @@ from kibo.branch.points import Points, refuse_running
 from kibo.branch.records import BranchRecord, Committed, SnapshotRecord, Status, Undone
 from kibo.branch.releasing import Releasing, asker_for
 from kibo.branch.worlds import InstanceWorld, World, to_json, world_of
+from kibo.effects.matching import Unrecorded
 from kibo.effects.records import Effect
 from kibo.effects.sessions.content import Manifest
-from kibo.model.asker import Asker
 from kibo.model.errors import (
     BranchClosed,
     BranchStale,
@@ -83,7 +83,7 @@ class RunningBranch:
         self._elsewhere = record.parent if parent is None else None
         self._is_root = record.parent is None
         #: On whose behalf its instances ask for something outside.
-        self.asker = asker_for(record)
+        self.asker = asker_for(record, family)
         self.releasing = Releasing(family, record.id)
         #: What its boxes have loaded of sessions, or saved last: a fork's boxes begin with the same.
         self.loaded: dict[tuple[str, str], Manifest] = {} if parent is None else dict(parent.loaded)
@@ -213,7 +213,7 @@ class RunningBranch:
         made: dict[str, list[Spawned]] = {}
         # Before they are recorded: their instances may ask for something as soon as they run.
         ids = [BranchId.new() for _ in range(n)]
-        askers = [Asker(each, self.asker.tree, holds=True) for each in ids]
+        askers = [self.asker._replace(branch=each, holds=True) for each in ids]
         async with turns(members), self._points(members, live) as points:
             self._check()
             reasons: list[str] = []
@@ -419,7 +419,11 @@ class RunningBranch:
 
     def _tell_gateway(self, done: Committed) -> socket.socket | None:
         parent = self.parent
-        asker = parent.asker if parent is not None else asker_for(self.family.history.get(done.parent))
+        asker = (
+            parent.asker
+            if parent is not None
+            else asker_for(self.family.history.get(done.parent), self.family)
+        )
         return self.releasing.tell(asker)
 
     async def merge(self, resolver: Resolver | None, reads: Sequence[str] | None) -> Committed:
@@ -554,6 +558,7 @@ class RunningBranch:
             if self.parent is None:
                 self.family.owner.end(self.id)
         self._let_go()
+        await self._end_tape(keep=True)
         return ending.undone
 
     def _record_abort(self, world: World) -> None:
@@ -600,8 +605,20 @@ class RunningBranch:
         finally:
             if self.parent is None:
                 self.family.owner.end(self.id)
+            await self._end_tape(keep=keep)
+
+    async def _end_tape(self, *, keep: bool) -> None:
+        """Ends the recording or the replay of a tree that ends."""
+        tape = self.family.tape
+        if self.parent is None and tape is not None:
+            await self.family.waiting.aside(tape.close if keep else tape.drop)
 
     # -- looking
+
+    async def unrecorded(self) -> list[Unrecorded]:
+        """Lists what a replay was asked for and did not have; see `Branch.unrecorded`."""
+        tape = self.family.tape
+        return [] if tape is None else await self.family.waiting.aside(tape.unrecorded)
 
     async def status(self) -> Status:
         """Tells where it is in its life, as the history says. What was stopped is stale, also where its own parent,

@@ -37,15 +37,15 @@ def effects_show(effect: str, /, *, common: Common = Common()) -> None:  # noqa:
     print_json(
         document(exact.effect)
         | {
-            "fields": _named(exact.request.fields),
+            "fields": named(exact.request.fields),
             "body": exact.body,
             "body_whole": exact.whole,
-            "trailers": _named(exact.request.trailers),
+            "trailers": named(exact.request.trailers),
             "answer": None
             if outcome is None
             else {
                 "status": outcome.status,
-                "fields": _named(outcome.fields),
+                "fields": named(outcome.fields),
                 "body": outcome.body,
                 "body_whole": outcome.whole,
             },
@@ -75,10 +75,10 @@ def payload(exact: Exact) -> list[str]:
     sent = exact.request
     lines = [
         visible(f"{exact.effect.method} {sent.target.decode('latin-1')}"),
-        *_shown(sent.fields, exact.body, whole=exact.whole),
+        *shown(sent.fields, exact.body, whole=exact.whole),
     ]
     if sent.trailers:
-        lines += ["", *(visible(f"{name}: {value}") for name, value in _named(sent.trailers))]
+        lines += ["", *(visible(f"{name}: {value}") for name, value in named(sent.trailers))]
     return lines
 
 
@@ -86,8 +86,7 @@ def _answered(exact: Exact) -> list[str]:
     outcome = exact.outcome
     if outcome is None:
         return []
-    shown = _shown(outcome.fields, outcome.body, whole=outcome.whole)
-    return ["", f"answer    {outcome.status}", *shown]
+    return ["", f"answer    {outcome.status}", *shown(outcome.fields, outcome.body, whole=outcome.whole)]
 
 
 def _approval(effect: Effect) -> list[str]:
@@ -117,8 +116,9 @@ def _called(exact: Exact) -> list[str]:
     return [*lines, "", f"returned  {visible(repr(facts['result']))}"] if facts["result_known"] else lines
 
 
-def _shown(fields: Fields, body: bytes, *, whole: bool) -> list[str]:
-    lines = [visible(f"{name}: {value}") for name, value in _named(fields)]
+def shown(fields: Fields, body: bytes, *, whole: bool) -> list[str]:
+    """Writes fields and a body as people read them."""
+    lines = [visible(f"{name}: {value}") for name, value in named(fields)]
     try:
         text = body.decode()
     except UnicodeDecodeError:
@@ -128,5 +128,6 @@ def _shown(fields: Fields, body: bytes, *, whole: bool) -> list[str]:
     return lines if whole else [*lines, "(it was longer, and the rest was not kept)"]
 
 
-def _named(fields: Fields) -> list[tuple[str, str]]:
+def named(fields: Fields) -> list[tuple[str, str]]:
+    """Returns fields as text."""
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]

@@ -28,6 +28,13 @@ COMMANDS = {
     ),
     "Effects": ("effects", "approve", "deny", "effects show", "effects resolve"),
     "Sessions": ("sessions", "sessions take", "sessions give", "sessions revoke"),
+    "Recordings": (
+        "recordings",
+        "recordings show",
+        "recordings export",
+        "recordings import",
+        "recordings rm",
+    ),
     "This machine": ("doctor", "gc"),
 }
 

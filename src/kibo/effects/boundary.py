@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from kibo.effects.destinations import Refused
-from kibo.effects.exchange import Answer, Body, Fields, Interim, Request, filled, gather
+from kibo.effects.exchange import Answer, Body, Fields, Interim, Request, Sender, filled, gather
 from kibo.effects.http_head import MAX_SECRET_BODY_BYTES
 from kibo.effects.outbox import Held, Outbox
 from kibo.effects.packed import PackedRule, PackedSecret
 from kibo.effects.records import PACK, Draft, Payload, key_digest
 from kibo.effects.repeating import repetition
 from kibo.effects.sending import KEY, ready
-from kibo.effects.upstream import Upstream
 from kibo.effects.window import Window
 from kibo.model.asker import Asker
 from kibo.model.ids import EffectId
@@ -29,7 +28,7 @@ class Boundary:
         outbox: Records those that change something; None for a gateway without a ledger, which holds nothing.
     """
 
-    def __init__(self, instance: str, asker: Asker, upstream: Upstream, outbox: Outbox | None) -> None:
+    def __init__(self, instance: str, asker: Asker, upstream: Sender, outbox: Outbox | None) -> None:
         self.asker = asker
         self._instance = instance
         self._upstream = upstream
@@ -66,22 +65,22 @@ class Boundary:
         if request.has_body:
             body, rest = await gather(request, interim, MAX_EFFECT_BODY_BYTES)
         asker, within, holds = self.asker, None, self.asker.holds
+        # Nothing happens outside in a replay that a person would have to allow.
+        approve_within_s = None if asker.replays else request.approve_within_s
         if window is not None and window.open:
             within = window.effect
             held = request.always_held or request.approve_within_s is not None or rest is not None
             holds = holds and (held or not window.lets_out)
-        waits = holds or request.approve_within_s is not None
+        waits = holds or approve_within_s is not None
         if rest is not None and waits:
-            until = (
-                "its branch is committed" if request.approve_within_s is None else "a person has approved it"
-            )
+            until = "its branch is committed" if approve_within_s is None else "a person has approved it"
             raise Refused(
                 "413 Content Too Large",
                 f"a request that changes something waits until {until}, and its body may have "
                 f"{MAX_EFFECT_BODY_BYTES} bytes then. Send it from the root of the tree, in parts, or, if it changes "
                 f'nothing, say so: Allow("{request.rule.target}", effect="read").',
             )
-        draft = self._draft(request, asker, body, within, whole=rest is None)
+        draft = self._draft(request, asker, body, approve_within_s, within, whole=rest is None)
         if draft.key is None:
             return await self._fresh(draft, request, rest, interim, outbox, waits=waits)
         if waits:
@@ -116,7 +115,14 @@ class Boundary:
         return await outbox.send(draft, request, self._upstream, interim)
 
     def _draft(
-        self, request: Request, asker: Asker, body: bytes, within: str | None, *, whole: bool
+        self,
+        request: Request,
+        asker: Asker,
+        body: bytes,
+        approve_within_s: float | None,
+        within: str | None,
+        *,
+        whole: bool,
     ) -> Draft:
         keys = [value for name, value in request.fields if name == KEY]
         payload = Payload(
@@ -143,8 +149,9 @@ class Boundary:
             payload,
             body,
             whole,
-            request.approve_within_s,
+            approve_within_s,
             within=within,
+            replayed=asker.replays,
         )
 
 

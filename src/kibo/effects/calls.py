@@ -275,8 +275,11 @@ def _visible(tx: Transaction, branch: str, scope: str, key: str) -> Found | None
 
 
 def _may_have_changed(state: str, status: int | None) -> bool:
-    """Tells whether a request that was sent may have done something: any that was not refused by its server."""
-    return state != "done" or status is None or not 400 <= status < 500
+    """Tells whether a request that was sent may have done something: any that was not refused by its server.
+
+    One that a recording answers counts as it did live: what a program sees of its calls is the same.
+    """
+    return state not in ("done", "replayed") or status is None or not 400 <= status < 500
 
 
 def _drop_waiting(tx: Transaction, call: str) -> None:

@@ -19,13 +19,13 @@ from kibo.effects.authority import Authority
 from kibo.effects.boundary import Boundary
 from kibo.effects.client import HEAD_S, KEPT_S, Client
 from kibo.effects.destinations import CutError, Refused, check_seen, decide, only_http, show
-from kibo.effects.exchange import Answer, ClientGoneError, Request
+from kibo.effects.exchange import Answer, ClientGoneError, Request, Sender
 from kibo.effects.hello import HANDSHAKE
 from kibo.effects.http_head import ElsewhereError, Head, HeadError, SecretValue, secrets_for
 from kibo.effects.notices import Notices
 from kibo.effects.outbox import Outbox
 from kibo.effects.unopened import asked_host, carry, check_unopened
-from kibo.effects.upstream import Leftover, Upstream, relay
+from kibo.effects.upstream import Leftover, relay
 from kibo.effects.window import Window
 from kibo.effects.wires import Plain, Tls, Wire
 from kibo.model.asker import Asker
@@ -83,6 +83,7 @@ class Door:
         services: What doors share.
         instance: The box.
         asker: On whose behalf it asks.
+        upstream: What its requests are sent by.
         notices: Where refusals are told besides.
         others: Sockets that listen where `kibo.box.forwards.forwards(rules)` says, in its order.
     """
@@ -95,6 +96,7 @@ class Door:
         services: Services,
         instance: str,
         asker: Asker,
+        upstream: Sender,
         notices: Notices,
         others: Sequence[socket.socket] = (),
     ) -> None:
@@ -105,8 +107,8 @@ class Door:
         self._telling = [rule for rule in rules if isinstance(rule, Allow) and (rule.effect or rule.approve)]
         self._secrets = secrets
         self._services = services
-        self._upstream = Upstream(services.trust)
-        self._boundary = Boundary(instance, asker, self._upstream, services.outbox)
+        self._upstream = upstream
+        self._boundary = Boundary(instance, asker, upstream, services.outbox)
         self._notices = notices
         self._connections: set[asyncio.Task[None]] = set()
         self._servers: list[asyncio.Server] = []
@@ -245,7 +247,7 @@ class Door:
         if rule.unopened:
             check_seen(self._telling, rule, host, port)
             check_unopened(rule, host, port, holds=self.asker.holds)
-            await carry(plain, rule, host, port, established)
+            await carry(plain, self._upstream, rule, host, port, established)
             return
         await established()
         opening = await self._opening(plain, rule, host, port)

@@ -1,7 +1,7 @@
 """The seam between what a box asks for and what is sent: a request that its rules allow, and whoever answers it.
 
-The door reads and checks requests, and gives them to an `Exchange`. `Upstream` is the one that sends them at once,
-`Boundary` the one that looks at what they do first.
+The door reads and checks requests, and gives them to an `Exchange`: `Boundary`, which looks at what they do first, and
+has a `Sender` send what may be. `Upstream` is the one that reaches servers.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -10,7 +10,7 @@ from typing import Protocol
 
 from kibo.box.policy import Allow
 from kibo.effects.http_head import Head, SecretValue
-from kibo.effects.wires import Wire
+from kibo.effects.wires import Plain, Wire
 
 Fields = list[tuple[bytes, bytes]]
 #: Told of each interim answer (RFC 9110, section 15.2): its status and its fields.
@@ -143,3 +143,31 @@ class Exchange(Protocol):
             Refused: There is no answer, for a reason that its text gives; the request may be what is wrong.
             ClientGoneError: The request's body broke off.
         """
+
+
+class Sender(Exchange, Protocol):
+    """Has requests of one box answered at once."""
+
+    async def send_once(
+        self, request: Request, interim: Interim, leaving: Callable[[], Awaitable[None]]
+    ) -> Answer:
+        """Answers a request that must not happen twice.
+
+        Args:
+            request: The request.
+            interim: As for `send`.
+            leaving: Awaited before the first byte leaves, if any does.
+
+        Raises:
+            Refused: Before `leaving` was awaited: nothing was sent. After it: whether it has happened is not known.
+        """
+
+    async def tunnel(self, rule: Allow, host: str, port: int) -> Plain:
+        """Opens a connection that nobody looks into.
+
+        Raises:
+            Refused: There is none.
+        """
+
+    def close(self) -> None:
+        """Ends what nobody uses at the moment."""

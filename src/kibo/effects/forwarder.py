@@ -31,10 +31,11 @@ from kibo.effects.http_head import SecretValue
 from kibo.effects.notices import Notices
 from kibo.effects.outbox import Outbox, Place
 from kibo.effects.packed import PackedRule
-from kibo.effects.upstream import trusting
+from kibo.effects.tapes import Missed, Tapes
+from kibo.effects.upstream import Upstream, trusting
 from kibo.effects.window import Window
 from kibo.model.asker import NOBODY, Asker
-from kibo.model.errors import InvalidInput, RuntimeLost
+from kibo.model.errors import InvalidInput, KiboError, RuntimeLost
 from kibo.model.ids import GatewayId
 from kibo.model.limits import MAX_DESCRIPTORS
 
@@ -55,7 +56,8 @@ class Order(msgspec.Struct, array_like=True):
 
     `settle` comes with a socket beside it that is closed once what it releases has an outcome. `serve` comes with what
     `beside` lists: the listening socket, those of forwards in their order, the first process and the log, where given.
-    `within` comes with a socket whose other end is closed once the call is over. Its number is that of its answer.
+    `within` comes with a socket whose other end is closed once the call is over. `record` and `replay` come with a
+    file, and `seal` with a socket that is told the end. Its number is that of its answer.
     """
 
     verb: str
@@ -67,14 +69,17 @@ class Order(msgspec.Struct, array_like=True):
     number: int = 0
     effect: str = ""
     lets_out: bool = False
+    path: str = ""
+    label: str = ""
 
 
 class Reply(msgspec.Struct, array_like=True):
-    """The answer to an order: what went wrong, or the certificate that boxes trust."""
+    """The answer to an order: what went wrong, the certificate that boxes trust, what a replay did not have."""
 
     problem: str = ""
     certificate: bytes = b""
     number: int = 0
+    missed: Missed = Missed()
 
 
 class Desk:
@@ -84,6 +89,7 @@ class Desk:
         self._control = control
         self._services = services
         self._doors: dict[str, Door] = {}
+        self._tapes = Tapes()
 
     async def run(self) -> None:
         """Serves until the control socket ends, and then closes every door."""
@@ -97,17 +103,32 @@ class Desk:
                 number = order.number
                 await self._obey(order, descriptors)
                 answer = Reply(certificate=self._services.authority.certificate_pem)
-            except (OSError, msgspec.MsgspecError, ValueError) as error:
+                if order.verb == "missed":
+                    answer.missed = self._tapes.missed(order.name)
+            except (OSError, msgspec.MsgspecError, ValueError, KiboError) as error:
                 answer = Reply(problem=f"{type(error).__name__}: {error}")
             answer.number = number
             with contextlib.suppress(BrokenPipeError):  # who ordered has ended, as the next packet says
                 self._control.send(msgspec.msgpack.encode(answer))
         await asyncio.gather(*(door.close() for door in self._doors.values()))
+        await self._tapes.close()
         if self._services.outbox is not None:
             await self._services.outbox.close()
 
     async def _obey(self, order: Order, descriptors: Sequence[int]) -> None:
-        if order.verb == "ask":
+        if order.verb in ("ask", "missed"):
+            return
+        if order.verb == "record":
+            self._tapes.record(order.name, descriptors[0], order.path, order.label)
+            return
+        if order.verb == "replay":
+            self._tapes.replay(order.name, descriptors[0], order.label)
+            return
+        if order.verb == "seal":
+            self._tapes.seal(order.name, socket.socket(fileno=descriptors[0]))
+            return
+        if order.verb == "end":
+            self._tapes.end(order.name)
             return
         if order.verb == "stop":
             await self._stop(order.name)
@@ -131,7 +152,15 @@ class Desk:
             opened.setblocking(False)
         notices = Notices(given["log"][0] if given["log"] else None)
         await self._stop(order.name)
-        door = Door(listener, rules, order.secrets, self._services, order.name, order.asker, notices, others)
+        try:
+            upstream = self._tapes.sender(order.asker.tape, Upstream(self._services.trust), order.secrets)
+        except ValueError:
+            for opened in (listener, *others):
+                opened.close()
+            raise
+        door = Door(
+            listener, rules, order.secrets, self._services, order.name, order.asker, upstream, notices, others
+        )
         self._doors[order.name] = door
         await door.open()
         for pidfd in given["process"]:
@@ -280,13 +309,17 @@ class Forwarder:
             InvalidInput: A secret has no value.
             RuntimeLost: The process is gone.
         """
-        self.check(secrets)
-        filled = [SecretValue(s.placeholder, self._values[s.name], tuple(s.hosts)) for s in secrets]
+        if asker.replays:
+            # Nothing is sent, so that no value is needed: the placeholders stay.
+            filled = [SecretValue(s.placeholder, s.placeholder, tuple(s.hosts)) for s in secrets]
+        else:
+            self.check(secrets)
+            filled = [SecretValue(s.placeholder, self._values[s.name], tuple(s.hosts)) for s in secrets]
         packed = [PackedRule.pack(rule) for rule in rules]
         beside = [("listener", listening_fd), *(("forward", fd) for fd in forwards)]
         beside += [(kind, fd) for kind, fd in (("process", pidfd), ("log", log)) if fd is not None]
         kinds, descriptors = zip(*beside, strict=True)
-        self._order(Order("serve", str(box_id), _plain(asker), packed, filled, list(kinds)), descriptors)
+        self.order(Order("serve", str(box_id), _plain(asker), packed, filled, list(kinds)), descriptors)
 
     def settle(self, branch: str, asker: Asker) -> socket.socket:
         """Tells of a commit, which the ledger has.
@@ -304,7 +337,7 @@ class Forwarder:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                self._order(Order("settle", str(branch), _plain(asker)), [theirs.fileno()])
+                self.order(Order("settle", str(branch), _plain(asker)), [theirs.fileno()])
         except BaseException:
             ours.close()
             raise
@@ -322,7 +355,7 @@ class Forwarder:
         Raises:
             RuntimeLost: The process is gone.
         """
-        self._order(Order("within", str(box_id), effect=str(effect), lets_out=lets_out), [lasts.fileno()])
+        self.order(Order("within", str(box_id), effect=str(effect), lets_out=lets_out), [lasts.fileno()])
 
     def stop(self, box_id: str) -> None:
         """Closes a box's door and its connections; one that is not open is fine.
@@ -330,7 +363,7 @@ class Forwarder:
         Raises:
             RuntimeLost: The process is gone.
         """
-        self._order(Order("stop", str(box_id)))
+        self.order(Order("stop", str(box_id)))
 
     def certificate(self) -> bytes:
         """Returns what boxes are to trust, in PEM.
@@ -338,7 +371,7 @@ class Forwarder:
         Raises:
             RuntimeLost: The process is gone, or could not make one.
         """
-        return self._order(Order("ask", "")).certificate
+        return self.order(Order("ask", "")).certificate
 
     def close(self) -> None:
         """Ends the process, and waits for it. Safe to repeat."""
@@ -356,7 +389,12 @@ class Forwarder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _order(self, order: Order, descriptors: Sequence[int] = ()) -> Reply:
+    def order(self, order: Order, descriptors: Sequence[int] = ()) -> Reply:
+        """Gives an order, and returns the answer to it.
+
+        Raises:
+            RuntimeLost: The process is gone, or could not do as it was told.
+        """
         with self._lock:
             self._orders += 1
             order.number = self._orders
@@ -385,7 +423,7 @@ class Forwarder:
 
 def _plain(asker: Asker) -> Asker:
     """Ids are strings of types of their own, which are not packed."""
-    return Asker(str(asker.branch), str(asker.tree), asker.holds)
+    return Asker(str(asker.branch), str(asker.tree), asker.holds, str(asker.tape))
 
 
 def main() -> None:

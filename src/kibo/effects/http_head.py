@@ -228,20 +228,6 @@ def _fill(data: bytes, secrets: Sequence[SecretValue], notation: Callable[[str],
     return data
 
 
-def taken_out(data: bytes, secrets: Sequence[SecretValue]) -> bytes:
-    """Puts placeholders where the values of secrets stand, in each notation that `Head.fill` writes them in."""
-    notations: list[Callable[[str], str]] = [
-        str,
-        lambda value: quote(value, safe=""),
-        *SECRET_BODIES.values(),
-    ]
-    for secret in secrets:
-        written = {notation(secret.value).encode() for notation in notations}
-        for value in sorted(written, key=len, reverse=True):
-            data = data.replace(value, secret.placeholder.encode())
-    return data
-
-
 SECRET_BODIES: dict[bytes, Callable[[str], str]] = {
     b"application/x-www-form-urlencoded": quote_plus,
     b"application/json": lambda value: json.dumps(value)[1:-1],

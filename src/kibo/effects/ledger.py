@@ -7,7 +7,7 @@ cannot both have it. What a commit or an abort does to effects happens in its ow
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -126,8 +126,12 @@ _OPEN_OF: Final = Prepared(
         effects.c.key,
         effects.c.rule,
         effects.c.secrets,
+        effects.c.gateway,
     )
-    .where(effects.c.gateway == bindparam("gateway"), is_any(OPEN))
+    .where(
+        or_(effects.c.gateway == bindparam("gateway"), effects.c.gateway == bindparam("player")),
+        is_any(OPEN),
+    )
     .order_by(effects.c.position)
 )
 _BRANCH: Final = Prepared(
@@ -179,6 +183,7 @@ def _of_dead(event: Event) -> Prepared:
 
 _DROP_OF_DEAD: Final = _of_dead("drop")
 _LOSE_OF_DEAD: Final = _of_dead("lose")
+_FAIL_OF_DEAD: Final = _of_dead("fail")
 
 
 def step(event: Event | CallEvent, *conditions: Any, **values: Any) -> Prepared:
@@ -202,6 +207,7 @@ _STEPS: Final[dict[Event | CallEvent, Prepared]] = {
     "answer": step("answer", **_OUTCOME),
     "confirm": step("confirm", **_ENDED),
     "deny": step("deny", **_ENDED),
+    "replay": step("replay", **_OUTCOME),
     "settle": step("settle", **_ENDED),
 }
 VOID: Final = step("void", **_ENDED)
@@ -213,6 +219,11 @@ _KEEP: Final = Prepared(
     .where(effects.c.id == bindparam("effect"), effects.c.state == "done")
     .values(answer_body=bindparam("answer_body"), answer_whole=bindparam("answer_whole"))
 )
+
+
+def _player(gateway: str) -> str:
+    """Names who answers what a gateway replays: nobody who sends, so that nobody finds it among what is to be sent."""
+    return f"replay_{gateway}"
 
 
 # -- within the transactions of a history
@@ -405,14 +416,18 @@ class Ledger:
 
     def answer(self, effect: str, outcome: Outcome) -> bool:
         """Records an answer."""
-        return self._step(
-            effect,
-            "answer",
-            status=outcome.status,
-            answer_head=PACK.encode(outcome.fields),
-            answer_body=outcome.body,
-            answer_whole=int(outcome.whole),
-            ended=time.time(),
+        return self._step(effect, "answer", **_answered(outcome))
+
+    def replay(self, effect: str, outcome: Outcome) -> bool:
+        """Records that a released one was answered by a recording."""
+        return self._step(effect, "replay", **_answered(outcome))
+
+    def replayed(self, draft: Draft, gateway: str, outcome: Outcome) -> Effect:
+        """Records a request that a recording has answered at once."""
+        now = time.time()
+        values = {"released": now, **_answered(outcome)}
+        return self._store.write(
+            lambda tx: insert_effect(tx, draft, gateway, "replayed", draft.branch, now, values)
         )
 
     def keep(self, effect: str, body: bytes, *, whole: bool) -> None:
@@ -446,8 +461,11 @@ class Ledger:
 
     def unsent(self, gateway: str) -> list[Unsent]:
         """Lists what waits for a gateway, in order. What is damaged stays there, the rest goes on."""
-        rows = self._store.read(lambda tx: tx.sound(_OPEN_OF, gateway=gateway))
-        return [Unsent(EffectId(row[0]), row[1], *row[2:]) for row in rows]
+        rows = self._store.read(lambda tx: tx.sound(_OPEN_OF, gateway=gateway, player=_player(gateway)))
+        return [
+            Unsent(EffectId(effect), state, branch, origin, scope, key, rule, secrets, sender != gateway)
+            for effect, state, branch, origin, scope, key, rule, secrets, sender in rows
+        ]
 
     def bury(self, gateway: str, heir: str | None = None) -> None:
         """Settles what a dead gateway has left: what it held is dropped, since its clients have heard of its end; what
@@ -463,6 +481,9 @@ class Ledger:
             tx.run(_DROP_OF_DEAD, old=gateway, why="the gateway that held it ended", now=now)
             why = "the gateway that sent it ended before there was an answer"
             tx.run(_LOSE_OF_DEAD, old=gateway, why=why, now=now)
+            why = "the gateway that replayed it ended"
+            for each in (_DROP_OF_DEAD, _FAIL_OF_DEAD):
+                tx.run(each, old=_player(gateway), why=why, now=now)
             crash.point("effect.before_adopt")
             if heir is not None:
                 tx.run(_ADOPT, old=gateway, new=heir)
@@ -608,7 +629,7 @@ def insert_effect(
     state: State,
     branch: str,
     now: float,
-    times: dict[str, Any],
+    more: Mapping[str, Any],
 ) -> Effect:
     made: dict[str, Any] = dict.fromkeys(_GIVEN)
     made |= {
@@ -618,7 +639,7 @@ def insert_effect(
         "branch": branch,
         "origin": draft.branch,
         "instance": draft.instance,
-        "gateway": gateway,
+        "gateway": _player(gateway) if draft.replayed else gateway,
         "scope": draft.scope,
         "key": draft.key,
         "class": draft.effect,
@@ -636,10 +657,20 @@ def insert_effect(
         "created": now,
         "approval_s": draft.approve_within_s,
         "approver": "",
-        **times,
+        **more,
     }
     tx.run(_INSERT, **made)
     return effect_of([made[column.name] for column in SHORT])
+
+
+def _answered(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "status": outcome.status,
+        "answer_head": PACK.encode(outcome.fields),
+        "answer_body": outcome.body,
+        "answer_whole": int(outcome.whole),
+        "ended": time.time(),
+    }
 
 
 def effect_of(row: Sequence[Any]) -> Effect:

@@ -4,7 +4,8 @@
 hold ─▶ held ──release──▶ released ──send──▶ sending ──answer──▶ done
          │ └─ask─▶ asking ─approve─▶ ┘ │        │                  ▲
          │            │                │        └─lose─▶ in_doubt ─┴─confirm
-         └────drop────┴─▶ dropped      └─fail─▶ failed     └─deny─▶ not_done
+         └────drop────┴─▶ dropped      ├─fail─▶ failed     └─deny─▶ not_done
+                                       └─replay─▶ replayed
 ```
 
 `asking` waits for a person, and nothing else. One that is held can be approved already, and stays held. Until it is
@@ -13,6 +14,8 @@ sent, a person may `refuse` what a person was asked about, and it may `expire`: 
 `sending` is durable before the first byte leaves, and an answer is recorded before it is passed on. So what is found
 `sending` when its gateway has died may have happened or not: it is in doubt, and nothing but an answer from outside,
 which a person or a later look at the server gives, leads out of that. Nothing leads back to `released`.
+
+What a recording has answered is `replayed`: it was never sent, and nobody was asked to approve it.
 
 The call of an action begins at once, `sending`, and may be undone once it is done:
 
@@ -34,7 +37,7 @@ from typing import Final, Literal, get_args
 from kibo.model.errors import WrongState
 
 State = Literal[
-    "held", "asking", "released", "sending", "done", "failed", "in_doubt", "not_done", "dropped",
+    "held", "asking", "released", "sending", "done", "failed", "in_doubt", "not_done", "dropped", "replayed",
     "not_undone", "undoing", "undone",
 ]  # fmt: skip
 Event = Literal[
@@ -50,6 +53,7 @@ Event = Literal[
     "lose",
     "confirm",
     "deny",
+    "replay",
 ]
 #: Those of calls alone.
 CallEvent = Literal["raise", "void", "forget", "owe", "undo", "undone", "stick", "settle"]
@@ -69,6 +73,7 @@ MOVES: Final[dict[tuple[State, Event], State]] = {
     ("released", "fail"): "failed",
     ("released", "refuse"): "dropped",
     ("released", "expire"): "dropped",
+    ("released", "replay"): "replayed",
     ("sending", "answer"): "done",
     ("sending", "lose"): "in_doubt",
     ("in_doubt", "confirm"): "done",
@@ -86,10 +91,10 @@ CALL_MOVES: Final[dict[tuple[State, CallEvent], State]] = {
     ("undoing", "stick"): "not_undone",
 }
 _ALL: Final = dict([*MOVES.items(), *CALL_MOVES.items()])
-#: Those of which a request with the same key is a repetition: they have happened, or may have.
-SENT: Final[tuple[State, ...]] = ("sending", "done", "in_doubt")
+#: Those of which a request with the same key is a repetition: they have happened, or may have, or are as if they had.
+SENT: Final[tuple[State, ...]] = ("sending", "done", "in_doubt", "replayed")
 #: Those of what has been asked for and may stand or fall with its branch.
-STANDING: Final[tuple[State, ...]] = ("held", "asking", "sending", "done", "in_doubt")
+STANDING: Final[tuple[State, ...]] = ("held", "asking", "sending", "done", "in_doubt", "replayed")
 #: Those that wait for their gateway.
 OPEN: Final[tuple[State, ...]] = ("held", "asking", "released", "sending")
 

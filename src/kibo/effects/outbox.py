@@ -25,11 +25,12 @@ import msgspec
 from kibo.effects import presence
 from kibo.effects.bells import Bell, bell_of
 from kibo.effects.destinations import Refused
-from kibo.effects.exchange import Answer, ClientGoneError, Interim, Request, Whole
-from kibo.effects.http_head import SecretValue, taken_out
+from kibo.effects.exchange import Answer, ClientGoneError, Interim, Request, Sender, Whole
+from kibo.effects.http_head import SecretValue
+from kibo.effects.notations import taken_out
 from kibo.effects.records import Draft, Effect, Exact, Fields, Outcome, Unsent, line_of
 from kibo.effects.repeating import repetition
-from kibo.effects.sending import Kept, is_small, keyed, restored
+from kibo.effects.sending import Kept, is_small, keyed, replay, restored
 from kibo.effects.upstream import BAD_GATEWAY, IDLE_S, Upstream
 from kibo.model.errors import HostDiskFull, KiboError, StoreUnavailable, WrongState
 from kibo.model.limits import LAST_ANSWERS_S, MAX_EFFECT_ANSWER_BYTES
@@ -75,7 +76,7 @@ class Waiter:
 
     answer: asyncio.Future[Answer]
     interim: Interim
-    upstream: Upstream
+    upstream: Sender
     secrets: list[SecretValue]
     asks: bool
 
@@ -154,7 +155,7 @@ class Outbox:
 
     # -- what is sent at once
 
-    async def send(self, draft: Draft, request: Request, upstream: Upstream, interim: Interim) -> Answer:
+    async def send(self, draft: Draft, request: Request, upstream: Sender, interim: Interim) -> Answer:
         """Records a request, sends it and records the answer.
 
         Args:
@@ -167,6 +168,10 @@ class Outbox:
         if lock is not None:
             async with lock:
                 pass  # what was asked for before is sent first
+        if draft.replayed:
+            answer, outcome = await replay(request, upstream, interim)
+            await self.ask(lambda ledger: ledger.replayed(draft, self._place.gateway, outcome))
+            return answer
         begun = partial(self._begun, draft)
         # A task of its own: once it has left, its answer is recorded, whoever ends meanwhile.
         sending = asyncio.ensure_future(self._send(draft.id, request, upstream, interim, begun))
@@ -180,7 +185,7 @@ class Outbox:
         self,
         effect: str,
         request: Request,
-        upstream: Upstream,
+        upstream: Sender,
         interim: Interim,
         begun: Callable[[], Awaitable[object]],
     ) -> Answer:
@@ -259,7 +264,7 @@ class Outbox:
 
     # -- what is held
 
-    async def hold(self, draft: Draft, request: Request, upstream: Upstream, interim: Interim) -> Held:
+    async def hold(self, draft: Draft, request: Request, upstream: Sender, interim: Interim) -> Held:
         """Records a request that waits until its branch is committed, until a person has approved it, or both.
 
         Returns:
@@ -426,8 +431,15 @@ class Outbox:
     async def _send_released(self, unsent: Unsent, waiter: Waiter | None) -> Answer:
         crash.point("effect.released")
         exact = await self.insist(lambda ledger: ledger.get(unsent.id))
+        if unsent.replayed:
+            if waiter is None:
+                raise Refused(BAD_GATEWAY, "its client has gone, and a replay sends nothing.")
+            request = restored(exact, unsent, waiter.secrets)
+            answer, outcome = await replay(request, waiter.upstream, waiter.interim)
+            await self.insist(lambda ledger: ledger.replay(unsent.id, outcome))
+            return answer
         request = restored(exact, unsent, None if waiter is None else waiter.secrets)
-        upstream = Upstream(self._trust) if waiter is None else waiter.upstream
+        upstream: Sender = Upstream(self._trust) if waiter is None else waiter.upstream
         interim = _unheard if waiter is None else waiter.interim
         digest = exact.effect.digest if exact.effect.approve_within_s is None else exact.digest
         started = partial(self._started, unsent.id, digest)
@@ -521,7 +533,7 @@ async def _ready(answer: Answer) -> Answer:
     return answer
 
 
-async def _close_both(close: Callable[[], Awaitable[None]], upstream: Upstream) -> None:
+async def _close_both(close: Callable[[], Awaitable[None]], upstream: Sender) -> None:
     await close()
     upstream.close()
 

@@ -129,9 +129,7 @@ class Payload(msgspec.Struct, frozen=True, array_like=True):
     @property
     def url(self) -> str:
         """Where it goes, as people write it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        port = "" if self.port == (443 if self.secure else 80) else f":{self.port}"
-        return f"http{'s' if self.secure else ''}://{host}{port}{self.target.decode('latin-1')}"
+        return write_url(self.secure, self.host, self.port, self.target)
 
 
 class Outcome(NamedTuple):
@@ -189,6 +187,7 @@ class Draft(NamedTuple):
         approve_within_s: How long it may wait for a person who approves it; None where nobody is asked.
         undo: Of a call that can be undone, the action that does it.
         within: Of a request, the recorded call that it is part of.
+        replayed: Whether a recording answers it, and nothing is sent.
     """
 
     id: EffectId
@@ -205,6 +204,7 @@ class Draft(NamedTuple):
     approve_within_s: float | None = None
     undo: str | None = None
     within: str | None = None
+    replayed: bool = False
 
     @property
     def request(self) -> Payload:
@@ -230,6 +230,14 @@ class Unsent(NamedTuple):
     key: str | None
     rule: bytes
     secrets: bytes
+    replayed: bool
+
+
+def write_url(secure: bool, host: str, port: int, target: bytes) -> str:
+    """Writes where a request goes, as people do."""
+    shown = f"[{host}]" if ":" in host else host
+    named = "" if port == (443 if secure else 80) else f":{port}"
+    return f"http{'s' if secure else ''}://{shown}{named}{target.decode('latin-1')}"
 
 
 def line_of(effect: Effect | Unsent) -> str:

@@ -23,7 +23,7 @@ def repetition(found: Exact, now: Payload, body: bytes, *, whole: bool) -> Answe
             "422 Unprocessable Content",
             f"this Idempotency-Key was used for another request, {effect.id}. A key stands for one: use another.",
         )
-    if effect.state == "done" and outcome is not None and outcome.whole:
+    if effect.state in ("done", "replayed") and outcome is not None and outcome.whole:
 
         async def close() -> None:
             """Nothing is open."""
@@ -37,6 +37,7 @@ def repetition(found: Exact, now: Payload, body: bytes, *, whole: bool) -> Answe
         return Answer(outcome.status, b"", fields, Whole(outcome.body), close)
     known = {
         "done": "has happened, and its answer was not kept whole",
+        "replayed": "was replayed, and its answer not kept whole",
         "in_doubt": "may have happened, which nobody has found out yet",
     }
     raise Refused(

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from kibo.box.policy import Allow
-from kibo.effects.exchange import Answer, Request, Whole, filled
+from kibo.effects.exchange import Answer, Interim, Request, Sender, Whole, filled
 from kibo.effects.http_head import SecretValue
 from kibo.effects.packed import RULE, SECRETS
-from kibo.effects.records import Exact, Fields, Unsent
+from kibo.effects.records import Exact, Fields, Outcome, Unsent
 from kibo.model.limits import MAX_EFFECT_ANSWER_BYTES
 
 #: What a server may tell repetitions by, of its own accord (draft-ietf-httpapi-idempotency-key-header).
@@ -98,6 +98,20 @@ def ready(request: Request, body: bytes, trailers: Fields) -> Request:
         body = fuller if request.fillable else body
     request.body = Whole(body, trailers)
     return request
+
+
+async def replay(request: Request, sender: Sender, interim: Interim) -> tuple[Answer, Outcome]:
+    """Has a recording answer. Returns that, and what the ledger is to have of it.
+
+    Raises:
+        Refused: It has no answer.
+    """
+    answer = await sender.send(request, interim)
+    if not is_small(request, answer):
+        return answer, Outcome(answer.status, answer.fields, b"", False)
+    body = b"".join([chunk async for chunk in answer.body.chunks()])
+    answer.body = Whole(body, answer.body.trailers)
+    return answer, Outcome(answer.status, answer.fields, body, True)
 
 
 def is_small(request: Request, answer: Answer) -> bool:

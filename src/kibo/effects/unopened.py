@@ -6,9 +6,10 @@ from typing import Final
 
 from kibo.box.policy import Allow
 from kibo.effects.client import HEAD_S
-from kibo.effects.destinations import CutError, Refused, find_destination, show, write
+from kibo.effects.destinations import CutError, Refused, show, write
+from kibo.effects.exchange import Sender
 from kibo.effects.hello import HANDSHAKE, HelloError, server_name, whole
-from kibo.effects.upstream import connect, relay
+from kibo.effects.upstream import relay
 from kibo.effects.wires import Plain
 
 #: How long neither side need say anything: pools of connections to databases rest for long. As for those who translate
@@ -17,12 +18,18 @@ QUIET_S: Final = 2 * 3600 + 4 * 60.0
 
 
 async def carry(
-    plain: Plain, rule: Allow, host: str, port: int, established: Callable[[], Awaitable[None]]
+    plain: Plain,
+    upstream: Sender,
+    rule: Allow,
+    host: str,
+    port: int,
+    established: Callable[[], Awaitable[None]],
 ) -> None:
     """Connects to where a rule leads, and carries bytes both ways until both sides have ended.
 
     Args:
         plain: The box's side.
+        upstream: What connects.
         rule: What allows it.
         host: As it was asked for.
         port: Of that host.
@@ -33,7 +40,7 @@ async def carry(
         OSError: One side broke, and the server's has been reset. The box's is to be.
         TimeoutError: Nothing moved for `QUIET_S`; likewise.
     """
-    server = await connect(await find_destination(rule, host, port), host)
+    server = await upstream.tunnel(rule, host, port)
     try:
         server.probe()
         await established()

@@ -10,6 +10,7 @@ from typing import Final
 
 import h11
 
+from kibo.box.policy import Allow
 from kibo.effects.destinations import Destination, Refused, find_destination, show
 from kibo.effects.exchange import Answer, ClientGoneError, Fields, Interim, Request, Whole
 from kibo.effects.http_head import HOP_BY_HOP, WEBSOCKET
@@ -133,7 +134,7 @@ class Upstream:
         self._idle: dict[tuple[object, ...], list[Link]] = {}
 
     async def send(self, request: Request, interim: Interim) -> Answer:
-        """Sends a request at once. See `Exchange`."""
+        """Sends a request at once; see `Sender`."""
         if (link := self._take(request)) is not None:
             try:
                 return await self._try(link, request, interim)
@@ -153,17 +154,9 @@ class Upstream:
     async def send_once(
         self, request: Request, interim: Interim, leaving: Callable[[], Awaitable[None]]
     ) -> Answer:
-        """Sends a request that must not happen twice, on a connection of its own.
+        """Sends a request that must not happen twice, on a connection of its own; see `Sender`.
 
         A kept connection may end just as it is used again, and nobody could say whether the request was heard.
-
-        Args:
-            request: The request.
-            interim: As for `send`.
-            leaving: Awaited once the connection is there, and before the first byte leaves.
-
-        Raises:
-            Refused: Before `leaving` was awaited: nothing was sent. After it: whether it has happened is not known.
         """
         wire = await self.open(request)
         try:
@@ -207,6 +200,10 @@ class Upstream:
             plain.reset()
             raise
         return tls
+
+    async def tunnel(self, rule: Allow, host: str, port: int) -> Plain:
+        """Connects to where a rule leads; see `Sender`."""
+        return await connect(await find_destination(rule, host, port), host)
 
     def close(self) -> None:
         """Ends the connections that nobody uses at the moment."""

@@ -12,6 +12,7 @@ KiboError
 │   ├── PathTooLong             a path is longer than layers hold one
 │   ├── WorkspaceUnreadable     a workspace holds what this user cannot read
 │   ├── ArchiveInvalid          an exported snapshot is damaged, or was made to do harm
+│   ├── RecordingInvalid        a recording is damaged, or was made to do harm
 │   └── LockMismatch            a locked build would resolve to something else
 ├── Denied                  policy forbids it
 ├── NotFound                what was named is not there
@@ -20,7 +21,9 @@ KiboError
 │   ├── BranchUnknown
 │   ├── SnapshotUnknown
 │   ├── EffectUnknown
-│   └── ProfileUnknown          no session of that name is kept
+│   ├── ProfileUnknown          no session of that name is kept
+│   ├── RecordingUnknown
+│   └── RequestUnknown          a replay was asked for what its recording does not have
 ├── WrongState              it is there, and not in a state that allows this
 │   ├── InstanceEnded
 │   ├── StateLocked
@@ -56,6 +59,7 @@ KiboError
 │   ├── StoreUnavailable        the database does not answer
 │   ├── ProfileBusy             another holds a session's lease
 │   ├── PersonTimedOut          a person who was asked did not answer in time
+│   ├── RecordingLost           nothing was kept of what was to be recorded
 │   ├── ServiceFailed       a service of the box did not become ready
 │   └── CommandTimedOut
 ├── ExplorationFailed       no strategy of an exploration succeeded
@@ -178,6 +182,13 @@ class ArchiveInvalid(InvalidInput):
     remedy = "Get the file again from where it was exported; nothing of it was kept."
 
 
+class RecordingInvalid(InvalidInput):
+    """A recording is damaged, cut short, or none: nothing of it is replayed, or was imported."""
+
+    code = "recording.invalid"
+    remedy = "Get the file again, or record again."
+
+
 class LockMismatch(InvalidInput):
     """A locked build would resolve to something other than what `kibo.lock` records."""
 
@@ -230,6 +241,20 @@ class ProfileUnknown(NotFound):
     """No session of that name is kept in this state directory."""
 
     code = "session.unknown"
+
+
+class RecordingUnknown(NotFound):
+    """There is no recording of that name."""
+
+    code = "recording.unknown"
+    remedy = "`kibo recordings` lists what there is; a file is named by its path."
+
+
+class RequestUnknown(NotFound):
+    """A box that replays asked for what its recording does not have; `details["requests"]` says for what, and why."""
+
+    code = "replay.unknown_request"
+    remedy = "Record again if the program asks for other things now; else find out why it does."
 
 
 class WrongState(KiboError):
@@ -492,6 +517,13 @@ class StoreUnavailable(Unavailable):
     """The store of history does not answer. What was asked has happened entirely or not at all."""
 
     code = "store.unavailable"
+
+
+class RecordingLost(Unavailable):
+    """Nothing was kept of what was to be recorded: what wrote it ended."""
+
+    code = "recording.lost"
+    remedy = "Record again."
 
 
 class WorkspaceChanging(Unavailable):

@@ -152,6 +152,20 @@ class CopyId(RandomId):
     prefix = "copy_"
 
 
+class RecordingId(RandomId):
+    """One recording while it is made, and what it is called where nobody gave it a name."""
+
+    __slots__ = ()
+    prefix = "rec_"
+
+
+class ReplayId(RandomId):
+    """One replay of a recording."""
+
+    __slots__ = ()
+    prefix = "play_"
+
+
 class LayerDigest(Id):
     """An immutable file delta, named by the BLAKE2b-256 of its content; made by hashing."""
 

@@ -105,6 +105,22 @@ MAX_WHY = 1000
 #: doubt. Shorter than whoever ended it waits.
 LAST_ANSWERS_S = 5.0
 
+#: What a recording has of a compressed body of a host that may know a secret, which is unpacked to look for that: pages
+#: and their scripts have a few MiB. What would become longer is a bomb, or a download, and is not recorded.
+MAX_DECODED_BYTES = 64 * MIB
+
+#: The index of a recording, which is held in memory: some 50,000 requests.
+MAX_RECORDING_INDEX_BYTES = 64 * MIB
+
+#: One recording, with its bodies: what a test suite keeps is a thousandth of that.
+MAX_RECORDING_BYTES = 16 * GIB
+
+#: What of a recording waits for the disk, all boxes of a recording together; boxes wait beyond that.
+MAX_RECORDING_AHEAD_BYTES = 4 * MIB
+
+#: Requests that a replay had no answer to and tells of one by one; those after are counted.
+MAX_UNRECORDED = 50
+
 #: A snapshot's world: names of layers and instances, not their content. A thousand of each are some 100 KiB.
 MAX_WORLD_BYTES = 1 * MIB
 

@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from kibo.box.policy import Rule, Secret
 from kibo.model.asker import Asker
@@ -65,6 +65,25 @@ class Forwarding(Protocol):
 
     def close(self) -> None:
         """Ends all of it."""
+
+
+class Tape(Protocol):
+    """What the traffic of boxes is recorded into, or answered from.
+
+    Attributes:
+        id: As `Asker.tape` has it.
+    """
+
+    id: str
+
+    def close(self) -> None:
+        """Ends it. Raises where nothing was recorded, or where something was asked for that was not."""
+
+    def drop(self) -> None:
+        """Ends it, and keeps nothing."""
+
+    def unrecorded(self) -> list[Any]:
+        """Lists what was asked for that the recording does not have."""
 
 
 class Door:
@@ -139,8 +158,9 @@ class Egress:
         Raises:
             InvalidInput: A secret has no value.
         """
-        forwarding = self._running()
-        forwarding.check(secrets)
+        forwarding = self.forwarding()
+        if not asker.replays:
+            forwarding.check(secrets)
         return Door(forwarding, box_id, rules, secrets, asker)
 
     @property
@@ -177,10 +197,11 @@ class Egress:
     def certificate(self) -> bytes:
         """Returns the certificate that boxes with a way out must trust, in PEM."""
         if not self._certificate:
-            self._certificate = self._running().certificate()
+            self._certificate = self.forwarding().certificate()
         return self._certificate
 
-    def _running(self) -> Forwarding:
+    def forwarding(self) -> Forwarding:
+        """Returns what carries, starting it where it does not run."""
         if self._forwarding is not None and not self._forwarding.alive:
             # Killed. Boxes that had a way out through it have none any more; those that come get one.
             self._lost.append(self._forwarding.gateway)

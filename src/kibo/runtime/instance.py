@@ -12,10 +12,12 @@ from typing import Any, Literal, Self, TypeVar
 
 from kibo.box.actions import ActionSpec
 from kibo.model.ids import BranchId, InstanceId
+from kibo.model.telling import telling
 from kibo.runtime import forking
 from kibo.runtime.channel import Channel
 from kibo.runtime.commandline import Command, Completed, Process, Terminal
 from kibo.runtime.conversation import Conversation
+from kibo.runtime.egress import Tape
 from kibo.runtime.fileaccess import FileAccess
 from kibo.runtime.files import FileChange, FileInfo, Progress
 from kibo.runtime.forking import Live, Point
@@ -180,7 +182,8 @@ class RunningBox:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.destroy()
+        with telling(error):
+            self.destroy()
 
     @property
     def id(self) -> InstanceId:
@@ -289,6 +292,9 @@ class Instance(RunningBox):
     Calls from several threads wait for each other: an instance does one thing at a time.
     """
 
+    #: What was begun for it alone, and ends with it.
+    _tape: Tape | None = None
+
     def __init__(self, spawned: Spawned) -> None:
         self._spawned = spawned
         session = spawned.states.session
@@ -349,11 +355,20 @@ class Instance(RunningBox):
         return tools_of_plan(self._conversation.plan, format)
 
     def destroy(self) -> None:
-        """Ends it. Returns once its last process is gone, and its mounts, memory and network with it. Idempotent."""
+        """Ends it. Returns once its last process is gone, and its mounts, memory and network with it. Idempotent.
+
+        Raises:
+            RequestUnknown: It replays, and something was asked for that the recording does not have.
+            HostDiskFull, Exhausted, RecordingLost: It records, and the recording was not kept.
+        """
         already = not self._finalizer.alive
         self._finalizer.detach()
         if not already and self._conversation.session.owner_pid == os.getpid():
-            super().destroy()
+            try:
+                super().destroy()
+            finally:
+                if self._tape is not None:
+                    self._tape.close()
 
 
 Member = TypeVar("Member")

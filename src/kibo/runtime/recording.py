@@ -180,7 +180,8 @@ def _call(talk: Conversation, spawned: Spawned, spec: ActionSpec, arguments: Map
         raise _not_kept(spec, str(error)) from None
     if len(packed) > MAX_EFFECT_BODY_BYTES:
         raise _not_kept(spec, f"they have {len(packed)} bytes")
-    undo = None if spec.compensator is None else spec.compensator.name
+    # In a replay nothing has changed outside that could be undone.
+    undo = None if spec.compensator is None or spawned.asker.replays else spec.compensator.name
     return Call(
         talk.plan.digest,
         spec.part,

@@ -131,36 +131,60 @@ class States:
         self.session = session
         self.egress = egress
         self._recorder = recorder
-        self._ready: dict[str, State] = {}
-        self._locks: dict[str, threading.Lock] = {}
+        #: By digest, and by the recording or replay that their `launch()` was part of.
+        self._ready: dict[tuple[str, str], State] = {}
+        self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._guard = threading.Lock()
         self._waiting = Blocking()
 
-    def find(self, digest: str) -> State | None:
+    def find(self, digest: str, tape: str = "") -> State | None:
         """Returns a state that is ready and up to date, without waiting for anybody."""
-        found = self._ready.get(digest)
+        found = self._ready.get((digest, tape))
         return found if found is not None and self._is_current(found) else None
 
-    def ensure(self, box: Box, progress: Progress | None = None) -> State:
+    def key(self, box: Box, tape: str = "") -> tuple[str, str]:
+        """Returns what a state is cached under. What a recording or a replay has answered a `launch()` stays in it."""
+        return digest_of(box), tape if tape and plan(box).egress else ""
+
+    def ensure(self, box: Box, progress: Progress | None = None, tape: str = "") -> State:
         """Returns the state of a definition; builds its environment and launches what is missing of its prefixes.
+
+        Args:
+            box: The definition.
+            progress: Told of each step where something has to be built.
+            tape: The recording or replay that its ``launch()`` is part of.
 
         Raises:
             BuildFailed: A step of the environment or a ``launch()`` failed. Nothing of it is left.
             StateNotForkable: A ``launch()`` left threads behind.
         """
-        digest = digest_of(box)
-        found = self.find(digest)
+        key = self.key(box, tape)
+        found = self.find(*key)
         if found is not None:
             return found
         with self._guard:
-            lock = self._locks.setdefault(digest, threading.Lock())
+            lock = self._locks.setdefault(key, threading.Lock())
         with lock:
-            found = self.find(digest)
+            found = self.find(*key)
             if found is None:
                 # One that is out of date stays for the instances that were forked from it.
-                found = self._build(box, plan(box), progress)
-                self._ready[digest] = found
+                found = self._build(box, plan(box), progress, key[1])
+                self._ready[key] = found
             return found
+
+    def forget(self, tape: str, *, ended: bool) -> None:
+        """Forgets the states of a recording or a replay that has ended.
+
+        Args:
+            tape: Which.
+            ended: Whether all instances that were forked from them have ended, too: else their processes stay.
+        """
+        with self._guard:
+            taken = [self._ready.pop(key) for key in list(self._ready) if key[1] == tape]
+            for key in [key for key in self._locks if key[1] == tape]:
+                del self._locks[key]
+        for state in reversed(taken) if ended else ():
+            self.session.forget(state.cell)
 
     def _is_current(self, state: State) -> bool:
         """Tells whether the host's files that went into a state are still the same; free where there are none."""
@@ -169,12 +193,12 @@ class States:
         found = find_environment(state.plan.env, home=self.session.home)
         return found is not None and found.layers == state.built.layers
 
-    def _build(self, box: Box, wanted: Plan, progress: Progress | None) -> State:
+    def _build(self, box: Box, wanted: Plan, progress: Progress | None, tape: str) -> State:
         count = len(wanted.parts)
         built = build_environment_blocking(wanted.env, home=self.session.home, progress=progress)
-        base = self.ensure(prefix(box, count - 1), progress) if count > 1 else None
+        base = self.ensure(prefix(box, count - 1), progress, tape) if count > 1 else None
         cell = StateId.new()
-        channel = self._start(cell, wanted, built, base)
+        channel = self._start(cell, wanted, built, base, Asker(tape=tape))
         try:
             self._load(channel, wanted)
             if count:
@@ -218,7 +242,9 @@ class States:
         channel = await self.make(waiting, "fork", arguments, state.plan, asker)
         return Spawned(self, state, cell, channel, upper, tuple(over), asker=asker)
 
-    def _start(self, cell: StateId, wanted: Plan, built: BuiltEnvironment, base: State | None) -> Channel:
+    def _start(
+        self, cell: StateId, wanted: Plan, built: BuiltEnvironment, base: State | None, asker: Asker
+    ) -> Channel:
         lowers, usr_lowers = self._lowers(wanted, built), _usr_lowers(built)
         arguments: dict[str, Any] = {"id": cell, "label": _label(wanted), "setup": self._setup(wanted, built)}
         arguments |= {
@@ -232,14 +258,14 @@ class States:
             ways = [(bool(plan.egress), plan.forwards) for plan in (wanted, base.plan)]
             if built.layers != base.built.layers or ways[0] != ways[1]:
                 arguments |= {"lowers": lowers, "usr_lowers": usr_lowers}
-            return run(self.make(self._waiting, "fork", arguments, wanted))
+            return run(self.make(self._waiting, "fork", arguments, wanted, asker))
         arguments |= {
             "lowers": lowers,
             "usr_lowers": usr_lowers,
             "writable_usr": wanted.env.user == "root" and built.host_view,
             "nested": wanted.env.nested_namespaces,
         }
-        return run(self.make(self._waiting, "new", arguments, wanted))
+        return run(self.make(self._waiting, "new", arguments, wanted, asker))
 
     async def make(
         self,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kibo.box.define import Box
+from kibo.model.asker import NOBODY, Asker
 from kibo.model.errors import RuntimeLost, WrongState
 from kibo.runtime.egress import Egress
 from kibo.runtime.instance import Instance
@@ -65,29 +66,61 @@ class Runtime:
         """Makes a box's cached state, or finds it."""
         return self.states().ensure(box, progress)
 
-    def spawn(self, box: Box, *, name: str = "", progress: Progress | None = None) -> Instance:
+    def spawn(
+        self,
+        box: Box,
+        *,
+        name: str = "",
+        progress: Progress | None = None,
+        record: bool | str = False,
+        replay: str | os.PathLike[str] | None = None,
+    ) -> Instance:
         """Makes an instance of a box; see `Box.spawn`.
 
         Args:
             box: The definition.
             name: What to call the instance on the command line, besides its id.
             progress: Told of each step where something has to be built.
+            record: See `Box.spawn`.
+            replay: See `Box.spawn`.
         """
+        if record or replay is not None:
+            return self._taped(box, name, progress, record, replay)
         pool = self.pool_of(box, name)
         return pool.spawn() if pool is not None else self._fresh(box, name, progress)
+
+    def _taped(
+        self,
+        box: Box,
+        name: str,
+        progress: Progress | None,
+        record: bool | str,
+        replay: str | os.PathLike[str] | None,
+    ) -> Instance:
+        from kibo.wiring.tapes import begin, bind  # late: few record
+
+        tape = begin(self, record, replay, alone=False)
+        assert tape is not None
+        try:
+            instance = self._fresh(box, name, progress, tape.id)
+        except BaseException:
+            tape.drop()
+            raise
+        bind(instance, tape)
+        return instance
 
     def pool_of(self, box: Box, name: str) -> Pool | None:
         """Returns the pool that a spawn is to take from, if any: what is ready has no name."""
         return self._pools.get(box.digest) if self._pools and not name else None
 
-    def _fresh(self, box: Box, name: str = "", progress: Progress | None = None) -> Instance:
+    def _fresh(self, box: Box, name: str = "", progress: Progress | None = None, tape: str = "") -> Instance:
         async def ensure(states: States) -> State:
-            return states.ensure(box, progress)
+            return states.ensure(box, progress, tape)
 
         async def start() -> States:
             return self.states()
 
-        return Instance(run(self.fork(self._waiting, name, start, ensure)))
+        return Instance(run(self.fork(self._waiting, name, start, ensure, Asker(tape=tape))))
 
     async def fork(
         self,
@@ -95,6 +128,7 @@ class Runtime:
         name: str,
         start: Callable[[], Awaitable[States]],
         ensure: Callable[[States], Awaitable[State]],
+        asker: Asker = NOBODY,
     ) -> Spawned:
         """Makes what an instance consists of, for whichever face.
 
@@ -103,20 +137,26 @@ class Runtime:
             name: What to call it; may be empty.
             start: Gives the states of a running session.
             ensure: Gives the state to fork from.
+            asker: On whose behalf it asks for something outside.
         """
         states = await start()
         try:
-            return await self._fork_once(waiting, states, name, ensure)
+            return await self._fork_once(waiting, states, name, ensure, asker)
         except RuntimeLost:
             # Killed since its last use, before its socket told: what was asked for can still be had, from a new one.
             self._drop(states)
-        return await self._fork_once(waiting, await start(), name, ensure)
+        return await self._fork_once(waiting, await start(), name, ensure, asker)
 
     async def _fork_once(
-        self, waiting: Waiting, states: States, name: str, ensure: Callable[[States], Awaitable[State]]
+        self,
+        waiting: Waiting,
+        states: States,
+        name: str,
+        ensure: Callable[[States], Awaitable[State]],
+        asker: Asker,
     ) -> Spawned:
         state = await ensure(states)
-        return await states.fork(waiting, state, name)
+        return await states.fork(waiting, state, name, asker=asker)
 
     def _drop(self, states: States) -> None:
         with self._guard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any
@@ -13,30 +14,46 @@ from kibo.branch.family import Family
 from kibo.branch.running import RunningBranch
 from kibo.effects.records import Effect
 from kibo.runtime.anyio_waiting import AnyioWaiting
+from kibo.runtime.egress import Tape
 from kibo.runtime.states import Progress, State, States
 from kibo.wiring import Runtime, approving, runtime
+from kibo.wiring.branches import taped
 
 
 class Branch(AsyncBranch[Instance]):
     """A line of execution, whose calls are coroutines; see `kibo.branch.async_branch.AsyncBranch`."""
 
 
-def branch(goal: str = "", *, name: str = "main") -> Branching:
+def branch(
+    goal: str = "",
+    *,
+    name: str = "main",
+    record: bool | str = False,
+    replay: str | os.PathLike[str] | None = None,
+) -> Branching:
     """Begins a tree of branches; see `kibo.branch`.
 
     Args:
         goal: What it is for.
         name: What to call its root.
+        record: Whether to record, or what to call the recording.
+        replay: The recording that answers in place of servers.
 
     Returns:
         What to await for the root, or to enter with ``async with``, which ends what runs in the tree at the end.
     """
 
     async def begin() -> Branch:
-        home = runtime()
-        family, waiting = await _family(home)
-        record = await waiting.aside(lambda: home.records().history.create(goal, name))
-        root: Branch = RunningBranch(family, record, None, {}).face
+        home, waiting = runtime(), AnyioWaiting()
+        tape = await waiting.aside(lambda: taped(home, record, replay))
+        try:
+            family, _ = await _family(home, tape)
+            made = await waiting.aside(lambda: home.records().history.create(goal, name))
+            root: Branch = RunningBranch(family, made, None, {}).face
+        except BaseException:
+            if tape is not None:
+                tape.drop()
+            raise
         return root
 
     return Branching(begin)
@@ -81,15 +98,17 @@ async def deny(effect: str, *, why: str = "") -> Effect:
     return await AnyioWaiting().aside(lambda: approving.deny(effect, why=why))
 
 
-async def _family(home: Runtime) -> tuple[Family, AnyioWaiting]:
+async def _family(home: Runtime, tape: Tape | None = None) -> tuple[Family, AnyioWaiting]:
     waiting = AnyioWaiting()
 
     async def ensure(box: Box, progress: Progress | None) -> tuple[States, State]:
         states = await _states(home)
-        return states, await _ensure(states, box, progress)
+        return states, await _ensure(states, box, progress, "" if tape is None else tape.id)
 
-    egress = home.egress
-    family = await waiting.aside(lambda: home.records().family(waiting, ensure, Instance, Branch, egress))
+    def make() -> Family:
+        return home.records().family(waiting, ensure, Instance, Branch, home.egress, tape)
+
+    family = await waiting.aside(make)
     return family, waiting
 
 

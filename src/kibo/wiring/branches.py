@@ -28,7 +28,7 @@ from kibo.effects.presence import bury_dead
 from kibo.effects.recorder import Recorder
 from kibo.effects.records import Effect
 from kibo.model.errors import HostUnsupported
-from kibo.runtime.egress import Egress
+from kibo.runtime.egress import Egress, Tape
 from kibo.runtime.idmap import BOX_ID, RANGE, ROOT_BASE, choose_map
 from kibo.runtime.instance import Instance
 from kibo.runtime.layers.home import prepare_home
@@ -77,6 +77,7 @@ class Records:
         instance_face: Callable[[Spawned], Any],
         branch_face: Callable[[Any], Any],
         egress: Egress,
+        tape: Tape | None = None,
     ) -> Family:
         """Makes what the branches of one tree share; see `Family`."""
         return Family(
@@ -93,6 +94,7 @@ class Records:
             egress,
             _owner,
             self.recorder,
+            tape,
         )
 
     def ringing(self) -> AbstractContextManager[None]:
@@ -163,12 +165,21 @@ def _owner(as_root: bool) -> tuple[int, int] | None:
     return None if first is None else (first + inside, first + inside)
 
 
-def branch(goal: str = "", *, name: str = "main") -> Branch:
+def branch(
+    goal: str = "",
+    *,
+    name: str = "main",
+    record: bool | str = False,
+    replay: str | os.PathLike[str] | None = None,
+) -> Branch:
     """Begins a tree of branches.
 
     Args:
         goal: What it is for.
         name: What to call its root.
+        record: Whether to record what boxes in it ask servers for, and what they get, ``launch()`` and ``resume()``
+            included; or a name for the recording, which replaces one that has it. It is there once the tree has ended.
+        replay: The name of a recording, or the path of an exported one, that answers in place of servers.
 
     Returns:
         The root. Use it as a context manager, which ends what runs in the tree.
@@ -176,11 +187,27 @@ def branch(goal: str = "", *, name: str = "main") -> Branch:
     Raises:
         StoreUnavailable: The history cannot be opened.
         InvalidInput: The name has no form.
+        RecordingUnknown, RecordingInvalid: There is no recording to replay, or it is damaged.
     """
     home = runtime()
-    record = home.records().history.create(goal, name)
-    root: Branch = RunningBranch(_family(home), record, None, {}).face
+    tape = taped(home, record, replay)
+    try:
+        family = _family(home, tape)
+        root: Branch = RunningBranch(family, home.records().history.create(goal, name), None, {}).face
+    except BaseException:
+        if tape is not None:
+            tape.drop()
+        raise
     return root
+
+
+def taped(home: Runtime, record: bool | str, replay: str | os.PathLike[str] | None) -> Tape | None:
+    """Begins a recording or a replay of a tree; None where neither is asked for."""
+    if not record and replay is None:
+        return None
+    from kibo.wiring.tapes import begin  # late: few record
+
+    return begin(home, record, replay)
 
 
 def checkout(ref: str, *boxes: Box, name: str = "") -> Branch:
@@ -213,9 +240,9 @@ def checkout(ref: str, *boxes: Box, name: str = "") -> Branch:
     return found
 
 
-def _family(home: Runtime) -> Family:
+def _family(home: Runtime, tape: Tape | None = None) -> Family:
     async def ensure(box: Box, progress: Progress | None) -> tuple[States, State]:
         states = home.states()
-        return states, states.ensure(box, progress)
+        return states, states.ensure(box, progress, "" if tape is None else tape.id)
 
-    return home.records().family(Blocking(), ensure, Instance, Branch, home.egress)
+    return home.records().family(Blocking(), ensure, Instance, Branch, home.egress, tape)

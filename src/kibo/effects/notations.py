@@ -1,0 +1,103 @@
+"""The ways in which the value of a secret may be written, and its placeholder in their stead, piece by piece. Pure."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+from urllib.parse import quote_from_bytes
+
+from kibo.effects.http_head import SecretValue
+
+#: What stands for what: each notation of each value, and its placeholder.
+Table = Mapping[bytes, bytes]
+#: Characters of Base64 that say too little to be taken for a secret's.
+_LEAST_BASE64: Final = 6
+#: What the encoders of URLs leave as it is, besides letters, digits and ``_.-~``: RFC 3986, JavaScript, paths.
+_LEFT: Final = ("", "!'()*", "/", "/:@!$&'()*+,;=")
+
+
+def notations(value: str) -> set[bytes]:
+    """Lists the ways in which a value may be written: as it is, in URLs and forms, in JSON, in HTML, and in Base64,
+    wherever in what was encoded it began.
+    """
+    raw = value.encode("utf-8", "surrogateescape")
+    written = {raw, json.dumps(value)[1:-1].encode()}
+    written.add(json.dumps(value, ensure_ascii=False)[1:-1].encode("utf-8", "surrogateescape"))
+    written |= {text.replace(b"/", rb"\/") for text in set(written)}
+    for left in _LEFT:
+        upper = quote_from_bytes(raw, safe=left).encode()
+        lower = re.sub(rb"%..", lambda found: found[0].lower(), upper)
+        written |= {each.replace(b"%20", space) for each in (upper, lower) for space in (b"%20", b"+")}
+    for escaped in (html.escape(value), html.escape(value, quote=False)):
+        written.add(escaped.encode("utf-8", "surrogateescape"))
+        written.add(escaped.replace("&#x27;", "&#39;").encode("utf-8", "surrogateescape"))
+    for before in range(3):
+        bits = 8 * (before + len(raw))
+        # Only the characters that nothing before or after the value has a part in.
+        inner = slice(-(-8 * before // 6), bits // 6)
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            text = encode(bytes(before) + raw)[inner]
+            if len(text) >= _LEAST_BASE64:
+                written.add(text)
+    return written - {b""}
+
+
+def table_of(secrets: Iterable[SecretValue]) -> dict[bytes, bytes]:
+    """Lists what is to be taken out, and what to put there."""
+    return {each: s.placeholder.encode() for s in secrets for each in notations(s.value)}
+
+
+class Replacing:
+    """Replaces what may stand anywhere in a stream, also where it is cut into pieces. Keeps less than one notation.
+
+    Args:
+        table: What stands for what. Where two begin at one place, the longer counts.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._keep = max(map(len, table), default=1) - 1
+        self._rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Takes a piece; gives what can be said of it already."""
+        data = self._rest + data
+        return self._replace(data, max(0, len(data) - self._keep))
+
+    def end(self) -> bytes:
+        """Gives the rest."""
+        return self._replace(self._rest, len(self._rest))
+
+    def _replace(self, data: bytes, limit: int) -> bytes:
+        """Replaces what begins before a limit: all of it is here, so that nothing longer can begin there."""
+        present = [each for each in self._table if each in data]
+        pieces, at = [], 0
+        if present:
+            longest_first = sorted(present, key=len, reverse=True)
+            for found in re.finditer(b"|".join(map(re.escape, longest_first)), data):
+                if found.start() >= limit:
+                    break
+                pieces += [data[at : found.start()], self._table[found[0]]]
+                at = found.end()
+        if at < limit:
+            pieces.append(data[at:limit])
+            at = limit
+        self._rest = data[at:]
+        return b"".join(pieces)
+
+
+def replaced(data: bytes, table: Table) -> bytes:
+    """As `Replacing`, for what is here as a whole."""
+    if not table:
+        return data
+    replacing = Replacing(table)
+    return replacing.feed(data) + replacing.end()
+
+
+def taken_out(data: bytes, secrets: Iterable[SecretValue]) -> bytes:
+    """Puts placeholders where values of secrets stand."""
+    return replaced(data, table_of(secrets))
