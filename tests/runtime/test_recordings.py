@@ -153,6 +153,23 @@ def test_what_a_replay_has_no_answer_to_is_an_error_in_the_box_and_at_the_end(
     assert shop.paid == []
 
 
+def test_a_key_that_a_replay_used_is_not_used_up(watcher: type[Watcher], shop: Till) -> None:
+    with kibo.branch(record="keyed") as main:
+        assert main.spawn(watcher()).pay("/pay", "order-1") == "receipt 1 for /pay"
+    shop.paid.clear()
+    with kibo.branch(replay="keyed") as main:
+        box = main.spawn(watcher())
+        for _ in range(2):
+            assert box.pay("/pay", "order-1") == "receipt 1 for /pay"
+        snapshot = main.snapshot("replayed")
+    assert shop.paid == []
+    with kibo.checkout(snapshot.id, watcher()) as live:
+        (name,) = live.instances
+        assert live[name].pay("/pay", "order-1") == "receipt 1 for /pay"
+        assert live[name].pay("/pay", "order-1") == "receipt 1 for /pay"
+    assert shop.paid == ["/pay"]
+
+
 def test_a_fork_whose_payment_was_not_recorded_fails_when_it_is_committed(
     watcher: type[Watcher], shop: Till, calls: ThreadPoolExecutor, nobody: Callable[[], None]
 ) -> None:

@@ -142,7 +142,7 @@ class Boundary:
             request.effect,
             asker.branch,
             self._instance,
-            asker.tree or self._instance,
+            asker.scope or self._instance,
             key_digest(keys[0]) if len(keys) == 1 and keys[0] else None,
             PACK.encode(PackedRule.pack(request.rule)),
             PACK.encode([PackedSecret(secret.placeholder, secret.hosts) for secret in request.secrets]),

@@ -132,7 +132,7 @@ def _draft(call: Call) -> Draft:
         call.effect,
         str(call.asker.branch),
         str(call.instance),
-        str(call.asker.tree),
+        str(call.asker.scope),
         key,
         b"",
         b"",

@@ -25,6 +25,13 @@ class Asker(NamedTuple):
         """Whether a recording answers, and nothing is sent."""
         return self.tape.startswith(ReplayId.prefix)
 
+    @property
+    def scope(self) -> str:
+        """Within which a key names one intent; empty outside of branches. A replay is a world of its own: what was
+        answered there has not happened, and whoever goes on from it without a recording does it.
+        """
+        return self.tape if self.replays else self.tree
+
 
 #: Who asks on behalf of no branch.
 NOBODY: Final = Asker()
