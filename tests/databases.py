@@ -118,7 +118,23 @@ def _postgresql(place: Path) -> Iterator[str]:
     command = [str(programs / "bin" / "postgres"), "-D", str(place / "data"), "-p", str(port)]
     command += ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]
     with _serving([*command, "-c", "max_connections=200"], place, port, environment, how):
+        _await_postgresql(port)
         yield f"postgresql+psycopg://kibo@127.0.0.1:{port}/"
+
+
+def _await_postgresql(port: int) -> None:
+    """Waits until it lets somebody in: it listens before that, and says that it is starting up."""
+    import psycopg
+
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            psycopg.connect(f"postgresql://kibo@127.0.0.1:{port}/postgres").close()
+            return
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 @contextmanager

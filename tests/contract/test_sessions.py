@@ -428,7 +428,7 @@ def test_a_profile_that_somebody_has_begins_a_session(ada: Place, box: Box, tmp_
 
 def test_deadlines_hold_while_a_person_has_it(ada: Place) -> None:
     lease = leased(ada, max_s=0.1)
-    thread, told = asked(ada, lease, 0.5)
+    thread, told = asked(ada, lease, 5.0)
     with pytest.raises(ProfileBusy):
         leased(ada, wait_s=0.3)
     thread.join()

@@ -77,6 +77,7 @@ def cli(home: Path, tmp_path: Path) -> Iterator[Cli]:
         assert not left, f"left behind: {left}"
 
 
+@pytest.mark.timeout(240)  # a program for each command
 def test_help_names_every_command_and_each_has_its_docstring(cli: Cli) -> None:
     overview = cli("--help").stdout
     assert cli().stdout == overview

@@ -20,14 +20,23 @@ NEED_ROOT = {
     "test_builds_as_user.py",
     "test_disks.py",
     "test_workspace_disks.py",
+    "test_effects_runs.py",
 }
 #: They start database servers, whose programs want a user that has a name; and of the kernel they ask nothing.
-OF_STORES = {"test_effects_ledger.py", "test_store.py", "test_store_history.py", "test_history_crashes.py"}
+OF_STORES = {
+    "contract/test_effects_approvals.py",
+    "contract/test_effects_calls.py",
+    "contract/test_effects_ledger.py",
+    "contract/test_sessions.py",
+    "contract/test_store.py",
+    "contract/test_store_history.py",
+    "fault/test_history_crashes.py",
+}
 MODULES = [
     f"{folder}/{path.name}"
     for folder in ("runtime", "fault", "contract")
     for path in sorted((ordinary_user.CHECKOUT / "tests" / folder).glob("test_*.py"))
-    if path.name not in NEED_ROOT | OF_STORES
+    if path.name not in NEED_ROOT and f"{folder}/{path.name}" not in OF_STORES
 ]
 #: Those of tests/security that have no box.
 MODULES += [f"security/test_{name}.py" for name in ("applies", "archives", "journals", "history_rows")]
