@@ -277,6 +277,8 @@ def test_what_was_sent_before_the_handshake_is_not_taken_for_what_is_under_its_p
 # -- left closed where a rule says so
 
 
+# Python's ssl leaves a server's socket open whose client has reset it before it is wrapped.
+@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
 def test_passthrough_leaves_tls_closed_and_still_looks_at_the_host_that_it_asks_for(
     forwarder: Forwarder, serve: Serve, start: Start, servers_authority: trustme.CA
 ) -> None:
