@@ -11,7 +11,7 @@ from kibo.box.forwards import forwards
 from kibo.box.policy import Allow
 from kibo.effects.door import Door, Services
 from kibo.effects.notices import Notices
-from kibo.effects.upstream import trusting
+from kibo.effects.upstream import Upstream, trusting
 from kibo.model.asker import NOBODY
 
 PUBLIC, OTHER, PRIVATE = "93.184.216.34", "93.184.216.35", "169.254.169.254"
@@ -51,7 +51,8 @@ async def ask(way: str, outside: Outside, rule: Allow) -> None:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(1 + len(forwards([rule])))]
     ports = [each.getsockname()[1] for each in sockets]
     services = Services(None, trusting())  # type: ignore[arg-type] # nothing here is TLS
-    door = Door(sockets[0], [rule], [], services, "box", NOBODY, Notices(None), sockets[1:])
+    upstream = Upstream(services.trust)
+    door = Door(sockets[0], [rule], [], services, "box", NOBODY, upstream, Notices(None), sockets[1:])
     await door.open()
     reader, writer = await outside._open("127.0.0.1", ports[-1 if way == "a port of the box" else 0])
     try:
