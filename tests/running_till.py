@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import BaseServer
 
 
 class Till:
@@ -43,12 +44,19 @@ class Till:
 
 
 @contextmanager
+def serving(server: BaseServer) -> Iterator[None]:
+    """Has a server serve, in a thread of this process."""
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@contextmanager
 def running_till() -> Iterator[Till]:
     """Runs a shop."""
     till = Till()
-    thread = threading.Thread(target=till.server.serve_forever, daemon=True)
-    thread.start()
-    yield till
-    till.server.shutdown()
-    till.server.server_close()
-    thread.join()
+    with serving(till.server):
+        yield till

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.test_gateway_effects import Asking, Installation, ask, eventually, here, killed, request  # noqa: F401
+from contract.test_gateway_effects import Asking, Installation, ask, here, killed, request  # noqa: F401
 from doors import read_until
 from kibo.box.policy import Allow, Secret
 from kibo.effects import presence
@@ -23,6 +23,7 @@ from kibo.effects.records import Effect
 from kibo.model.asker import Asker
 from kibo.model.errors import RuntimeLost, WrongState
 from kibo.model.limits import MAX_EFFECT_BODY_BYTES
+from patience import until
 
 pytestmark = pytest.mark.contract
 
@@ -91,7 +92,7 @@ def test_a_request_that_is_refused_is_not_sent_and_its_client_reads_why(here: In
     for why in ("", "too dear\r\nx: y"):
         with here.box(None, asking_rule(here)).connect() as connection:
             connection.sendall(request())
-            eventually(lambda: here.states()[-1:] == ["asking"])
+            until(lambda: here.states()[-1:] == ["asking"])
             effect = here.effects()[-1]
             deny(here, effect, why)
             page = read_until(connection, b"kibo approve")
@@ -137,7 +138,7 @@ def test_in_a_fork_it_may_be_approved_before_the_commit_or_after(here: Installat
     for before in (True, False):
         (fork,) = here.history.fork(main.id)
         asking = Asking(here.box(fork, asking_rule(here)), request())
-        eventually(lambda: here.states()[-1:] == ["held"])
+        until(lambda: here.states()[-1:] == ["held"])
         sent = len(here.shop.requests)
         if before:
             approve(here, here.effects()[-1])
@@ -378,9 +379,9 @@ def test_an_approval_that_is_over_when_the_next_gateway_comes_sends_nothing(here
     killed(here)
     asking.wait()
     assert here.states() == ["released"]
-    until = here.effects()[0].due_s
-    assert until is not None
-    eventually(lambda: time.time() > until)
+    due_s = here.effects()[0].due_s
+    assert due_s is not None
+    until(lambda: time.time() > due_s)
     here.restart()
     here.await_states("dropped")
     assert here.effects()[0].reason == "its approval was over before it could be sent, after 0.5 s"
@@ -420,9 +421,9 @@ def test_a_gateway_that_waits_for_a_person_does_nothing_meanwhile(here: Installa
         def asleep() -> bool:
             return "S (sleeping)" in waited.read_text()
 
-        eventually(asleep)
-        before, until = times(), time.monotonic() + 0.5
-        eventually(lambda: time.monotonic() > until)
+        until(asleep)
+        before, later = times(), time.monotonic() + 0.5
+        until(lambda: time.monotonic() > later)
         assert (
             times() - before <= 5
         )  # hundredths of a second: a bell that rings for ever would take all of them

@@ -11,7 +11,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,18 +26,11 @@ from kibo.effects.records import Effect
 from kibo.model.asker import Asker
 from kibo.model.limits import MAX_EFFECT_ANSWER_BYTES, MAX_EFFECT_BODY_BYTES
 from kibo.store.database import Store
+from patience import until
 
 pytestmark = pytest.mark.contract
 
 VALUE = "v4lue-of-the-secret"
-
-
-def eventually(found: Callable[[], bool]) -> None:
-    """Waits for what another process is about to do."""
-    deadline = time.monotonic() + 10
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 class Shop(Server):
@@ -255,7 +248,7 @@ def test_an_answer_that_comes_bit_by_bit_is_passed_on_as_it_comes_and_kept(here:
         assert here.states() == ["done"]
         more.set()
         read_until(connection, b"0\r\n\r\n")
-    eventually(lambda: (here.ledger.get(here.effects()[0].id).outcome or None).whole)
+    until(lambda: (here.ledger.get(here.effects()[0].id).outcome or None).whole)
     outcome = here.ledger.get(here.effects()[0].id).outcome
     assert outcome is not None
     assert outcome.body == b"onetwo"
@@ -349,7 +342,7 @@ def test_of_forks_that_race_to_pay_the_one_that_is_committed_pays_once(here: Ins
     for loser in (asking[0], asking[2]):
         assert loser.waits
         loser.leave()
-    eventually(lambda: sorted(here.states()) == ["done", "dropped", "dropped"])
+    until(lambda: sorted(here.states()) == ["done", "dropped", "dropped"])
     assert here.shop.paths == [b"/pay/1"]
 
 
@@ -765,7 +758,7 @@ def test_what_is_released_or_taken_back_while_the_ledger_is_out_of_order_is_so_a
     assert paying.wait().startswith(b"HTTP/1.1 200")
     assert told.recv(1) == b""
     told.close()
-    eventually(lambda: sorted(here.states()) == ["done", "dropped"])
+    until(lambda: sorted(here.states()) == ["done", "dropped"])
     assert here.shop.paths == [b"/one"]
 
 

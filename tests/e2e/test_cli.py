@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import leftovers
+from patience import eventually
 
 BOXES = Path(__file__).parents[1] / "cli_boxes.py"
 KIBO = [sys.executable, "-m", "kibo.cli"]
@@ -308,7 +309,7 @@ def test_actions_of_a_spawned_instance_are_called_from_other_programs(cli: Cli) 
 def test_calls_wait_for_each_other_and_one_that_is_given_up_is_interrupted(cli: Cli) -> None:
     cli("spawn", "boxes.py:Hello", "--name", "busy")
     given_up = cli.start("call", "busy", "nap", "50")
-    until(lambda: "napping" in cli("logs", "busy").stdout)
+    eventually(lambda: "napping" in cli("logs", "busy").stdout)
     waiting = cli.start("call", "busy", "echo", "after")
     time.sleep(0.3)
     assert waiting.poll() is None
@@ -322,7 +323,7 @@ def test_calls_wait_for_each_other_and_one_that_is_given_up_is_interrupted(cli: 
 def test_a_call_ends_with_its_instance(cli: Cli) -> None:
     cli("spawn", "boxes.py:Hello", "--name", "ending")
     calling = cli.start("call", "ending", "nap", "50")
-    until(lambda: "napping" in cli("logs", "ending").stdout)
+    eventually(lambda: "napping" in cli("logs", "ending").stdout)
     cli("stop", "ending")
     _, complaint = calling.communicate(timeout=20)
     assert calling.returncode != 0
@@ -337,13 +338,6 @@ def test_actions_of_an_instance_of_another_program_are_that_programs(cli: Cli) -
         told = cli("call", identity, "greet", status=75)
         assert "kibo exec" in told.stderr
         other.communicate("\n", timeout=20)
-
-
-def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to it"
-        time.sleep(0.05)
 
 
 def test_large_input_and_output_pass_through_exec(cli: Cli) -> None:

@@ -88,7 +88,7 @@ class Told:
 
 def gateway() -> Forwarder:
     """The gateway that this program's boxes go out through; started where none lives."""
-    found = runtime().egress._running()
+    found = runtime().egress.forwarding()
     assert isinstance(found, Forwarder)
     return found
 

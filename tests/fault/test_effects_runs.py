@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ import pytest
 from effects_judge import Judge, Met, Story, deeds_of
 from effects_plans import CUT, DEAF, GATEWAY_POINTS, HALF, USER_POINTS, VICTIMS, make_plan
 from own_runtimes import link_layers
+from running_till import serving
 
 pytestmark = pytest.mark.fault
 
@@ -82,12 +82,8 @@ class Shop:
 @contextmanager
 def running_shop() -> Iterator[Shop]:
     shop = Shop()
-    thread = threading.Thread(target=shop.server.serve_forever, daemon=True)
-    thread.start()
-    yield shop
-    shop.server.shutdown()
-    shop.server.server_close()
-    thread.join()
+    with serving(shop.server):
+        yield shop
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -105,7 +101,9 @@ def shop() -> Iterator[Shop]:
 def built(shop: Shop) -> Iterator[Path]:
     """A state directory with the layers of the box, and the authority."""
     path = Path(tempfile.mkdtemp(prefix="kibo-runs-"))
-    Runner(path, shop).carry_out([])
+    made = Runner(path, shop)
+    made.carry_out([])
+    assert made.complaints([]) == {}
     yield path
     shutil.rmtree(path)
 

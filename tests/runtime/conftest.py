@@ -6,6 +6,7 @@ import gc
 import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,10 @@ def work(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     yield place
     remove_tree(place)
+
+
+@pytest.fixture
+def calls() -> Iterator[ThreadPoolExecutor]:
+    """Threads for calls that wait while the test goes on."""
+    with ThreadPoolExecutor(8) as threads:
+        yield threads

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import kibo
 from kibo import Allow, aio
 from kibo.effects.records import Effect
 from kibo.model.errors import ActionRaised, EffectUnknown, WrongState
+from patience import eventually
 from payer_boxes import Payer
 from running_till import Till
-from runtime.test_effects import eventually
 
 pytestmark = pytest.mark.runtime
 
@@ -29,12 +28,6 @@ def payer(till: Till) -> type[Payer]:
         egress = [Allow("shop.example", to=till.address, approve=True)]
 
     return Careful
-
-
-@pytest.fixture
-def calls() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(8) as threads:
-        yield threads
 
 
 def asked(branch: kibo.Branch) -> Effect:

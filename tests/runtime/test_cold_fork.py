@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from kibo import Box, Env, Limits, Service, action, aio
 from kibo.model import errors
 from kibo.runtime import forking, points
 from kibo.runtime.instance import Instance
+from patience import until
 
 PYTHON = "/usr/bin/python3"
 
@@ -65,13 +66,6 @@ def busy() -> Iterator[Instance]:
     with Busy().spawn() as instance:
         instance.add()
         yield instance
-
-
-def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.005)
 
 
 @contextlib.contextmanager

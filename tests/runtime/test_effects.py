@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Iterable, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from kibo.model.errors import ActionExited, BranchStale, InstanceEnded, KiboErro
 from kibo.runtime.instance import conversation_of
 from kibo.runtime.waiting import run
 from own_runtimes import own_runtime
+from patience import eventually
 from payer_boxes import Payer, Waker
 from running_till import Till
 
@@ -42,19 +42,6 @@ def payer(till: Till) -> type[Payer]:
         egress = [Allow("shop.example", to=till.address)]
 
     return Customer
-
-
-@pytest.fixture
-def calls() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(8) as threads:
-        yield threads
-
-
-def eventually(found: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 20
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def states(branch: kibo.Branch) -> list[str]:

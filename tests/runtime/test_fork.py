@@ -22,6 +22,7 @@ from kibo.model.ids import DeltaId, InstanceId
 from kibo.runtime import forking
 from kibo.runtime.instance import Instance, conversation_of, spawned_of
 from kibo.runtime.waiting import Blocking, run
+from running_till import serving
 from value_boxes import Values
 
 
@@ -467,12 +468,8 @@ class Meeting:
 @pytest.fixture
 def meeting() -> Iterator[Meeting]:
     held = Meeting()
-    thread = threading.Thread(target=held.server.serve_forever)
-    thread.start()
-    yield held
-    held.server.shutdown()
-    held.server.server_close()
-    thread.join()
+    with serving(held.server):
+        yield held
 
 
 def test_forks_resume_at_the_same_time(meeting: Meeting) -> None:

@@ -1,8 +1,6 @@
 """Any protocol through the gateway, from boxes: programs that know no proxy, and programs that know SOCKS."""
 
 import importlib.util
-import os
-import pwd
 import socketserver
 import threading
 import time
@@ -141,14 +139,6 @@ def test_in_a_fork_of_a_branch_what_nobody_can_look_into_is_refused_unless_it_re
     assert main[unsure].outcome() == "echo: now\n"
 
 
-def has_name() -> bool:
-    try:
-        return bool(pwd.getpwuid(os.geteuid()))
-    except KeyError:
-        return False
-
-
-@pytest.mark.skipif(not has_name(), reason="PostgreSQL starts for users that have a name alone")
 def test_a_database_is_asked_by_a_client_that_knows_no_proxy() -> None:
     tools = {}
     for name in ("psycopg", "psycopg_binary"):

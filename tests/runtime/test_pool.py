@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from kibo.model import errors
 from kibo.runtime.pool import Pool
 from kibo.runtime.waiting import Blocking, run
 from kibo.wiring import runtime
+from patience import until
 
 
 class Worker(Box):
@@ -40,13 +40,6 @@ class Worker(Box):
 def pool() -> Iterator[Pool]:
     with kibo.pool(Worker(), min=1, max=3) as opened:
         yield opened
-
-
-def until(condition: Callable[[], Any], within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to it"
-        time.sleep(0.005)
 
 
 def living() -> set[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from inn_boxes import Inn
 from kibo import Allow, Secret, aio, wiring
 from kibo.effects.recordings import Recordings
 from kibo.model.errors import ActionRaised, InvalidInput, RecordingUnknown, RequestUnknown
+from patience import eventually
 from recorded_boxes import Watcher
 from running_till import Till
 
@@ -34,12 +34,6 @@ def watcher(till: Till) -> type[Watcher]:
 
 
 @pytest.fixture
-def calls() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(8) as threads:
-        yield threads
-
-
-@pytest.fixture
 def nobody(shop: Till, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Has the shop know of nobody from now on: whoever asks it anything is seen."""
 
@@ -51,13 +45,6 @@ def nobody(shop: Till, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         monkeypatch.setattr(shop.server, "verify_request", refuse)
 
     return close
-
-
-def eventually(found: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 20
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def names() -> list[str]:

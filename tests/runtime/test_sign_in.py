@@ -12,6 +12,7 @@ import pytest
 
 import kibo
 from kibo import Allow
+from running_till import serving
 from sign_in_boxes import PROFILE, Customer
 
 
@@ -62,12 +63,8 @@ class Shop:
 @pytest.fixture
 def shop() -> Iterator[Shop]:
     shop = Shop()
-    thread = threading.Thread(target=shop.server.serve_forever, daemon=True)
-    thread.start()
-    yield shop
-    shop.server.shutdown()
-    shop.server.server_close()
-    thread.join()
+    with serving(shop.server):
+        yield shop
 
 
 def test_whoever_comes_next_goes_on_with_the_sign_in_of_the_last(shop: Shop, tmp_path: Path) -> None:

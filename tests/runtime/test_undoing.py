@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,6 +23,7 @@ from kibo.model.errors import (
     InvalidArguments,
     WrongState,
 )
+from patience import eventually
 from running_till import Till
 
 pytestmark = pytest.mark.runtime
@@ -50,19 +50,6 @@ def orders(till: Till) -> type[Ledgers]:
         egress = [Allow("inn.example", to=till.address)]
 
     return Customer
-
-
-@pytest.fixture
-def calls() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as threads:
-        yield threads
-
-
-def eventually(found: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 20
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def states(undone: Any) -> list[str]:

@@ -2,13 +2,13 @@
 
 import argparse
 import os
-import signal
 import socket
-import sys
 import threading
 from pathlib import Path
 
 import uvicorn
+
+from examples.web import end_at_eof
 
 from .app import Shop
 from .store import Store
@@ -69,12 +69,6 @@ def main() -> None:
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         store.close()
-
-
-def end_at_eof() -> None:
-    """Waits for the end of standard input, which comes even when whoever holds it is killed, and ends the shop."""
-    sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

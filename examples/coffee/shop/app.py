@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -15,12 +15,13 @@ from starlette.responses import FileResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.templating import Jinja2Templates
 
+from examples.web import read_form
+
 from .store import SIZE_CENTS, Session, Store
 from .trouble import Trouble
 
 HERE = Path(__file__).parent
 SESSION_COOKIE, BASKET_COOKIE = "session", "basket"
-MAX_FORM_BYTES = 16 * 1024  # The largest form here has five short fields.
 MAX_NOTE_LENGTH = 80
 
 
@@ -104,7 +105,7 @@ class Shop:
             session = self._store.use_session(known, self._trouble.session_uses) or self._store.open_session()
             visit = Visit(request, session, request.cookies.get(BASKET_COOKIE) or secrets.token_urlsafe(24))
             if method == "POST":
-                visit.form = await _read_form(request)
+                visit.form = await read_form(request)
             await asyncio.sleep(wait_s)
             response = self._admit(visit, page, method, private)
             await _hold_back(request, answer_s)
@@ -227,15 +228,6 @@ class Shop:
         response = self._problem(visit, 503, "We are very busy", "Please try again in a moment.")
         response.headers["retry-after"] = "1"
         return response
-
-
-async def _read_form(request: Request) -> dict[str, str]:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_FORM_BYTES:
-            return {}  # Without a token, so refused.
-    return dict(parse_qsl(body.decode("latin-1"), encoding="utf-8"))
 
 
 async def _hold_back(request: Request, seconds: float) -> None:

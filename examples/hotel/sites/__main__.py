@@ -1,16 +1,15 @@
 """Starts the sites: `python -m examples.hotel.sites --db hotel.db`. Prints the one address of all once they answer."""
 
 import argparse
-import os
-import signal
 import socket
-import sys
 import threading
 from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Host
+
+from examples.web import end_at_eof
 
 from . import inn, lodge, palace
 from .books import Books
@@ -31,12 +30,6 @@ def main() -> None:
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         books.close()
-
-
-def end_at_eof() -> None:
-    """Waits for the end of standard input, which comes even when whoever holds it is killed, and ends the sites."""
-    sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from examples.web import read_form
+
 from .books import Books
-from .forms import read_form
 
 SITE = "inn"
 

@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from examples.web import read_form
+
 from .books import Books
-from .forms import read_form
 
 SITE = "lodge"
 

@@ -17,6 +17,7 @@ from kibo.model.errors import FileMissing, HostDiskFull, InvalidInput, Recording
 from kibo.model.ids import RecordingId
 from kibo.model.limits import MAX_RECORDING_BYTES
 from kibo.store import crash
+from kibo.store.flushing import flush
 from kibo.store.locking import lock, try_lock_found
 
 SUFFIX: Final = ".recording"
@@ -74,7 +75,7 @@ class Recordings:
         crash.point("recording.before_rename")
         os.replace(part, to)
         crash.point("recording.renamed")
-        _flush_directory(self._folder)
+        flush(self._folder)
         return to
 
     def listed(self) -> list[Listed]:
@@ -170,7 +171,7 @@ class Recordings:
             path.unlink()
         except FileNotFoundError:
             raise _unknown(name) from None
-        _flush_directory(self._folder)
+        flush(self._folder)
 
     def _sweep(self) -> None:
         for part in self._folder.glob(f".*{_PART}"):
@@ -246,7 +247,7 @@ def _copied(stored: Stored, to: Path, source: str) -> Stored:
                     ) from None
                 crash.point("recording.linked")
             part.unlink()
-            _flush_directory(to.parent)
+            flush(to.parent)
             return copy
     finally:
         part.unlink(missing_ok=True)
@@ -274,11 +275,3 @@ def disk_full(place: Path) -> HostDiskFull:
 
 def _unknown(name: str) -> RecordingUnknown:
     return RecordingUnknown(f"there is no recording {name!r}", details={"recording": name})
-
-
-def _flush_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

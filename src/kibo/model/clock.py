@@ -41,6 +41,11 @@ class Moment(NamedTuple):
         return 0.0 if left <= 0 or (self.boot != now.boot and left > within_s) else left
 
 
+def up_s() -> float:
+    """Returns the seconds since this machine was started, those that it slept included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def moment() -> Moment:
     """Returns this moment."""
-    return Moment(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), boot())
+    return Moment(time.time(), up_s(), boot())

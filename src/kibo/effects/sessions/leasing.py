@@ -17,6 +17,7 @@ from kibo.effects.sessions.presence import Presence, Watch
 from kibo.effects.sessions.register import LeaseRow, ProfileRow, Register
 from kibo.effects.sessions.staging import staging as staging_of
 from kibo.effects.sessions.versions import Save, Versions
+from kibo.model.clock import up_s
 from kibo.model.errors import InvalidInput, LeaseEnded, PersonTimedOut, ProfileBusy
 from kibo.model.ids import LeaseId
 from kibo.model.limits import LEASE_LOOK_S, LEASE_SETTLE_S
@@ -130,7 +131,7 @@ class Lease:
                 # Who comes just before is all there is to wait for, and that the holder is overdue.
                 self._awaited = {row.id, presence.BELL}
                 first = before[0]
-                self._again_s = first.expires - register.clock_s() if first.epoch else LEASE_LOOK_S
+                self._again_s = first.expires - up_s() if first.epoch else LEASE_LOOK_S
                 return False
         epoch = place.register.grant(place.id, self.id, gone)
         self.epoch = epoch or 0

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
+from kibo.model.clock import up_s
 from kibo.model.errors import InvalidInput, LeaseEnded, ProfileUnknown, WrongState
 from kibo.model.ids import LeaseId, ProfileId
 from kibo.model.limits import MAX_NAME
@@ -91,11 +92,6 @@ _CHANGE: Final = Prepared(
     .values({name: bindparam(f"new_{name}") for name in _CHANGING})
 )
 _END: Final = Prepared(delete(profile_leases).where(profile_leases.c.id == bindparam("lease")))
-
-
-def clock_s() -> float:
-    """Seconds since the host's start, those that it slept included."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def check_name(name: str) -> None:
@@ -195,7 +191,7 @@ def change(tx: Transaction, row: LeaseRow) -> None:
 
 def renewed(row: LeaseRow) -> LeaseRow:
     """Returns a lease that has shown that it is in use."""
-    return row._replace(expires=clock_s() + row.idle_s)
+    return row._replace(expires=up_s() + row.idle_s)
 
 
 class Register:
@@ -325,7 +321,7 @@ class Register:
         Raises:
             LeaseEnded, WrongState: See `fenced`.
         """
-        until = clock_s() + timeout_s
+        until = up_s() + timeout_s
         self._step(
             profile,
             lease,
@@ -371,4 +367,4 @@ def answered(row: LeaseRow) -> LeaseRow:
 
 def overdue(row: LeaseRow) -> bool:
     """Tells whether a lease may be taken from its holder, who has done nothing with it for too long."""
-    return row.state != WAITING and row.expires < clock_s()
+    return row.state != WAITING and row.expires < up_s()

@@ -25,6 +25,7 @@ from kibo.effects.sessions.content import (
 from kibo.model.errors import FileMissing, InvalidInput, KiboError, PathRefused, ProfileTooLarge
 from kibo.model.limits import MAX_PROFILE_BYTES, MAX_PROFILE_FILES, MIB
 from kibo.store import crash
+from kibo.store.flushing import flush
 from kibo.store.locking import try_lock_directory
 
 _PIECE_BYTES: Final = 1 * MIB
@@ -154,11 +155,7 @@ class Staging:
                     pass  # of another version, or of the same transaction, which the database has begun again
             crash.point("session.published")
             if new:
-                fd = os.open(self._contents.files, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
+                flush(self._contents.files)
 
     def _more(self, name: bytes, content: bytes) -> None:
         if self._last is None or self._last[0] != name:

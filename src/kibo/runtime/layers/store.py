@@ -21,6 +21,7 @@ from kibo.runtime import kernel
 from kibo.runtime.layers.digest import TreeSummary, digest_tree
 from kibo.runtime.layers.normalise import Cleaning, normalise
 from kibo.runtime.layers.temporary import TemporaryEntry
+from kibo.store.flushing import flush
 from kibo.store.locking import try_lock
 
 
@@ -88,7 +89,7 @@ class LayerStore:
                 )
                 path = entry.path / "record"
                 path.write_text(text)
-                _flush_file(path)
+                flush(path)
                 os.replace(path, self.home / "keys" / key)
             finally:
                 entry.remove()
@@ -146,14 +147,6 @@ class LayerStore:
 def _write_meta(path: Path, summary: TreeSummary, facts: dict[str, object]) -> None:
     note = {"digest": summary.digest, "entries": summary.entries, "size_bytes": summary.size_bytes, **facts}
     path.write_text(json.dumps(note))
-
-
-def _flush_file(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def flush_file_system(path: Path) -> None:
