@@ -263,6 +263,8 @@ def test_a_port_that_is_listened_on_is_told_from_one_that_is_only_connected(tmp_
     head = "  sl  local_address rem_address   st tx_queue\n"
     table.write_text(
         head + "   0: 0100007F:1F90 00000000:0000 0A 0:0\n   1: 0100007F:0050 0100007F:1F90 01 0:0\n"
+        "   2: 01004D7F:1B58 00000000:0000 0A 0:0\n"  # the gateway's, for a host that a rule names
     )
     assert listens(8080, (str(table), str(tmp_path / "none")))
     assert not listens(80, (str(table),))
+    assert not listens(7000, (str(table),))

@@ -11,9 +11,8 @@ from typing import Final, NamedTuple
 
 from kibo.box.policy import Allow, Rule, find_rule, split_target
 from kibo.model.errors import InvalidDefinition
+from kibo.model.limits import FORWARDS_NETWORK
 
-#: The addresses, but for their last number.
-NETWORK: Final = "127.77.0."
 #: A listening socket each, which all go to the gateway in one message (`kibo.model.limits.MAX_DESCRIPTORS`).
 MAX_FORWARDS: Final = 32
 
@@ -49,7 +48,7 @@ def forwards(rules: Sequence[Rule]) -> tuple[Forward, ...]:
             continue
         deciding = find_rule(rules, host, port)
         if isinstance(deciding, Allow) and deciding.tcp:
-            address = addresses.setdefault(host, f"{NETWORK}{len(addresses) + 1}")
+            address = addresses.setdefault(host, f"{FORWARDS_NETWORK}{len(addresses) + 1}")
             found[host, port] = Forward(address, host, port)
     if len(found) > MAX_FORWARDS:
         raise InvalidDefinition(

@@ -164,3 +164,5 @@ LEASE_SETTLE_S = 0.02
 
 #: Saves of one session that may wait for one branch: each names all files of the profile.
 MAX_PENDING_SAVES = 100
+#: The addresses of a box's loopback that lead outside, but for their last number: `kibo.box.forwards`.
+FORWARDS_NETWORK = "127.77.0."

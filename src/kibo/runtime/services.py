@@ -12,11 +12,13 @@ import os
 import select
 import signal
 import socket
+import struct
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from kibo.model.limits import FORWARDS_NETWORK
 from kibo.runtime import kernel, wire
 from kibo.runtime.orphans import Adopted
 
@@ -57,7 +59,7 @@ def pause_before_restart(restart: str, status: int, ran_s: float, last_pause_s: 
 
 
 def listens(port: int, tables: tuple[str, ...] = ("/proc/net/tcp", "/proc/net/tcp6")) -> bool:
-    """Tells whether anything in this network listens on a TCP port (proc_net(5))."""
+    """Tells whether a program in this network listens on a TCP port (proc_net(5)). What leads outside is none."""
     for table in tables:
         try:
             lines = Path(table).read_text().splitlines()[1:]
@@ -65,9 +67,17 @@ def listens(port: int, tables: tuple[str, ...] = ("/proc/net/tcp", "/proc/net/tc
             continue  # a kernel without IPv6
         for line in lines:
             words = line.split()
-            if words[3] == _LISTENING and int(words[1].rpartition(":")[2], 16) == port:
+            address, _, listened = words[1].partition(":")
+            if words[3] == _LISTENING and int(listened, 16) == port and not _leads_outside(address):
                 return True
     return False
+
+
+def _leads_outside(address: str) -> bool:
+    """Tells whether an address, as the kernel lists it, is one at which the gateway listens for the box."""
+    if len(address) != 8:
+        return False
+    return socket.inet_ntoa(struct.pack("=I", int(address, 16))).startswith(FORWARDS_NETWORK)
 
 
 @dataclass(slots=True)
