@@ -147,7 +147,7 @@ def test_tree_shows_what_another_process_left(cli: Cli, left: Left) -> None:  # 
 
 
 def test_aborted_branches_are_counted_and_closed_trees_listed_on_demand(cli: Cli, left: Left) -> None:  # noqa: F811
-    assert cli.json("abort", left.c) == {"aborted": [left.c], "process": None}
+    assert cli.json("abort", left.c) == {"aborted": [left.c], "process": None, "to_undo": []}
     assert "aborted before" in cli("abort", left.c).stdout
     shown = rows(cli)
     assert left.c not in shown
@@ -254,7 +254,7 @@ def test_what_runs_in_a_living_process_is_committed_there(cli: Cli, tmp_path: Pa
             for command in ("commit", "merge"):
                 error = refused(cli, "state.wrong", command, ids["b"], status=75)
                 assert error["details"]["process"] == running.pid
-            assert cli.json("abort", ids["b"]) == {"aborted": [ids["b"]], "process": running.pid}
+            assert cli.json("abort", ids["b"]) == {"aborted": [ids["b"]], "process": running.pid, "to_undo": []}
             assert [row["path"] for row in cli.json("diff", f"{name}-c")] == ["/work/one"]
             out, _ = running.communicate("go on\n", timeout=60)
         finally:
