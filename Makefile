@@ -12,6 +12,8 @@ LOCK := requirements/dev.lock
 DEBIAN := requirements/debian.txt
 # Set KIBO_NO_APT=1 to keep the machine's own packages as they are.
 PYTEST_ARGS ?=
+# Many images of containers set it. Without compiled modules each `kibo` and each test process compiles all it imports.
+unexport PYTHONDONTWRITEBYTECODE
 # One worker a processor; WORKERS=0 runs all in one process.
 WORKERS ?= auto
 
