@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
 import subprocess
@@ -513,6 +514,18 @@ def test_branches_that_ended_hold_no_descriptor_though_they_can_be_read_and_thei
     assert ("added", "/work/b") in paths(ended[0])
     with pytest.raises(errors.KiboError):
         ended[0][box].files.read("b")
+
+
+def test_a_fork_that_was_aborted_and_that_nobody_holds_takes_no_memory_while_its_tree_goes_on(main):
+    box = main.spawn(Values())
+    for number in range(6):
+        one, two = main.fork(2)
+        one[box].put("a", number)
+        one.abort()
+        two.abort()
+    del one, two
+    gc.collect()
+    assert [each.id for each in wiring.runtime().records().running.values()] == [main.id]
 
 
 #: Makes empty files for ever; directories too, and one hundred in each.

@@ -78,7 +78,8 @@ class RunningBranch:
         self.reasons: tuple[str, ...] = ()
         self.members: dict[str, Member] = {}
         self.face: Any = family.branch_face(self)
-        self._children: list[RunningBranch] = []
+        #: Those forked from it that may still end otherwise than it does: not those that were aborted.
+        self._children: dict[str, RunningBranch] = {}
         #: Where it commits into what this process does not run; None for a root.
         self._elsewhere = record.parent if parent is None else None
         self._is_root = record.parent is None
@@ -264,13 +265,13 @@ class RunningBranch:
             for member in members:
                 spawned = made[member.name][index]
                 child._member(member.name, spawned, member.box, member.frozen, world[member.name])
-        self._children += children
+        self._children |= {child.id: child for child in children}
         return children
 
     def adopt(self, record: BranchRecord) -> RunningBranch:
         """Makes a branch that history has as this one's child a child of it here too; it has no instances yet."""
         child = RunningBranch(self.family, record, self, {})
-        self._children.append(child)
+        self._children[child.id] = child
         return child
 
     @asynccontextmanager
@@ -557,6 +558,8 @@ class RunningBranch:
             ending.kill_spared()
             if self.parent is None:
                 self.family.owner.end(self.id)
+            else:
+                self.parent._children.pop(self.id, None)
         self._let_go()
         await self._end_tape(keep=True)
         return ending.undone
@@ -578,7 +581,7 @@ class RunningBranch:
         """
         if self._ended:
             return
-        for child in list(self._children):
+        for child in list(self._children.values()):
             await child.abort()
         waiting = self.family.waiting
         self._check()
@@ -714,10 +717,12 @@ class RunningBranch:
     def _end_children(self, winner: RunningBranch, ending: Ending) -> None:
         self.loaded |= winner.loaded
         winner._stop("committed", ending)
-        for child in self._children:
-            child._stop("stale", ending)
+        for child in self._children.values():
+            if not child._ended:  # of earlier commits there may be thousands
+                child._stop("stale", ending)
         # Those of the winner, which have nothing to commit into any more, end with this branch.
-        self._children = [child for child in (*self._children, *winner._children) if child is not winner]
+        self._children |= winner._children
+        del self._children[winner.id]
 
     def _stop(self, why: Ended, ending: Ending) -> None:
         """Ends what runs in it and below it, at once; but for instances that have something to undo first."""
@@ -725,7 +730,7 @@ class RunningBranch:
         while pending:
             branch, how = pending.pop()
             branch._stop_alone(how, ending)
-            pending += [(child, "stale" if how == "committed" else how) for child in branch._children]
+            pending += [(child, "stale" if how == "committed" else how) for child in branch._children.values()]
         if self.parent is None and why not in ("aborted", "closed"):
             self.family.owner.end(self.id)
 
