@@ -254,7 +254,11 @@ def test_what_runs_in_a_living_process_is_committed_there(cli: Cli, tmp_path: Pa
             for command in ("commit", "merge"):
                 error = refused(cli, "state.wrong", command, ids["b"], status=75)
                 assert error["details"]["process"] == running.pid
-            assert cli.json("abort", ids["b"]) == {"aborted": [ids["b"]], "process": running.pid, "to_undo": []}
+            assert cli.json("abort", ids["b"]) == {
+                "aborted": [ids["b"]],
+                "process": running.pid,
+                "to_undo": [],
+            }
             assert [row["path"] for row in cli.json("diff", f"{name}-c")] == ["/work/one"]
             out, _ = running.communicate("go on\n", timeout=60)
         finally:

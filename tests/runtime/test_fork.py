@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import random
 import re
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from kibo.model.ids import DeltaId, InstanceId
 from kibo.runtime import forking
 from kibo.runtime.instance import Instance, conversation_of, spawned_of
 from kibo.runtime.waiting import Blocking, run
+from patience import eventually
 from running_till import serving
 from value_boxes import Values
 
@@ -369,6 +373,43 @@ def test_the_asynchronous_face_forks_too() -> None:
             return results
 
     assert anyio.run(main) == [2, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["kibo-nursery", "kibo-maps"])
+def test_forks_go_on_when_a_process_that_writes_their_id_maps_was_killed(
+    counter: Instance, name: str
+) -> None:
+    counter.fork(2)
+    for pid in running(name):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not running(name))
+    (fork,) = counter.fork(1, live="require")
+    assert fork.add() == counter.add()
+    (fork,) = fork.fork(1, live="require")
+    assert fork.add() == counter.add()
+
+
+def running(name: str) -> list[int]:
+    """Processes of this one's runtime that are called so."""
+    mine = str(os.getpid())
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):
+            told = status.read_text()
+            if (
+                told.startswith(f"Name:\t{name}\n")
+                and "\nState:\tZ" not in told
+                and mine in ancestors(status)
+            ):
+                found.append(int(status.parent.name))
+    return found
+
+
+def ancestors(status: Path) -> Iterator[str]:
+    pid = status.parent.name
+    while pid != "0":
+        pid = Path(f"/proc/{pid}/status").read_text().split("PPid:\t")[1].split("\n")[0]
+        yield pid
 
 
 def test_limits_of_processes_hold_in_forks_and_cannot_be_raised(counter: Instance) -> None:

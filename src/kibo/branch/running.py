@@ -730,7 +730,9 @@ class RunningBranch:
         while pending:
             branch, how = pending.pop()
             branch._stop_alone(how, ending)
-            pending += [(child, "stale" if how == "committed" else how) for child in branch._children.values()]
+            pending += [
+                (child, "stale" if how == "committed" else how) for child in branch._children.values()
+            ]
         if self.parent is None and why not in ("aborted", "closed"):
             self.family.owner.end(self.id)
 

@@ -7,6 +7,7 @@ import enum
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,7 +105,7 @@ class Cell:
         own_userns: Whether it has a user namespace below the warden's own.
         label: The box, by the names of its parts; a fork's is its source's.
         name: What its user calls it, if anything.
-        map_awaited: The number by which its source's map writer has been asked for its id map, until it is confirmed.
+        await_map: Waits until its id map is in force, which its source's map writer has been asked for.
         given_up: Whether it is to be ended as soon as its process is known.
         parked: The instance that it was before it was sealed and will be again when that is used; empty for none.
         instance: Whether it was an instance, and not a state, when it was sealed.
@@ -143,7 +144,7 @@ class Cell:
     awaited: list[Cell] = field(default_factory=list)
     group: Group | None = None
     map_writer: MapWriter | None = None
-    map_awaited: int = 0
+    await_map: Callable[[], None] | None = None
     given_up: bool = False
     log_fd: int = -1
     parked: str = ""

@@ -7,7 +7,9 @@ stays. It is started by a nursery, a child of the warden that does nothing else:
 
 from __future__ import annotations
 
+import functools
 import os
+import select
 import signal
 import socket
 import traceback
@@ -24,15 +26,21 @@ class Nursery:
 
     def __init__(self) -> None:
         """Starts it. About 1 ms."""
+        self._sock = self._begin()
+
+    def _begin(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
             _run(theirs, _raise_writers)
         theirs.close()
-        self._sock = ours
+        return ours
 
     def start(self, pidfd: int) -> MapWriter:
         """Has a writer started in the user namespace of the process behind ``pidfd``. Does not wait for it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if _hung_up(self._sock):  # it was killed, which is no reason to refuse forks from now on
+            self._sock.close()
+            self._sock = self._begin()
         with theirs:
             wire.send_command(self._sock, None, [pidfd, theirs.fileno()])
         return MapWriter(ours)
@@ -47,14 +55,18 @@ class MapWriter:
     #: What came of writes that nobody has asked for yet, or ever will: a fork may be given up meanwhile.
     answers: dict[int, int] = field(default_factory=dict)
 
-    def write(self, pid: int, text: str) -> int:
-        """Has both maps of a process written; several may be under way. Returns the number to `confirm` it by."""
+    def ended(self) -> bool:
+        """Tells whether it was killed, or its box has ended."""
+        return _hung_up(self.sock)
+
+    def write(self, pid: int, text: str) -> Callable[[], None]:
+        """Has both maps of a process written; several may be under way. Returns what waits until they are in force."""
         wire.send_command(self.sock, [pid, text])
         self.written += 1
         self.answers[self.written] = -1
-        return self.written
+        return functools.partial(self._confirm, self.written)
 
-    def confirm(self, write: int) -> None:
+    def _confirm(self, write: int) -> None:
         """Waits until a write is in force.
 
         Raises:
@@ -73,6 +85,12 @@ class MapWriter:
     def close(self) -> None:
         """Ends the writer."""
         self.sock.close()
+
+
+def _hung_up(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, 0)
+    return bool(poll.poll(0))
 
 
 def _run(sock: socket.socket, work: Work) -> None:

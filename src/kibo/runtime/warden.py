@@ -390,12 +390,10 @@ class Warden:
     def _admit_fork(self, cell: Cell) -> None:
         """Lets a fork in that says that it has given up its rights, once that is seen to be true."""
         vet(cell.pid, cell.proc, cell.control_number, cell.root.identity)
-        if cell.map_awaited:
+        if cell.await_map is not None:
             # It was asked for before all that was done since, so that nobody has waited for it.
-            assert cell.source is not None
-            assert cell.source.map_writer is not None
-            cell.source.map_writer.confirm(cell.map_awaited)
-            cell.map_awaited = 0
+            cell.await_map()
+            cell.await_map = None
         # Only this count of its own: the hard limit stays, which what is forked from it has for all below it.
         self._limit_processes(cell, cell.setup["pids"])
         self._let_in(cell, cell.forked_setup())
@@ -464,9 +462,9 @@ class Warden:
                 finally:
                     os.close(fd)
             return
-        if source.map_writer is None:
+        if source.map_writer is None or source.map_writer.ended():
             source.map_writer = self.nursery.start(source.pidfd)
-        cell.map_awaited = source.map_writer.write(cell.pid, format_lines(lines))
+        cell.await_map = source.map_writer.write(cell.pid, format_lines(lines))
 
     def _listen(self, cell: Cell) -> None:
         """Opens the box's only doors out: sockets inside its network that the forwarder accepts from."""
