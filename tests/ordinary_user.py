@@ -80,9 +80,9 @@ def run(
     )
 
 
-def run_tests(place: Path, uid: int, gid: int, module: str, **variables: str) -> None:
-    """Runs a module of tests as a user, and fails where one of them does."""
-    words = ["-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", f"--rootdir={place}"]
+def run_tests(place: Path, uid: int, gid: int, module: str, only: str = "", **variables: str) -> None:
+    """Runs a module of tests as a user, or those that match ``only``, and fails where one of them does."""
+    words = ["-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", f"--rootdir={place}", "-k", only]
     settings = [f"--config-file={place}/pyproject.toml", f"--basetemp={place}/home/temporary"]
     done = run(place, uid, gid, [*words, *settings, f"{place}/tests/{module}"], **variables)
     print(done.stdout)
