@@ -23,7 +23,7 @@ from kibo.model.ids import DeltaId
 from kibo.runtime.layers.temporary import remove_tree
 from kibo.runtime.trees.flatten import PARTS
 from kibo.store.crash import point
-from kibo.store.locking import try_lock
+from kibo.store.locking import claim, release, try_lock
 
 _SUFFIX: Final = ".deltas"
 
@@ -42,7 +42,7 @@ class Owner:
             self._lock = home / "run" / f"{_digits(self._first)}{_SUFFIX}"
             fd = try_lock(self._lock)
             if fd is not None:
-                self._fd = fd
+                self._fd = claim(fd)
                 os.write(fd, b"%d\n" % os.getpid())
                 return
 
@@ -64,7 +64,7 @@ class Owner:
             _remove(self._home, self._lock, history)
         else:
             self._lock.unlink(missing_ok=True)
-        os.close(self._fd)
+        release(self._fd)
 
 
 def running(home: Path) -> dict[str, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kibo.effects.bells import SUFFIX, bell_of
-from kibo.store.locking import lock, try_lock_found
+from kibo.store.locking import claim, lock, try_lock_found
 
 if TYPE_CHECKING:
     from kibo.effects.ledger import Ledger
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def appear(directory: Path, gateway: str) -> None:
     """Makes this process known as a gateway for as long as it lives."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock(directory / gateway)  # never closed: the end of the process is what releases it
+    claim(lock(directory / gateway))  # never released: the end of the process does that
 
 
 def known(directory: Path) -> list[str]:

@@ -53,6 +53,40 @@ def try_lock(path: Path, *, shared: bool = False) -> int | None:
         os.close(fd)
 
 
+#: Descriptors of locks that no child which `os.fork` makes of this process shares.
+_own: set[int] = set()
+
+
+def claim(fd: int) -> int:
+    """Marks a lock as this process's alone: it ends with it, though children that were forked from it live on.
+
+    Args:
+        fd: Its descriptor, from now on to be given to `release` alone.
+    """
+    _own.add(fd)
+    return fd
+
+
+def release(fd: int) -> None:
+    """Releases a lock that was marked by `claim`; in a forked child, which has no part in it, nothing."""
+    if fd in _own:
+        _own.remove(fd)
+        os.close(fd)
+
+
+def _in_child() -> None:
+    if _own:
+        # Not closed: the number stays taken, so that whoever still writes there writes to nobody's file.
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for fd in _own:
+            os.dup2(nothing, fd, inheritable=False)
+        os.close(nothing)
+        _own.clear()
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
 def try_lock_directory(path: Path, *, shared: bool = False) -> int | None:
     """As `try_lock`, with a directory for the lock's file: it is there, and stays locked where it is renamed to.
 
