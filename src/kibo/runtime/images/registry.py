@@ -14,7 +14,9 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
@@ -110,7 +112,8 @@ class Registry:
         self._repository = repository
         self._reference = reference
         plain = host.split(":")[0] in ("localhost", "127.0.0.1", "[::1]")
-        self._root = f"{'http' if plain else 'https'}://{host}/v2/{repository}"
+        self._schemes = ("http://", "https://") if plain else ("https://",)
+        self._root = f"{self._schemes[0]}{host}/v2/{repository}"
         self._token = ""
 
     def resolve(self) -> str:
@@ -140,16 +143,25 @@ class Registry:
                     self._token = self._ask_token(challenge)
                     return self._get(path, accept, again=False)
                 raise self._failed(path, f"it answered {error.code} {error.reason}") from error
-        except (urllib.error.URLError, OSError) as error:
+        except (OSError, HTTPException) as error:
             raise self._failed(path, str(getattr(error, "reason", error))) from error
 
     def _ask_token(self, challenge: str) -> str:
         fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+        realm = fields.get("realm", "")
+        if not realm.startswith(self._schemes):
+            # A file of this host's, say: what it holds would be sent on to the registry.
+            raise self._failed("a token", f"it asks for one to be fetched from {realm!r}")
         query = urllib.parse.urlencode(
             {name: fields[name] for name in ("service", "scope") if name in fields}
         )
-        with urllib.request.urlopen(f"{fields['realm']}?{query}", timeout=_TIMEOUT_S) as reply:
-            answer = json.loads(_read_document(reply))
+        try:
+            with urllib.request.urlopen(f"{realm}?{query}", timeout=_TIMEOUT_S) as reply:
+                answer = dict(json.loads(_read_document(reply)))
+        except (OSError, HTTPException, ValueError, TypeError) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it is the answer too
+            raise self._failed("a token", f"{realm}: {error}") from error
         return str(answer.get("token") or answer.get("access_token"))
 
     def _failed(self, path: str, why: str) -> BuildFailed:
@@ -198,14 +210,36 @@ def fetch_image(source: Source, digest: str = "") -> Image:
     Raises:
         BuildFailed: It cannot be had, or is not what its digest says.
     """
-    digest = digest or source.resolve()
-    manifest = _document(source, digest, manifest=True)
-    if "manifests" in manifest:
-        digest = _choose(manifest["manifests"])
+    with _told():
+        digest = digest or source.resolve()
         manifest = _document(source, digest, manifest=True)
-    config = _document(source, manifest["config"]["digest"])
-    layers = tuple((str(layer["digest"]), str(layer["mediaType"])) for layer in manifest["layers"])
+        if "manifests" in manifest:
+            digest = _choose(manifest["manifests"])
+            manifest = _document(source, digest, manifest=True)
+        config = _document(source, manifest["config"]["digest"])
+        layers = tuple((str(layer["digest"]), str(layer["mediaType"])) for layer in manifest["layers"])
     return Image(digest, layers, config)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turns what goes wrong with a source's content into an error that says so.
+
+    Raises:
+        BuildFailed: It stopped coming, or is not what an image has there.
+    """
+    try:
+        yield
+    except (OSError, HTTPException) as error:
+        raise BuildFailed(
+            f"the image stopped coming: {error}",
+            hint="Build again: what has arrived whole is kept.",
+        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BuildFailed(
+            f"it has no manifest of an image: {type(error).__name__}: {error}",
+            hint="Is that reference an image? Something else answers there.",
+        ) from error
 
 
 def _choose(entries: list[dict[str, Any]]) -> str:
@@ -247,11 +281,13 @@ def fetch_layer(source: Source, digest: str, target: Path, progress: Callable[[i
         progress: Called with the number of bytes so far.
 
     Raises:
-        BuildFailed: What came is not what the digest says.
+        BuildFailed: What came is not what the digest says, or it stopped coming.
     """
     hasher = hashlib.sha256()
     count = 0
-    with source.open(digest) as stream, open(target, "wb") as file:
+    with _told():
+        stream = source.open(digest)
+    with stream, open(target, "wb") as file:
         for chunk in _chunks(stream):
             hasher.update(chunk)
             file.write(chunk)
@@ -261,7 +297,11 @@ def fetch_layer(source: Source, digest: str, target: Path, progress: Callable[[i
 
 
 def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
-    while chunk := stream.read(_CHUNK_BYTES):
+    while True:
+        with _told():
+            chunk = stream.read(_CHUNK_BYTES)
+        if not chunk:
+            return
         yield chunk
 
 
