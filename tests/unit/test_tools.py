@@ -124,6 +124,38 @@ def test_types_with_definitions_keep_them_and_a_field_called_title():
     assert '"title": "' not in json.dumps(schema)
 
 
+def _model(module: str, field: str) -> type:
+    """A type that is called Book, as one of another module may be."""
+    import pydantic
+
+    return pydantic.create_model("Book", __module__=f"leaked_{module}", **{field: (str, ...)})
+
+
+def _defined(schema: dict, reference: dict) -> list[str]:
+    return list(schema["$defs"][reference["$ref"].removeprefix("#/$defs/")]["properties"])
+
+
+def test_types_of_one_name_stay_apart_and_their_modules_unsaid():
+    one, other = _model("one", "isbn"), _model("other", "pages")
+
+    class Library(Box):
+        @action
+        def swap(self, ours: list[one], theirs: list[other], either: list[one | other]) -> None:
+            """Swap."""
+
+        @action
+        def lend(self, ours: list[one], more: list[one]) -> None:
+            """Lend."""
+
+    swap, lend = (tool["inputSchema"] for tool in tools(Library(), "mcp"))
+    assert "leaked" not in json.dumps(swap)
+    given = swap["properties"]
+    assert _defined(swap, given["ours"]["items"]) == ["isbn"]
+    assert _defined(swap, given["theirs"]["items"]) == ["pages"]
+    assert [_defined(swap, choice) for choice in given["either"]["items"]["anyOf"]] == [["isbn"], ["pages"]]
+    assert list(lend["$defs"]) == ["Book"]
+
+
 def test_a_skill_file_is_read_with_its_front_matter(tmp_path):
     path = tmp_path / "SKILL.md"
     path.write_text(

@@ -3,6 +3,7 @@
 Imported on first use: by the host where a type needs it, by a guest where an action's arguments do.
 """
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -127,9 +128,12 @@ def _restored(slot: Slot, value: Any) -> Any:
 
 
 def json_schema(slot: Slot) -> dict[str, Any]:
-    """Returns the JSON Schema of a slot's type, with its default where JSON can hold it, and without titles."""
+    """Returns the JSON Schema of a slot's type, with its default where JSON can hold it, and without titles.
+
+    Its definitions are named after their types alone.
+    """
     adapter = adapter_of(slot)
-    schema: dict[str, Any] = _untitled(adapter.json_schema(mode="validation"))
+    schema: dict[str, Any] = _untitled(_briefly_named(adapter.json_schema(mode="validation")))
     if not slot.required:
         try:
             with warnings.catch_warnings():
@@ -138,6 +142,42 @@ def json_schema(slot: Slot) -> dict[str, Any]:
         except (ValueError, TypeError, PydanticJsonSchemaWarning):
             pass  # a default that JSON cannot hold is the action's own affair: the argument is optional all the same
     return schema
+
+
+_DEFINED = "#/$defs/"
+
+
+def _briefly_named(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with its definitions named as their types are: where two share a name, pydantic adds their modules."""
+    names: dict[str, str] = {}
+    for key, definition in schema.get("$defs", {}).items():
+        brief = re.sub(r"[^\w.-]", "_", definition.get("title", key))
+        name, number = brief, 1
+        while name in names.values():
+            number += 1
+            name = f"{brief}_{number}"
+        names[key] = name
+    return renamed(schema, names)
+
+
+def renamed(schema: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """The schema with other names for its definitions, old to new; all that it has must be among them."""
+    if not names:
+        return schema
+    references = {_DEFINED + old: _DEFINED + new for old, new in names.items()}
+    result: dict[str, Any] = _referring(
+        {name: part for name, part in schema.items() if name != "$defs"}, references
+    )
+    definitions = {names[old]: _referring(part, references) for old, part in schema["$defs"].items()}
+    return {**result, "$defs": definitions}
+
+
+def _referring(schema: Any, references: Mapping[str, str]) -> Any:
+    if isinstance(schema, list):
+        return [_referring(item, references) for item in schema]
+    if isinstance(schema, dict):
+        return {key: _referring(item, references) for key, item in schema.items()}
+    return references.get(schema, schema) if isinstance(schema, str) else schema
 
 
 def _untitled(schema: Any, *, names: bool = False) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from kibo.box.actions import ActionSpec
 from kibo.box.define import Box
 from kibo.box.plan import Plan, plan
-from kibo.box.schema import json_schema
+from kibo.box.schema import json_schema, renamed
 from kibo.box.skills import cleaned
 from kibo.model.errors import InvalidInput
 
@@ -71,7 +71,7 @@ def argument_schema(spec: ActionSpec, described: dict[str, str]) -> dict[str, An
     definitions: dict[str, Any] = {}
     properties: dict[str, Any] = {}
     for slot in spec.parameters:
-        schema = json_schema(slot)
+        schema = _beside(definitions, json_schema(slot))
         definitions.update(schema.pop("$defs", {}))
         if slot.name in described:
             schema = {**schema, "description": described[slot.name]}
@@ -83,6 +83,16 @@ def argument_schema(spec: ActionSpec, described: dict[str, str]) -> dict[str, An
         "additionalProperties": False,
     }
     return {**whole, "$defs": definitions} if definitions else whole
+
+
+def _beside(definitions: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with such names for its definitions that none stands for two types in one tool."""
+    own = schema.get("$defs", {})
+    apart, number = schema, 1
+    while any(definitions.get(name, part) != part for name, part in apart.get("$defs", {}).items()):
+        number += 1
+        apart = renamed(schema, {name: f"{name}_{number}" for name in own})
+    return apart
 
 
 def split_doc(doc: str) -> tuple[str, dict[str, str]]:
