@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from kibo import Allow, Box, Env, Limits, action
+from kibo import Allow, Box, Deny, Env, Limits, action
 
 
 def make(spec: dict[str, Any]) -> Box:
@@ -21,7 +21,10 @@ def make(spec: dict[str, Any]) -> Box:
             variables=spec.get("variables", {}),
             limits=Limits(memory_bytes=spec.get("memory_bytes")),
         ),
-        "egress": [Allow(host, methods=spec.get("methods", [])) for host in spec.get("hosts", [])],
+        "egress": [
+            *(Allow(host, methods=spec.get("methods", [])) for host in spec.get("hosts", [])),
+            *(Deny(host) for host in spec.get("denied", [])),
+        ],
     }
     for name, constant in spec.get("actions", {}).items():
         body[name] = action(_function(name, constant))

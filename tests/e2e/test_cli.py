@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +35,7 @@ class Cli:
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(
-            [*KIBO, *arguments], cwd=self.work, text=True, env=self.variables, **(pipes | options)
+            [*KIBO, *arguments], cwd=self.work, text=True, **({"env": self.variables} | pipes | options)
         )
 
     @property
@@ -261,6 +264,40 @@ def test_a_build_shows_its_steps_and_their_output(cli: Cli) -> None:
     assert "built run: " in shown
 
 
+def test_a_build_on_a_terminal_shows_a_bar_with_its_steps(cli: Cli) -> None:
+    (cli.work / "barred.py").write_text(
+        "from kibo import Box, Env\nclass Barred(Box):\n    '''Barred.'''\n"
+        f"    env = Env(run=['echo said {time.time_ns()}; sleep 0.5'])\n"
+    )
+    ours, theirs = pty.openpty()
+    variables = {name: text for name, text in cli.variables.items() if name != "NO_COLOR"}
+    process = cli.start(
+        "build", "barred.py:Barred", "--json", stderr=theirs, env=variables | {"TERM": "xterm"}
+    )
+    os.close(theirs)
+    seen = b""
+    while piece := read_terminal(ours):
+        seen += piece
+    os.close(ours)
+    told, _ = process.communicate(timeout=20)
+    assert json.loads(told)["lock"] == "kibo.lock"
+    shown = seen.decode()
+    assert "━" in shown
+    assert re.search(r"run: .*\d/\d", shown)
+    assert "  said " in shown
+    assert "built run: " in shown
+
+
+def read_terminal(fd: int) -> bytes:
+    """Reads what was printed on a terminal; empty once its last program is gone."""
+    try:
+        return os.read(fd, 65536)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""
+
+
 def test_a_spawned_instance_can_be_listed_used_and_stopped(cli: Cli) -> None:
     instance = cli("spawn", "boxes.py:Hello(name=eve)", "--name", "eve").stdout.strip()
     (row,) = cli.json("ps")
@@ -378,8 +415,10 @@ def test_an_instance_ends_when_its_time_is_over(cli: Cli) -> None:
 
 
 def test_an_instance_that_ends_by_itself_takes_its_holder_along(cli: Cli) -> None:
-    cli("spawn", "boxes.py:Hello", "--name", "gone")
-    pid = cli.json("ps")[0]["pid"]
+    held = cli.json("spawn", "boxes.py:Hello", "--name", "gone")
+    (row,) = cli.json("ps")
+    assert (held["instance"], held["name"], held["pid"]) == (row["id"], "gone", row["owner_pid"])
+    pid = row["pid"]
     os.kill(pid, 9)
     deadline = time.monotonic() + 15
     while list((cli.home / "run").iterdir()):
@@ -394,6 +433,8 @@ def test_a_shell_runs_in_an_instance_and_in_a_box(cli: Cli) -> None:
     assert "world" in done.stdout
     assert "eve" in cli("shell", "boxes.py:Hello(name=eve)", stdin="cat launched; echo; exit\n").stdout
     assert len(cli.json("ps")) == 1
+    done = cli("shell", "sh", "--json", stdin="exit 7\n", status=7)
+    assert json.loads(done.stdout.splitlines()[-1]) == {"returncode": 7}
     assert "24 80" in cli("exec", "sh", "-t", "--", "stty", "size").stdout
 
 

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import made_boxes
-from kibo import Box
+from kibo import Box, Deny
 from kibo.box.plan import plan
+from kibo.box.policy import find_rule
 from kibo.box.sums import parts_of
 from kibo.model.errors import CompositionConflict
 
@@ -36,6 +37,7 @@ specs = st.fixed_dictionaries(
         "variables": st.dictionaries(names, st.sampled_from(["1", "2"]), max_size=2),
         "memory_bytes": st.integers(1, 3),
         "hosts": st.lists(names, max_size=2, unique=True),
+        "denied": st.lists(names, max_size=2, unique=True),
         "methods": st.lists(st.sampled_from(["GET", "PUT"]), max_size=2, unique=True),
         "actions": st.dictionaries(names, st.integers(0, 2) | st.sampled_from(["a", "b"]), max_size=2),
         "value": st.recursive(
@@ -69,6 +71,7 @@ def canonical(spec: dict[str, Any]) -> str:
         "variables": {},
         "memory_bytes": None,
         "hosts": [],
+        "denied": [],
         "methods": [],
         "actions": {},
     }
@@ -130,6 +133,16 @@ def test_the_bar_settles_every_conflict_for_the_right_side(a, b):
 @given(boxes, boxes)
 def test_a_conflict_is_the_same_from_either_side(a, b):
     assert (tried(lambda: a + b) is CompositionConflict) == (tried(lambda: b + a) is CompositionConflict)
+
+
+@given(boxes, boxes)
+def test_what_either_side_denies_is_denied_and_the_larger_limit_holds(a, b):
+    both = plan(a | b)
+    for rule in (*plan(a).egress, *plan(b).egress):
+        if isinstance(rule, Deny):
+            assert isinstance(find_rule(both.egress, rule.target, 443), Deny)
+    limits = [plan(side).limits.memory_bytes or 0 for side in (a, b)]
+    assert (both.limits.memory_bytes or 0) == max(limits)
 
 
 @given(specs, specs)
