@@ -29,4 +29,8 @@ if [ ! -e "$policy" ]; then
   made_policy=1
 fi
 trap '[ -z "$made_policy" ] || rm -f "$policy"' EXIT
-apt-get install -y --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}" | sed -n 's/^Setting up /setup:   /p'
+# Unbuffered, so that each package is told as it comes.
+LC_ALL=C apt-get install -y --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}" |
+  sed -unE 's/^([0-9]+) upgraded, ([0-9]+) newly installed.*/setup:   \2 packages with what they need/p
+    s/^Get:[0-9]+ [^ ]+ [^ ]+ [^ ]+ ([^ ]+) .*(\[[^]]+\])$/setup:   fetching \1 \2/p
+    s/^Setting up ([^ ]+).*/setup:   installed \1/p'

@@ -28,6 +28,6 @@ index=$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null || tru
 [ ! -s /etc/ssl/certs/ca-certificates.crt ] || export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-1}"
 export VIRTUAL_ENV=$PWD/$venv
 echo "setup: installing $pins pinned packages from $lock"
-"$uv" pip install --quiet --compile-bytecode --require-hashes -r "$lock"
+"$uv" pip install --compile-bytecode --require-hashes -r "$lock" # with a bar on a terminal, and the names
 "$uv" pip install --quiet --no-deps --no-build-isolation --editable .
 echo "setup: ready ($venv)"
