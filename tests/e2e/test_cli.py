@@ -269,23 +269,27 @@ def test_a_build_on_a_terminal_shows_a_bar_with_its_steps(cli: Cli) -> None:
         "from kibo import Box, Env\nclass Barred(Box):\n    '''Barred.'''\n"
         f"    env = Env(run=['echo said {time.time_ns()}; sleep 0.5'])\n"
     )
+    told, shown = on_terminal(cli, "build", "barred.py:Barred", "--json")
+    assert json.loads(told)["lock"] == "kibo.lock"
+    assert "━" in shown
+    assert re.search(r"run: .*\d/\d", shown)
+    assert "  said " in shown
+    assert "built run: " in shown
+
+
+def on_terminal(cli: Cli, *arguments: str) -> tuple[str, str]:
+    """Runs a command whose standard error is a terminal. Returns what it printed, and what was to be seen there."""
     ours, theirs = pty.openpty()
     variables = {name: text for name, text in cli.variables.items() if name != "NO_COLOR"}
-    process = cli.start(
-        "build", "barred.py:Barred", "--json", stderr=theirs, env=variables | {"TERM": "xterm"}
-    )
+    process = cli.start(*arguments, stderr=theirs, env=variables | {"TERM": "xterm"})
     os.close(theirs)
     seen = b""
     while piece := read_terminal(ours):
         seen += piece
     os.close(ours)
     told, _ = process.communicate(timeout=20)
-    assert json.loads(told)["lock"] == "kibo.lock"
-    shown = seen.decode()
-    assert "━" in shown
-    assert re.search(r"run: .*\d/\d", shown)
-    assert "  said " in shown
-    assert "built run: " in shown
+    assert process.returncode == 0, seen
+    return told, seen.decode()
 
 
 def read_terminal(fd: int) -> bytes:
@@ -456,7 +460,9 @@ def test_gc_tells_and_then_removes_what_is_unused(cli: Cli) -> None:
     assert used["kept"] > 0
     assert cli("exec", "user", "cat", "launched").stdout == "world"
     cli("stop", "user")
-    assert "removed" in cli("gc", "--all").stdout
+    told, shown = on_terminal(cli, "gc", "--all")
+    assert "removed" in told
+    assert re.search(r"look at layers .*\d/\d", shown)
     assert cli("run", "boxes.py:Hello", "echo", "x").stdout == "x\n"
 
 

@@ -24,6 +24,7 @@ from kibo.runtime.images.environment import (
     find_environment,
     interpreter_layer,
 )
+from kibo.runtime.layers.collection import Collecting
 from kibo.runtime.layers.temporary import remove_tree
 from leftovers import groups_of
 
@@ -383,7 +384,9 @@ def test_layers_that_nothing_uses_are_collected_and_built_again(state: Path, tmp
     assert "built" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
     planned = collect_layers(tmp_path / "state", unused_s=0, dry=True)
     assert len(planned.layers) == 3
-    assert collect_layers(tmp_path / "state", unused_s=0).layers == planned.layers
+    told: list[Collecting] = []
+    assert collect_layers(tmp_path / "state", unused_s=0, progress=told.append).layers == planned.layers
+    assert told == [Collecting(done, 3) for done in range(3)]
     assert list((tmp_path / "state/layers").iterdir()) == []
     assert build(env, tmp_path / "state")[0].digest == build(env, state)[0].digest
     kept = collect_layers(tmp_path / "state", unused_s=0)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from kibo.cli.branches import counted, short, standing
 from kibo.cli.options import Common, seconds
 from kibo.cli.output import print_json, print_value, size
-from kibo.runtime.images.building import do_job
+from kibo.cli.progress import BuildDisplay
+from kibo.runtime.images.building import collect_layers
 from kibo.runtime.layers.home import prepare_home, state_home
 
 
@@ -36,18 +38,12 @@ def gc(
     closed_s = seconds(closed)
     home = state_home()
     prepare_home(home)
-    collected: dict[str, Any] = {}
     with standing() as here:
         ended = here.collect(closed_s, unused_s, dry=dry_run)
         keep = [] if all else sorted(here.layers())
-
-    def take(event: dict[str, Any]) -> None:
-        if event["event"] == "collected":
-            collected.update(event)
-
-    # In a builder, which has power over the ids that layers' files belong to.
-    do_job({"job": "collect", "home": str(home), "unused_s": unused_s, "keep": keep, "dry": dry_run}, take)
-    facts = {name: collected[name] for name in ("layers", "freed_bytes", "kept", "swept")}
+    with BuildDisplay() as display:
+        layers = collect_layers(home, unused_s=unused_s, keep=keep, dry=dry_run, progress=display)
+    facts = asdict(layers)
     facts |= {"branches": ended.branches, "snapshots": ended.snapshots, "deltas": ended.resources}
     if common.json:
         print_json({**facts, "dry_run": dry_run})

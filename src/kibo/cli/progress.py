@@ -1,4 +1,4 @@
-"""Shows builds as they happen, on standard error: a bar on a terminal, lines for anything else."""
+"""Shows builds and whatever else takes long, on standard error: a bar on a terminal, lines for anything else."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from kibo.branch.hostdir.reading import Reading
 from kibo.cli.output import duration, size
 from kibo.cli.styles import styled
 from kibo.runtime.images.environment import BuildEvent
+from kibo.runtime.layers.collection import Collecting
 from kibo.runtime.states import Launched, Launching
 
 #: Seconds between two lines about one long step.
@@ -19,7 +20,7 @@ _TOLD_S = 5.0
 
 
 class BuildDisplay(AbstractContextManager["BuildDisplay"]):
-    """Takes a build's events. Prints nothing where all is cached."""
+    """Takes a build's events, or a collection's. Prints nothing where all is cached."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -51,19 +52,20 @@ class BuildDisplay(AbstractContextManager["BuildDisplay"]):
             case Launching():
                 self._now(f"launch {event.part}", None, None)
             case Reading():
-                self._read(event)
+                copied = f"{event.copied:,} files copied ({size(event.copied_bytes)})"
+                self._how_far(f"read the workspace: {event.entries:,} paths, {copied}")
+            case Collecting():
+                self._how_far("look at layers", event.done, event.total)
             case Launched(cached=False) if event.seconds > 0.05:
                 self._line(f"launched {event.part} in {duration(event.seconds)}")
 
-    def _read(self, event: Reading) -> None:
-        """Shows how far a workspace is read, where that takes longer than a moment."""
-        copied = f"{event.copied:,} files copied ({size(event.copied_bytes)})"
-        told = f"read the workspace: {event.entries:,} paths, {copied}"
+    def _how_far(self, what: str, done: int | None = None, total: int | None = None) -> None:
+        """Shows how far one thing is, where that takes longer than a moment."""
         if self._rich:
-            self._now(told, None, None)
+            self._now(what, done, total)
         elif time.monotonic() - self._told_s >= _TOLD_S:
             self._told_s = time.monotonic()
-            self._line(told)
+            self._line(what if total is None else f"{what}: {done} of {total}")
 
     def _line(self, text: str) -> None:
         if self._bar is not None:

@@ -28,7 +28,7 @@ from kibo.runtime import kernel
 from kibo.runtime.idmap import IdMap, choose_map, write_maps
 from kibo.runtime.images.bounds import StepBounds
 from kibo.runtime.images.work import Worker
-from kibo.runtime.layers.collection import collect
+from kibo.runtime.layers.collection import Collecting, collect
 from kibo.runtime.layers.home import prepare_home
 from kibo.runtime.layers.temporary import sweep
 
@@ -157,7 +157,11 @@ def _do(home: Path, job: dict[str, Any], idmap: IdMap, swept: list[str]) -> None
         case "sweep":
             emit({"event": "swept", "names": swept})  # every builder sweeps before it starts to work
         case "collect":
-            result = collect(home, unused_s=job["unused_s"], keep=job["keep"], dry=job["dry"])
+
+            def tell(at: Collecting) -> None:
+                emit({"event": "collecting", "done": at.done, "total": at.total})
+
+            result = collect(home, unused_s=job["unused_s"], keep=job["keep"], dry=job["dry"], progress=tell)
             facts = {name: getattr(result, name) for name in result.__slots__}
             emit({"event": "collected", **facts, "swept": [*swept, *result.swept]})
         case other:

@@ -17,7 +17,7 @@ import anyio.to_thread
 import kibo
 from kibo.model import errors
 from kibo.model.errors import KiboError
-from kibo.runtime.layers.collection import Collected
+from kibo.runtime.layers.collection import Collected, Collecting
 
 #: A line of the builder's is an event with one line of a program's output; programs print what they like.
 _MAX_LINE_BYTES: Final = 16 << 20
@@ -143,7 +143,12 @@ def sweep_leftovers(home: Path) -> tuple[str, ...]:
 
 
 def collect_layers(
-    home: Path, *, unused_s: float = 7 * 86_400.0, keep: Collection[str] = (), dry: bool = False
+    home: Path,
+    *,
+    unused_s: float = 7 * 86_400.0,
+    keep: Collection[str] = (),
+    dry: bool = False,
+    progress: Callable[[Collecting], None] | None = None,
 ) -> Collected:
     """Collects layers as `kibo.runtime.layers.collection.collect` does, in a builder, which has power over their ids.
 
@@ -156,6 +161,8 @@ def collect_layers(
         if event["event"] == "collected":
             layers, swept = tuple(event["layers"]), tuple(event["swept"])
             found.append(Collected(layers, event["freed_bytes"], event["kept"], swept))
+        elif progress is not None:
+            progress(Collecting(event["done"], event["total"]))
 
     do_job(
         {"job": "collect", "home": str(home), "unused_s": unused_s, "keep": list(keep), "dry": dry}, on_event

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +30,26 @@ class Collected:
     swept: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Collecting:
+    """How far a collection is.
+
+    Attributes:
+        done: How many layers it has looked at, and removed where nobody wants them.
+        total: How many there are.
+    """
+
+    done: int
+    total: int
+
+
 def collect(
-    home: Path, *, unused_s: float = 7 * 86_400.0, keep: Collection[str] = (), dry: bool = False
+    home: Path,
+    *,
+    unused_s: float = 7 * 86_400.0,
+    keep: Collection[str] = (),
+    dry: bool = False,
+    progress: Callable[[Collecting], None] | None = None,
 ) -> Collected:
     """Removes every layer that is neither pinned by a process, nor named in ``keep``, nor recently used.
 
@@ -40,6 +58,7 @@ def collect(
         unused_s: How long ago, in seconds, a key must have been used last for its layers to go. 0 takes all.
         keep: Digests that stay whatever their age.
         dry: Whether only to tell what would go.
+        progress: Called before each layer.
 
     Returns:
         What was, or would be, removed.
@@ -60,7 +79,10 @@ def collect(
         except FileNotFoundError:
             continue  # another collection was faster
     removed, freed, kept = [], 0, 0
-    for directory in sorted((home / "layers").iterdir()):
+    layers = sorted((home / "layers").iterdir())
+    for done, directory in enumerate(layers):
+        if progress is not None:
+            progress(Collecting(done, len(layers)))
         size = None if directory.name in wanted else _remove(home, directory, dry=dry)
         if size is None:
             kept += 1
