@@ -1,6 +1,6 @@
 """A user's program that is killed: does one thing with Kibo until it cannot.
 
-Arguments: what to do (build, spawn, action, exec, copy, destroy). Says ``ready`` once it is at it, ``lost`` when the
+Arguments: what to do (build, spawn, action, exec, copy, serve, destroy). Says ``ready`` once it is at it, ``lost`` when the
 runtime is lost, and ends when its input does.
 """
 
@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any
 
-from kibo import Box, Env, KiboError, action
+from kibo import Allow, Box, Env, KiboError, Service, action
 
 
 class Napper(Box):
@@ -20,6 +20,13 @@ class Napper(Box):
     def nap(self, seconds: float) -> None:
         """Sleep."""
         time.sleep(seconds)
+
+
+class Served(Napper):
+    """Sleeps beside a service, and has a way out."""
+
+    env = Env(services=[Service("waiter", "exec sleep 60")])
+    egress = [Allow("shop.example", to="127.0.0.1:9")]
 
 
 def building(name: str) -> Box:
@@ -58,6 +65,9 @@ def work(what: str, name: str) -> None:
             box.exec("(setsid sleep 60 &) ; sleep 0.2", timeout_s=0.5)
         elif what == "copy":
             box.fork()
+        elif what == "serve":
+            others = [*others[-3:], Served().spawn()]
+            others[-1].exec("sleep 60 &")
         elif what == "destroy":
             for other in [box, *others]:
                 other.destroy()
