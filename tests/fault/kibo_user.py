@@ -1,7 +1,7 @@
 """A user's program that is killed: does one thing with Kibo until it cannot.
 
-Arguments: what to do (build, spawn, action, exec, copy, serve, destroy). Says ``ready`` once it is at it, ``lost`` when the
-runtime is lost, and ends when its input does.
+Arguments: what to do (build, spawn, action, exec, copy, serve, destroy). Says ``ready`` once it is at it, ``lost`` when
+the runtime is lost, and ends when its input does.
 """
 
 import contextlib
