@@ -9,6 +9,7 @@ import re
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +29,8 @@ from kibo.runtime.waiting import Blocking, run
 from patience import eventually
 from running_till import serving
 from value_boxes import Values
+
+PYTHON = "/usr/bin/python3"
 
 
 class Counter(Box):
@@ -62,6 +65,19 @@ class Counter(Box):
     @action
     def draw(self) -> float:
         return random.random()
+
+    @action
+    def draw_key(self) -> str:
+        """Draw of the generator that keys of TLS come from."""
+        import ssl
+
+        return ssl.RAND_bytes(16).hex()
+
+    @action
+    def clocks(self) -> tuple[float, float]:
+        import time
+
+        return time.time(), time.monotonic()
 
     @action
     def change_directory(self, path: str) -> None:
@@ -224,9 +240,140 @@ def test_random_numbers_differ_in_every_fork(counter: Instance) -> None:
     assert len({instance.draw() for instance in (counter, *forks)}) == 9
 
 
+@pytest.mark.parametrize("of", ["origin", "state"])
+def test_keys_of_tls_differ_in_every_fork(of: str) -> None:
+    class Signer(Counter):
+        def launch(self) -> None:
+            super().launch()
+            self.draw_key()  # the generator is there from now on
+
+    with Signer().spawn() as one, Signer().spawn() as two:
+        boxes = [one, two] if of == "state" else [one, *one.fork(4), *one.fork(4)]
+        assert len({box.draw_key() for box in boxes}) == len(boxes)
+
+
+def test_clocks_of_a_fork_are_the_hosts_however_long_its_origin_was_sealed(counter: Instance) -> None:
+    (fork,) = counter.fork()  # the origin stays sealed until it is used
+    for box in (fork, counter):
+        before = time.time(), time.monotonic()
+        seen = box.clocks()
+        after = time.time(), time.monotonic()
+        assert before[0] <= seen[0] <= after[0]
+        assert before[1] <= seen[1] <= after[1]
+
+
 def test_a_file_without_a_name_comes_along_with_its_content(counter: Instance) -> None:
     (fork,) = counter.fork()
     assert fork.nameless_content() == counter.nameless_content() == "nameless"
+
+
+#: Tries for a lock that the guest may have, as another program of the box.
+TRY = """
+import fcntl, sys
+with open("locked", "r+") as file:
+    try:
+        (fcntl.flock if sys.argv[1] == "FLOCK" else fcntl.lockf)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        print("free")
+    except BlockingIOError:
+        print("held")
+"""
+
+
+class Locker(Box):
+    """Holds a lock, through a descriptor and a copy of it."""
+
+    @action
+    def lock(self, kind: str, exclusive: bool) -> None:
+        import os
+
+        from kibo.runtime.openfiles import Lock
+
+        self.file = open("locked", "w+")  # noqa: SIM115
+        self.copy = os.dup(self.file.fileno())
+        Lock(kind, exclusive, "", 0, 0 if kind == "FLOCK" else 10).take(self.file.fileno())
+
+    @action
+    def unlock(self) -> None:
+        import os
+
+        self.file.close()
+        os.close(self.copy)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize("kind", ["FLOCK", "POSIX", "OFDLCK"])
+def test_a_lock_on_a_file_is_held_on_every_side_until_that_side_lets_go(kind: str, exclusive: bool) -> None:
+    with Locker().spawn() as box:
+        box.lock(kind, exclusive)
+        forks = box.fork(2)
+        assert forks.live
+        sides = [box, *forks, *forks[0].fork()]
+        look = [PYTHON, "-c", TRY, kind]
+        assert [side.exec(look).stdout for side in sides] == ["held\n"] * 4
+        for number, side in enumerate(sides):
+            side.unlock()
+            assert side.exec(look).stdout == "free\n"
+            assert [other.exec(look).stdout for other in sides[number + 1 :]] == ["held\n"] * (3 - number)
+
+
+class Ledger(Box):
+    """Keeps a database open."""
+
+    @action
+    def begin(self, mode: str) -> None:
+        import sqlite3
+
+        self.database = sqlite3.connect("/work/ledger.db", isolation_level=None)
+        self.database.execute(f"PRAGMA journal_mode={mode}")
+        self.database.execute("CREATE TABLE lines (line)")
+        self.database.execute("INSERT INTO lines VALUES ('before')")
+        self.database.execute("BEGIN IMMEDIATE")
+        self.database.execute("INSERT INTO lines VALUES ('open')")
+
+    @action
+    def commit(self, line: str) -> None:
+        self.database.execute("INSERT INTO lines VALUES (?)", (line,))
+        self.database.execute("COMMIT")
+
+
+#: Another program of the box: writes a line, reads all, and looks whether the database is whole.
+WRITE = """
+import sqlite3
+with sqlite3.connect("/work/ledger.db", timeout=0) as database:
+    try:
+        database.execute("INSERT INTO lines VALUES ('other')")
+    except sqlite3.OperationalError as error:
+        print(error)
+    print(*(row[0] for row in database.execute("SELECT line FROM lines")))
+    print(*database.execute("PRAGMA integrity_check").fetchone())
+"""
+
+
+@pytest.mark.parametrize("in_branch", [False, True])
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_database_that_the_guest_has_open_in_a_transaction(mode: str, in_branch: bool) -> None:
+    with kibo.branch() as main:
+        box = main.spawn(Ledger()) if in_branch else Ledger().spawn()
+        box.begin(mode)
+        if in_branch:
+            forked = main.fork(2)
+            forks, live = [each[box] for each in forked], forked[0].live
+        else:
+            forks = box.fork(2)
+            live = forks.live
+        write = [PYTHON, "-c", WRITE]
+        # The log of SQLite's newer mode has an index in shared memory, which cannot be forked.
+        assert live == (mode == "delete")
+        for name, side in zip("ab", forks, strict=True):
+            if live:
+                assert side.exec(write).stdout == "database is locked\nbefore\nok\n"
+                side.commit(name)
+            rest = f"before open {name} other" if live else "before other"
+            assert side.exec(write).stdout == f"{rest}\nok\n"
+        assert box.exec(write).stdout == "database is locked\nbefore\nok\n"
+        box.commit("mine")
+        assert box.exec(write).stdout == "before open mine other\nok\n"
+        box.destroy()
 
 
 def test_the_working_directory_comes_along(counter: Instance) -> None:

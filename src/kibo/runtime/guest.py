@@ -51,6 +51,8 @@ _SIGCHLD, _DEFAULT = int(signal.SIGCHLD), int(signal.SIG_DFL)
 #: A call such as comes most often.
 _SAMPLE: Final = wire.pack(["call", 1, 0, "action", ["argument"], {}, True])[4:]
 _SCOPED_LANDLOCK: Final = struct.pack("QQQ", 0, 0, 0x1 | 0x2)
+#: As many as the strongest of OpenSSL's generators takes.
+_SEED_BYTES: Final = 32
 
 
 #: The sockets. Fixed, so that a fork finds everything that was set up for them still right.
@@ -418,6 +420,9 @@ class Guest:
         # pivot_root moves processes by their root, not by their working directory.
         os.chdir("/")
         self.rehearse()
+        openssl = sys.modules.get("_ssl")
+        if openssl is not None:
+            openssl.RAND_status()  # makes its generator, which takes milliseconds: once, and in no fork
         self.after_fork.thin()
         self.sealed = True
         # A program may forbid others to look at its memory; the warden has to, for as long as it is sealed.
@@ -486,7 +491,13 @@ def _receive() -> Any:
 
 
 def _reseed() -> None:
-    """Gives a fork random numbers of its own. Python's generator does so by itself at a fork."""
+    """Gives a fork random numbers of its own. Python's generator does so by itself at a fork.
+
+    OpenSSL's tells a fork by its process id, which is 1 on every side: keys of all would be the same.
+    """
+    openssl = sys.modules.get("_ssl")
+    if openssl is not None:
+        openssl.RAND_add(os.urandom(_SEED_BYTES), _SEED_BYTES)
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()

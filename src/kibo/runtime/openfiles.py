@@ -2,8 +2,8 @@
 
 An inherited descriptor is the origin's open file: forks would share its offset, and write into the sealed layer, which
 is below all of them. So files are closed before a layer is sealed, and each fork closes what it inherited and opens
-anew what its origin had open. What cannot be made anew stands in the way of a fork, and is named. Sources: open(2) on
-open file descriptions, proc(5) on ``fdinfo`` and ``maps``.
+anew what its origin had open, with the locks that it held. What cannot be made anew stands in the way of a fork, and is
+named. Sources: open(2) on open file descriptions, proc(5) on ``fdinfo`` and ``maps``, fcntl(2) and flock(2) on locks.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import os
 import select
 import socket
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from kibo.runtime.sharedmemory import shared_mappings
 
@@ -36,6 +37,43 @@ MAX_DELETED_BYTES: Final = 64 << 20
 #: Makes one descriptor anew.
 Renewal = Callable[[], int]
 
+_F_OFD_SETLK: Final = 37
+_FLOCK: Final = struct.Struct("hhqqi0q")
+
+
+class Lock(NamedTuple):
+    """A lock on a file, as ``fdinfo`` tells of it.
+
+    Attributes:
+        kind: ``FLOCK``, ``POSIX`` or ``OFDLCK``; others cannot be taken again.
+        exclusive: Whether nobody else may have it.
+        inode: Of the file.
+        start: The first byte.
+        length: How many bytes; 0 for all that there will ever be.
+    """
+
+    kind: str
+    exclusive: bool
+    inode: str
+    start: int
+    length: int
+
+    def take(self, fd: int) -> None:
+        """Takes it. Never waits.
+
+        Raises:
+            OSError: Somebody else has it.
+        """
+        if self.kind == "OFDLCK":
+            wanted = fcntl.F_WRLCK if self.exclusive else fcntl.F_RDLCK
+            fcntl.fcntl(fd, _F_OFD_SETLK, _FLOCK.pack(wanted, os.SEEK_SET, self.start, self.length, 0))
+            return
+        how = fcntl.LOCK_NB | (fcntl.LOCK_EX if self.exclusive else fcntl.LOCK_SH)
+        if self.kind == "FLOCK":
+            fcntl.flock(fd, how)
+        else:
+            fcntl.lockf(fd, how, self.length, self.start)
+
 
 class OpenFiles:
     """The descriptors of one process, remembered when it is sealed."""
@@ -48,6 +86,8 @@ class OpenFiles:
         #: Ends of each pipe: the descriptor, whether it is inherited by programs, writes, and waits.
         self._pipes: dict[tuple[int, int], list[tuple[int, bool, bool, bool]]] = {}
         self._epolls: list[tuple[int, bool, list[tuple[int, int]]]] = []
+        #: Locks, each with the descriptor that held it: to close a file lets go of them.
+        self._locks: list[tuple[int, Lock]] = []
         self._deleted_bytes = 0
 
     def remember(self, own: frozenset[int]) -> list[str]:
@@ -113,6 +153,12 @@ class OpenFiles:
             content = _content(fd, info.st_size)
             renewal = lambda: _recreate(content, flags, offset)  # noqa: E731
         self._files.append((fd, os.get_inheritable(fd), renewal))
+        for lock in _locks_by(fd):
+            if lock.kind not in ("FLOCK", "POSIX", "OFDLCK"):
+                return f"a {lock.kind.lower()} of an open file ({name})"
+            # One that excludes all others and is seen twice is one that two descriptors share.
+            if not lock.exclusive or lock not in (each for _, each in self._locks):
+                self._locks.append((fd, lock))
         return ""
 
     def step_aside(self) -> None:
@@ -121,9 +167,12 @@ class OpenFiles:
             os.dup2(0, fd, False)
 
     def take_up(self) -> None:
-        """Opens the files and directories again, where they now are."""
+        """Opens the files and directories again, where they now are, and takes the locks that were held on them."""
         for fd, inheritable, renewal in self._files:
             _replace(fd, renewal(), inheritable)
+        # Once all are open: whoever closes any descriptor of a file lets go of its process's locks on it.
+        for fd, lock in self._locks:
+            lock.take(fd)
 
     def renew(self) -> None:
         """Makes everything anew, in a fork that has closed it all. Costs nothing where nothing was open.
@@ -209,6 +258,17 @@ def _watched_by(fd: int) -> list[tuple[int, int]]:
         if line.startswith("tfd:"):
             words = line.split()
             found.append((int(words[1]), int(words[3], 16)))
+    return found
+
+
+def _locks_by(fd: int) -> list[Lock]:
+    """Lists the locks that a process holds through a descriptor."""
+    found = []
+    for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
+        if line.startswith("lock:"):
+            _, _, kind, _, mode, _, inode, first, last = line.split()
+            length = 0 if last == "EOF" else int(last) - int(first) + 1
+            found.append(Lock(kind, mode == "WRITE", inode, int(first), length))
     return found
 
 
