@@ -78,8 +78,9 @@ class World:
     def shown(self) -> dict[str, Any]:
         return dumped(bytes(self.host))
 
-    def apply(self, crash_at: str = "") -> subprocess.CompletedProcess[str]:
-        return run("apply", str(self.home), self.frozen.id, str(self.delta), crash_at=crash_at)
+    def apply(self, crash_at: str = "", meanwhile: str = "") -> subprocess.CompletedProcess[str]:
+        written = [str(self.host / meanwhile)] if meanwhile else []
+        return run("apply", str(self.home), self.frozen.id, str(self.delta), *written, crash_at=crash_at)
 
     def left(self) -> list[str]:
         return os.listdir(self.home / "workspaces/applies")
@@ -118,6 +119,24 @@ def test_a_recovery_may_be_killed_too(world: World, place: str) -> None:
     assert run("recover", str(world.home), crash_at=place).returncode == -signal.SIGKILL
     assert run("recover", str(world.home)).returncode == 0
     assert world.shown() == world.new
+    assert world.left() == []
+
+
+@pytest.mark.parametrize("place", ["", "apply.undone", "apply.undone:3", "apply.cleaning"])
+def test_one_that_takes_back_what_it_did_may_be_killed_too(world: World, place: str) -> None:
+    done = world.apply(place, meanwhile="remove")
+    assert done.returncode == (-signal.SIGKILL if place else 1)
+    assert place or "HostDrift" in done.stderr
+    recovered = run("recover", str(world.home))
+    assert recovered.returncode == 0, recovered.stderr
+    shown = world.shown()
+    texts = {path: entry for path, entry in shown.items() if "kept" not in path and path != "remove"}
+    sides = [
+        {path: entry for path, entry in side.items() if path != "remove"} for side in (world.old, world.new)
+    ]
+    assert texts in sides
+    assert b"meanwhile".hex() in [entry[2] for entry in shown.values()]
+    assert not [path for path in shown if ".kibo-apply-" in path]
     assert world.left() == []
 
 

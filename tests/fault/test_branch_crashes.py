@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 import leftovers
+from crash_points import branch_points
 from kibo.branch.hostdir.frozen import PLACE, indexed, layers_of
 from kibo.branch.worlds import names
 from kibo.runtime.layers import temporary
@@ -35,6 +36,8 @@ STEPS = """
 #: Steps of the process and of its files alone; what `open` does, who looks does too.
 UNSEEN = {"spawn", "end", "open"}
 WITHIN_S = 10.0
+#: The points that steps were seen to pass.
+PASSED: dict[str, set[str]] = {}
 
 
 class Home:
@@ -199,6 +202,7 @@ class Step:
         self.home, self.name = home, name
         self.passed = self._run("record")
         assert self.passed, "it passes no point"
+        PASSED[name] = set(self.passed)
         look(home, "record")
         self.before, self.after = self.killed("begin"), self.killed("end")
 
@@ -253,6 +257,13 @@ def test_killed_at_any_point_it_has_happened_entirely_or_not_at_all(home: Home, 
 @pytest.mark.timeout(180)
 def test_a_collection_killed_at_any_point_is_gone_on_with(home: Home) -> None:
     goes_on(Step(home, "collect"), every=False)
+
+
+@pytest.mark.timeout(180)
+def test_every_named_point_is_one_that_a_step_is_killed_at(home: Home) -> None:
+    for name in {*STEPS, "collect"} - PASSED.keys():
+        Step(home, name)
+    assert branch_points() - set().union(*PASSED.values()) == set()
 
 
 @pytest.mark.soak

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from crash_points import history_points
 from kibo.branch.history import History
 from kibo.branch.reach import Retention
 from kibo.store import crash
@@ -58,16 +58,8 @@ def recover():
 """
 
 
-def points() -> list[str]:
-    """The names of all points of the store and of history, from the source."""
-    files = [*(SOURCE / "kibo/store").rglob("*.py"), *(SOURCE / "kibo/branch").glob("*.py")]
-    return sorted(
-        {name for file in files for name in re.findall(r'crash\.point\("([^"]+)"\)', file.read_text())}
-    )
-
-
 def test_every_point_belongs_to_a_step_that_is_tried():
-    assert {point.partition(".")[0] for point in points()} == set(STEPS)
+    assert {point.partition(".")[0] for point in history_points()} == set(STEPS)
 
 
 def prepared(path: Path) -> tuple[str, ...]:
@@ -110,7 +102,7 @@ def run(arguments: tuple[str, ...], step: str, crash_at: str | None = None) -> i
     return done.returncode
 
 
-@pytest.mark.parametrize("point", points())
+@pytest.mark.parametrize("point", history_points())
 def test_a_step_killed_at_any_point_has_happened_entirely_or_not_at_all(point, tmp_path):
     step = STEPS[point.partition(".")[0]]
     *setting_up, last = step.split("; ")
