@@ -415,6 +415,22 @@ def test_a_snapshot_goes_to_another_machine_as_one_file(cli: Cli, left: Left, tm
         assert "no instance" in there("apply", got["id"]).stdout
 
 
+def test_any_snapshot_can_be_found_and_named(cli: Cli, left: Left) -> None:  # noqa: F811
+    line = cli.json("snapshot", "list", left.b)
+    assert line[0]["labels"] == [f"{left.name}-bee"]
+    assert [f"{left.name}-first"] in [each["labels"] for each in line]
+    assert line[0]["instances"] == ["Desk"]
+    assert line[-1]["kind"] == "root"
+    assert cli.json("snapshot", "list", left.b, "--limit", "1") == line[:1]
+    older = line[1]["id"]
+    assert cli.json("snapshot", "label", older, "kept")["snapshot"] == older
+    assert "kept" in cli("snapshot", "list", "kept").stdout
+    assert cli.json("snapshot", "list", "kept")[0]["id"] == older
+    cli("snapshot", "label", left.main, "kept", "--remove")
+    refused(cli, "snapshot.unknown", "snapshot", "list", "kept", status=66)
+    refused(cli, "input.invalid", "snapshot", "label", older, "", status=65)
+
+
 def test_a_damaged_file_is_refused_whole(cli: Cli, left: Left, tmp_path: Path) -> None:  # noqa: F811
     file, bad = tmp_path / "a.kibo", tmp_path / "bad.kibo"
     cli("snapshot", "export", left.a, str(file))

@@ -22,7 +22,7 @@ _GROUPS = {
     "sessions": "Profiles by which boxes are signed in: who has each, and what waits for a person.",
     "policy": "Look at what boxes may do outside.",
     "recordings": "What boxes were answered, kept to be answered again.",
-    "snapshot": "Bring snapshots to other machines, and into this one.",
+    "snapshot": "List and name snapshots; bring them to other machines, and into this one.",
 }
 
 

@@ -23,6 +23,8 @@ COMMANDS = {
         "abort",
         "apply",
         "checkout",
+        "snapshot list",
+        "snapshot label",
         "snapshot export",
         "snapshot import",
     ),
