@@ -24,8 +24,11 @@ from kibo import Allow, Box, Env, Service, action, aio
 from kibo.model import errors
 from kibo.model.ids import DeltaId, InstanceId
 from kibo.runtime import forking
+from kibo.runtime.attached import list_cells
 from kibo.runtime.instance import Instance, conversation_of, spawned_of
+from kibo.runtime.memory import memory_of
 from kibo.runtime.waiting import Blocking, run
+from kibo.wiring import runtime
 from patience import eventually
 from running_till import serving
 from value_boxes import Values
@@ -507,6 +510,38 @@ def test_a_sealed_layer_cannot_be_written_by_a_descriptor_that_was_kept() -> Non
         with pytest.raises(errors.NotLive, match="keeps a file open"):
             box.fork(live="require")
         assert box.write() == "written"
+
+
+class Heavy(Box):
+    """Has much in memory."""
+
+    def launch(self) -> None:
+        self.load = bytearray(os.urandom(1 << 20)) * 64
+
+    @action
+    def change(self) -> int:
+        """Write to all of it."""
+        self.load[:: 1 << 10] = bytes(len(self.load) >> 10)
+        return os.getpid()
+
+
+def test_what_forks_share_with_their_origin_is_accounted_for_once() -> None:
+    with Heavy().spawn() as origin:
+        forks = [origin, *origin.fork(3, live="require")]
+        for each in forks:
+            assert each.exec("true").returncode == 0
+
+        def memory() -> list[int]:
+            cells = {cell.id: cell for cell in list_cells(runtime().home)}
+            found = [cells[each.id].session.process_of(each.id) for each in forks]
+            return [memory_of(pid) or 0 for pid in found]
+
+        together = sum(memory())
+        assert together < 1.5 * (64 << 20), "four times the same 64 MiB"
+        forks[1].change()
+        grown = memory()
+        assert grown[1] > 64 << 20, "its own now"
+        assert sum(grown) - together > 32 << 20
 
 
 def test_the_asynchronous_face_forks_too() -> None:

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from kibo.cli.options import Common
-from kibo.cli.output import duration, print_json, print_table, print_value
+from kibo.cli.output import duration, print_json, print_table, print_value, size
 from kibo.model.errors import KiboError
 from kibo.runtime.attached import Found, list_cells
 from kibo.runtime.layers.home import state_home
+from kibo.runtime.memory import memory_of
 
 
 def ps(
@@ -19,6 +20,8 @@ def ps(
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
     """List the running instances of this user, whichever process spawned them.
+
+    Memory is what an instance takes of the host: what it shares, as a fork does with its origin, counts in proportion.
 
     Args:
         all: List cached states too, which instances are forked from.
@@ -30,7 +33,7 @@ def ps(
     elif not rows:
         print_value("nothing runs; `kibo spawn BOX` starts something")
     else:
-        columns = ("INSTANCE", "NAME", "BOX", "STATE", "PID", "AGE", "OWNER")
+        columns = ("INSTANCE", "NAME", "BOX", "STATE", "PID", "MEMORY", "AGE", "OWNER")
         print_table(
             columns,
             [
@@ -40,6 +43,7 @@ def ps(
                     row["box"],
                     row["state"],
                     str(row["pid"] or "-"),
+                    "-" if row["memory_bytes"] is None else size(row["memory_bytes"]),
                     duration(row["age_s"]),
                     str(row["owner_pid"]),
                 )
@@ -59,6 +63,7 @@ def _row(cell: Found) -> dict[str, Any]:
         "box": cell.box,
         "state": "running" if cell.state == "live" else cell.state,
         "pid": pid,
+        "memory_bytes": memory_of(pid) if pid else None,
         "age_s": round(cell.age_s, 3),
         "source": cell.source,
         "session": cell.session.name,
