@@ -374,11 +374,11 @@ class Conversation(Handle):
         self.session.forget(self.instance)
 
     async def destroy(self) -> None:
-        """As `Handle.destroy`, and closes the channel."""
+        """As `Handle.destroy`, and closes the channel once nobody waits on it: another thread may, in a call."""
         try:
             await super().destroy()
         finally:
-            self.channel.close()
+            self.channel.hang_up()
 
 
 class ActionItems:
