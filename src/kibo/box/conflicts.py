@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from kibo.box.define import Box
 from kibo.box.env import Env
-from kibo.box.inheritance import actions_of, egress_of, environment_of, secrets_of
+from kibo.box.inheritance import actions_of, egress_of, environment_of, rights_of, secrets_of
 from kibo.box.policy import Allow
 from kibo.model.errors import CompositionConflict
 
@@ -56,6 +56,7 @@ def claims_of(part: Box) -> dict[tuple[str, str], Claim]:
     found += (Claim("file", path, source) for path, source in env.files.items())
     found += (Claim("variable", name, value) for name, value in env.variables.items())
     found += (Claim("secret", secret.name, secret) for secret in secrets_of(cls))
+    found += (Claim("right to spawn", each.key, each) for each in rights_of(cls) if each.key)
     found += (Claim("route to", target, routes) for target, routes in _routes(cls).items())
     found += _pins(env)
     if env.base != "host":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, g
 
 from kibo.box.env import Env, is_seconds
 from kibo.box.policy import Rule, Secret
+from kibo.box.rights import Quota, Right
 from kibo.model.errors import InvalidDefinition, WrongState
 
 if TYPE_CHECKING:
@@ -25,11 +26,13 @@ Effect = Literal["none", "read", "bufferable", "reversible", "irreversible"]
 #: Names that every instance has of its own: an action with one of them could not be reached.
 INSTANCE_NAMES = frozenset(
     "alive branch context delegate destroy diff digest env egress exec files fork id launch logs"
-    " on_event popen publish_event resume secrets send_message session shell skill snapshot spawn status suspend"
-    " tools".split()
+    " on_event popen progress publish_event quota resume rights secrets send_message session shell skill snapshot spawn"
+    " status suspend tools".split()
 )
 #: Names of the definition that a parameter cannot have.
-DEFINITION_NAMES = frozenset("digest egress env launch resume secrets skill spawn suspend tools".split())
+DEFINITION_NAMES = frozenset(
+    "digest egress env launch quota resume rights secrets skill spawn suspend tools".split()
+)
 #: What the tool formats of model providers take.
 MAX_ACTION_NAME = 64
 
@@ -257,7 +260,8 @@ class Box:
     """A skill bound to an environment: an immutable definition with a digest, which `spawn()` makes instances of.
 
     A subclass says what it is in its docstring (or `skill`), what it needs in `env`, `secrets`, `egress` and
-    `use(...)`, what it is parametrised by in annotations, and what it can do in methods marked with `@action`.
+    `use(...)`, what it may ask for from inside in `rights` and `quota`, what it is parametrised by in annotations, and
+    what it can do in methods marked with `@action`.
     `launch()` runs once, when its state is built; `resume()` in every new instance. `Box()` itself is the empty box,
     and changes nothing that it is added to.
 
@@ -268,6 +272,8 @@ class Box:
     env: ClassVar[Env] = Env()
     secrets: ClassVar[Sequence[Secret]] = ()
     egress: ClassVar[Sequence[Rule]] = ()
+    rights: ClassVar[Sequence[Right]] = ()
+    quota: ClassVar[Quota] = Quota()
     skill: ClassVar[str] = ""
     #: Whether an action says more of its effect than the class of that.
     _kibo_marked: ClassVar[bool] = False

@@ -11,6 +11,7 @@ from kibo.box.define import Action, Box, Use
 from kibo.box.env import Env, Service
 from kibo.box.places import located
 from kibo.box.policy import Allow, Deny, Rule, Secret
+from kibo.box.rights import Quota, Right
 from kibo.model.errors import InvalidDefinition
 
 
@@ -90,6 +91,27 @@ def secrets_of(cls: type[Box]) -> tuple[Secret, ...]:
     for owner, secrets in _own(cls, "secrets"):
         named.update({secret.name: secret for secret in _checked(owner, "secrets", secrets, (Secret,))})
     return tuple(named.values())
+
+
+def rights_of(cls: type[Box]) -> tuple[Right, ...]:
+    """Returns the rights of `cls`, its bases' included; the nearer class wins for one name."""
+    named: dict[tuple[type, str], Right] = {}
+    for owner, rights in _own(cls, "rights"):
+        named.update({(type(each), each.key): each for each in _checked(owner, "rights", rights, (Right,))})
+    return tuple(named.values())
+
+
+def quota_of(cls: type[Box]) -> Quota:
+    """Returns the quota of `cls`; the nearer class wins for each bound that it sets."""
+    quota = Quota()
+    for owner, own in _own(cls, "quota"):
+        if not isinstance(own, Quota):
+            raise InvalidDefinition(
+                f"{owner.__name__}.quota must be Quota(...), got {own!r}",
+                hint="Write quota = Quota(instances=4).",
+            )
+        quota = quota.inherited(own)
+    return quota
 
 
 def _checked(owner: type, attribute: str, values: Any, kinds: tuple[type, ...]) -> tuple[Any, ...]:

@@ -20,10 +20,13 @@ from kibo.box.inheritance import (
     extend,
     needs_of,
     origins_of,
+    quota_of,
+    rights_of,
     secrets_of,
     unique,
 )
 from kibo.box.policy import Deny, Rule, Secret
+from kibo.box.rights import Quota, Right
 from kibo.box.skills import guidance_of
 from kibo.box.sums import digest_of, parts_of, prefix_digest, yields_of
 from kibo.model.errors import UnmetNeed
@@ -69,6 +72,8 @@ class Plan(Record):
         egress: The rules of all parts; where they contradict, deny wins (`kibo.box.policy.find_rule`).
         forwards: Where it listens on its own loopback for what `egress` lets be spoken to in any protocol.
         secrets: Those of all parts.
+        rights: Those of all parts: what code in it may ask for from inside.
+        quota: How much of it: the larger of each.
         limits: Those of `env`: the larger of each.
         actions: By name.
         digest: The definition's.
@@ -80,6 +85,8 @@ class Plan(Record):
     egress: tuple[Rule, ...]
     forwards: tuple[Forward, ...]
     secrets: tuple[Secret, ...]
+    rights: tuple[Right, ...]
+    quota: Quota
     limits: Limits
     actions: Mapping[str, ActionSpec]
     digest: str
@@ -120,6 +127,8 @@ def _resolve(box: Box, digest: str) -> Plan:
         egress=egress,
         forwards=forwards(egress),
         secrets=tuple(secrets.values()),
+        rights=_rights(boxes, say),
+        quota=reduce(Quota.merged, (quota_of(type(part)) for part in boxes), Quota()).settled(),
         limits=env.limits,
         actions=_actions(boxes, say),
         digest=digest,
@@ -186,6 +195,13 @@ def _egress(boxes: Sequence[Box], say: Mapping[tuple[str, str], int]) -> tuple[R
 
     rules = ((index, rule) for index, box in enumerate(boxes) for rule in egress_of(type(box)))
     return unique(rule for index, rule in rules if stands(index, rule))
+
+
+def _rights(boxes: Sequence[Box], say: Mapping[tuple[str, str], int]) -> tuple[Right, ...]:
+    held = ((index, right) for index, box in enumerate(boxes) for right in rights_of(type(box)))
+    return unique(
+        right for index, right in held if not right.key or say["right to spawn", right.key] == index
+    )
 
 
 def _merged(boxes: Sequence[Box], say: Mapping[tuple[str, str], int]) -> Env:

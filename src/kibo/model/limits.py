@@ -164,5 +164,35 @@ LEASE_SETTLE_S = 0.02
 
 #: Saves of one session that may wait for one branch: each names all files of the profile.
 MAX_PENDING_SAVES = 100
+
+#: One call out of a box: arguments of an action, or a message. What is larger belongs in a file.
+MAX_CALL_BYTES = 1 * MIB
+
+#: Calls of one box that are under way, or on their way in: threads of the user's process.
+MAX_CALLS_AT_ONCE = 8
+
+#: The same of all boxes of a session together: some 8 MB of stacks, and far below what a user may have of threads.
+MAX_CALLS_OF_ALL = 512
+
+#: How long a box may take to bring a whole call, and again to read the whole answer. Both are in memory at once where
+#: nobody holds them up.
+CALL_TRANSFER_S = 10.0
+
+#: Connections that one box may make in a second, whatever its quota is: the warden hands each to the user's process, in
+#: some 20 us. A box that makes more waits.
+MAX_DOORWAY_CONNECTIONS_PER_S = 1000
+
+#: Calls out of a box in a second, where its quota gives no bound.
+DEFAULT_CALLS_PER_S = 100
+
+#: Instances that live because of one box, where its quota gives no bound.
+DEFAULT_CALL_INSTANCES = 16
+
+#: Branches that live because of one box, where its quota gives no bound.
+DEFAULT_CALL_BRANCHES = 16
+
+#: What a box may say of how far it is, as a message holds it: a line or a small record, not a result.
+MAX_PROGRESS_BYTES = 16 * KIB
+
 #: The addresses of a box's loopback that lead outside, but for their last number: `kibo.box.forwards`.
 FORWARDS_NETWORK = "127.77.0."
