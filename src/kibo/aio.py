@@ -32,6 +32,7 @@ from kibo.model.ids import BranchId, InstanceId
 from kibo.model.telling import telling
 from kibo.runtime import forking
 from kibo.runtime.anyio_waiting import AnyioWaiting
+from kibo.runtime.callers import Caller
 from kibo.runtime.commandline import Command, Completed, Process, Terminal
 from kibo.runtime.conversation import ActionItems, Conversation
 from kibo.runtime.egress import Tape
@@ -40,7 +41,7 @@ from kibo.runtime.files import FileChange, FileInfo, Progress
 from kibo.runtime.forking import Live
 from kibo.runtime.handle import Change
 from kibo.runtime.images.environment import build_environment
-from kibo.runtime.instance import Forks, finalizer, hand_over
+from kibo.runtime.instance import Forks, admit, finalizer, hand_over
 from kibo.runtime.recording import perform
 from kibo.runtime.states import Launched, Launching, Spawned, State, States
 from kibo.runtime.states import Progress as BuildProgress
@@ -277,6 +278,8 @@ class Instance:
 
     #: What was begun for it alone, and ends with it.
     _tape: Tape | None = None
+    #: As of `kibo.runtime.instance.Instance`.
+    _caller: Caller | None = None
 
     def __init__(self, spawned: Spawned) -> None:
         session = spawned.states.session
@@ -287,6 +290,7 @@ class Instance:
         self.branch: Any = BranchId("br_0")
         self._access = FileAccess(self._conversation)
         self._finalizer = finalizer(self, spawned)
+        admit(self)
 
     @property
     def files(self) -> Files:
@@ -318,6 +322,11 @@ class Instance:
     ) -> None:
         with telling(error):
             await self.destroy()
+
+    @property
+    def progress(self) -> Any:
+        """See `kibo.runtime.instance.Instance.progress`."""
+        return None if self._caller is None else self._caller.progress
 
     async def status(self) -> Literal["running", "ended"]:
         """Tells whether it runs."""

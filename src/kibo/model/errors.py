@@ -628,6 +628,17 @@ class Bug(KiboError):
     remedy = "Please report this, with what you did."
 
 
+def error_of(told: dict[str, Any]) -> KiboError:
+    """Rebuilds an error that `KiboError.to_dict` has told, or the nearest to it that a message is enough for."""
+    code, kinds = told.get("code"), [KiboError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    found = next((kind for kind in kinds if kind.code == code), KiboError)
+    return found(
+        str(told.get("message", "")), hint=str(told.get("hint", "")), details=dict(told.get("details") or {})
+    )
+
+
 class Surface(NamedTuple):
     """How one family of errors looks from outside."""
 

@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any
 
 import anyio
+import anyio.from_thread
+import anyio.lowlevel
 import anyio.to_thread
 from anyio import get_current_task
 from anyio.lowlevel import checkpoint
@@ -64,6 +66,11 @@ class AnyioWaiting:
             waiter.uncancel()
             waiter.cancel(*told.args)
         return task.result()
+
+    def from_elsewhere(self) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
+        """See `Waiting.from_elsewhere`. On the loop that it is asked on."""
+        token = anyio.lowlevel.current_token()
+        return lambda begin: anyio.from_thread.run(begin, token=token)
 
 
 def _ready_now(readers: Sequence[int], writers: Sequence[int]) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from kibo.runtime import wire
 from kibo.runtime.cgroups.files import parse_counters
+from kibo.runtime.doorways import Doorway
 from kibo.runtime.held import Held
 from kibo.runtime.loop import Timer
 from kibo.runtime.mapwriter import MapWriter
@@ -120,6 +121,7 @@ class Cell:
         own_from: Which of its root's sealed layers are its own and not its state's: those from this index on.
         copy: The point that its files are being copied for, or empty.
         deferred: Orders, with their descriptors, that wait until it is live, or its files are copied.
+        doorway: Where its programs call out to Kibo; None where they may not, and while it is sealed.
         deadline: Ends it when its time is up.
         reason: Why it ended.
     """
@@ -165,6 +167,7 @@ class Cell:
     steward: Helper | None = None
     supervisor: Helper | None = None
     services: list[dict[str, Any]] = field(default_factory=list)
+    doorway: Doorway | None = None
     deadline: Timer | None = None
     reason: str = ""
 

@@ -14,6 +14,7 @@ from kibo.box.actions import ActionSpec
 from kibo.model.ids import BranchId, InstanceId
 from kibo.model.telling import telling
 from kibo.runtime import forking
+from kibo.runtime.callers import Caller
 from kibo.runtime.channel import Channel
 from kibo.runtime.commandline import Command, Completed, Process, Terminal
 from kibo.runtime.conversation import Conversation
@@ -294,6 +295,8 @@ class Instance(RunningBox):
 
     #: What was begun for it alone, and ends with it.
     _tape: Tape | None = None
+    #: What it is to whoever answers when it calls out; None where it may not.
+    _caller: Caller | None = None
 
     def __init__(self, spawned: Spawned) -> None:
         self._spawned = spawned
@@ -304,6 +307,7 @@ class Instance(RunningBox):
         super().__init__(self._conversation)
         self.branch: Any = BranchId("br_0")
         self._finalizer = finalizer(self, spawned)
+        admit(self)
 
     def __repr__(self) -> str:
         parts = " + ".join(part.name for part in self._conversation.plan.parts) or "Box()"
@@ -322,6 +326,11 @@ class Instance(RunningBox):
         """Whether it runs, for an instance that is not being called: asks nobody, so cheaper than `status`."""
         talk = self._conversation
         return not talk.ended and (talk.parked or talk.channel.is_quiet())
+
+    @property
+    def progress(self) -> Any:
+        """What code in it has said last of how far it is, by ``me.progress(...)``; None before."""
+        return None if self._caller is None else self._caller.progress
 
     def fork(self, n: int = 1, *, live: Live = "prefer") -> Forks[Self]:
         """Forks it: others that have its files and its live state as they are now, and from now on go their own way.
@@ -486,6 +495,23 @@ def spawned_of(instance: Instance) -> Spawned:
     return instance._spawned
 
 
+def admit(face: Any) -> None:
+    """Notes an instance, of either face, as one that may call out, if it may."""
+    talk: Conversation = face._conversation
+    if talk.plan.rights:
+        answering, before = face._spawned.states.answering, caller_of(face)
+        face._caller = answering.admit(face, talk.instance, talk.plan, talk.waiting.from_elsewhere())
+        if before is not None:
+            # What a fork of it was made by counts no more: it is that fork now.
+            face._caller.put_below(before.above)
+
+
+def caller_of(face: Any) -> Caller | None:
+    """Returns what an instance is to whoever answers when it calls out; None where it may not."""
+    caller: Caller | None = face._caller
+    return caller
+
+
 def hand_over(instance: Instance) -> Spawned:
     """Gives up an instance that nobody has called, for another face to take. It must not be used again itself."""
     instance._finalizer.detach()
@@ -501,6 +527,7 @@ def adopt(instance: Any, winner: Any) -> None:
     # A copy: what the winner was stays what it was.
     instance._spawned = replace(winner._spawned)
     instance._finalizer = finalizer(instance, instance._spawned)
+    admit(instance)
 
 
 def give_up(instance: Any, why: str) -> Orders:

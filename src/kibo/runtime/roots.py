@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-from kibo.runtime import kernel
+from kibo.runtime import doorways, kernel
 from kibo.runtime.oldermounts import UPPERS, Features, overlay_by_path, proc_by_visit
 
 #: Where the warden finds the device nodes and the system information that every box shares, read-only.
@@ -70,10 +70,12 @@ class Root:
         disk_bytes: Size of the box's own writable layer, in bytes, where it lies in memory.
         disk_files: How many files, directories and links it takes there.
         writable_usr: Whether the box may change ``/usr``; only one that runs as root can.
+        has_doorway: Whether programs in the box may call out to Kibo.
         deltas: Sealed writable layers, which lie above all of the environment's, lowest first. Held.
         upper_path: Where on disk the writable layer lies, in the warden's namespace; empty for one in memory.
         upper_fd: The writable layer's directory, or -1 where there is none yet.
         root_fd: The detached mount, or -1 before `make` and after `attached`.
+        listener: The socket of its doorway, until whoever listens there takes it, or -1.
         identity: What tells its root directory from every other: device and inode number.
         sealed: Whether the writable layer is the last of `deltas`, and the root empty.
         upper_at: Where it lies until then: on a kernel whose overlays want it in a place, or since it was sealed.
@@ -85,11 +87,13 @@ class Root:
     disk_bytes: int
     disk_files: int
     writable_usr: bool = False
+    has_doorway: bool = False
     deltas: tuple[Sealed, ...] = ()
     upper_path: str = ""
     upper_fd: int = -1
     shm_fd: int = -1
     root_fd: int = -1
+    listener: int = -1
     identity: tuple[int, int] = (0, 0)
     sealed: bool = False
     upper_at: str = ""
@@ -138,6 +142,9 @@ class Root:
         self._attach(kernel.open_tree(here, SHARED_SYS, clone), "sys")
         if self.usr_lowers:
             self._attach(self._usr(), "usr")
+        if self.has_doorway:
+            doorway, self.listener = doorways.make_doorway()
+            self._attach(doorway, f"dev/{doorways.PLACE}")
 
     def _attach(self, fd: int, place: str) -> None:
         if not features.detached_trees:
@@ -241,6 +248,7 @@ class Root:
             disk_bytes or self.disk_bytes,
             disk_files or self.disk_files,
             self.writable_usr,
+            self.has_doorway,
             tuple(delta.hold() for delta in (self.deltas if deltas is None else deltas)),
             upper_path,
         )
@@ -252,6 +260,9 @@ class Root:
 
     def _let_go(self) -> None:
         self.attached()
+        if self.listener >= 0:
+            os.close(self.listener)
+            self.listener = -1
         if self.upper_at:
             kernel.umount2(self.upper_at)
             self._leave_place()
@@ -392,7 +403,7 @@ def make_devices(nodes: dict[str, int]) -> None:
     for name, node in nodes.items():
         os.close(os.open(f"{SHARED_DEV}/{name}", os.O_CREAT | os.O_CLOEXEC))
         kernel.move_mount(node, f"{SHARED_DEV}/{name}")
-    for name in ("shm", "pts"):
+    for name in ("shm", "pts", doorways.PLACE):
         os.mkdir(f"{SHARED_DEV}/{name}", 0o755)
     links = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
     for name, target in links.items():

@@ -34,6 +34,7 @@ from kibo.model.limits import (
     MAX_NAME,
 )
 from kibo.runtime import wire
+from kibo.runtime.answering import Answering, Verbs
 from kibo.runtime.channel import Channel
 from kibo.runtime.egress import Door, Egress
 from kibo.runtime.idmap import BOX_ID
@@ -43,6 +44,7 @@ from kibo.runtime.images.environment import (
     find_environment,
     interpreter_layer,
 )
+from kibo.runtime.images.interpreter import COMMANDS
 from kibo.runtime.making import Making, make_all
 from kibo.runtime.orders import FORK_S, UNWIND_S, lost
 from kibo.runtime.recording import Recorder
@@ -127,9 +129,13 @@ class Spawned:
 class States:
     """The states of one session, by digest. Thread-safe: whoever comes second waits for the first one's build."""
 
-    def __init__(self, session: Session, egress: Egress, recorder: Callable[[], Recorder]) -> None:
+    def __init__(
+        self, session: Session, egress: Egress, recorder: Callable[[], Recorder], verbs: Callable[[], Verbs]
+    ) -> None:
         self.session = session
         self.egress = egress
+        self._verbs = verbs
+        self._answering: Answering | None = None
         self._recorder = recorder
         #: By digest, and by the recording or replay that their `launch()` was part of.
         self._ready: dict[tuple[str, str], State] = {}
@@ -246,6 +252,8 @@ class States:
         self, cell: StateId, wanted: Plan, built: BuiltEnvironment, base: State | None, asker: Asker
     ) -> Channel:
         lowers, usr_lowers = self._lowers(wanted, built), _usr_lowers(built)
+        if wanted.rights:
+            _ = self.answering  # before anybody can knock
         arguments: dict[str, Any] = {"id": cell, "label": _label(wanted), "setup": self._setup(wanted, built)}
         arguments |= {
             "disk_bytes": wanted.limits.disk_bytes or DEFAULT_DISK_BYTES,
@@ -293,6 +301,19 @@ class States:
         """What records calls; made for the first that needs it."""
         return self._recorder()
 
+    @property
+    def answering(self) -> Answering:
+        """What answers boxes that call out; made for the first that may."""
+        with self._guard:
+            if self._answering is None:
+                self._answering = Answering(self.session, self._verbs())
+            return self._answering
+
+    def end_callers(self) -> None:
+        """Ends all that boxes have made by calling out."""
+        if self._answering is not None:
+            self._answering.close()
+
     def door(self, cell: str, wanted: Plan, asker: Asker) -> Door:
         """Makes a way out for a cell."""
         return self.egress.door(cell, wanted.egress, wanted.secrets, asker)
@@ -317,6 +338,7 @@ class States:
             "pids": limits.pids or DEFAULT_PIDS,
             "limits": self._group_limits(wanted),
             "forwards": [(forward.address, forward.port) for forward in wanted.forwards],
+            "doorway": bool(wanted.rights),
         }
 
     def _group_limits(self, wanted: Plan) -> dict[str, Any]:
@@ -485,4 +507,6 @@ def _variables(wanted: Plan, built: BuiltEnvironment) -> dict[str, str]:
         variables["no_proxy"] = variables["NO_PROXY"] = "127.0.0.1,localhost"
         # What the environment says itself stands: a program may have good reason to trust one bundle only.
         variables = {**TRUST, **variables}
+    if wanted.rights:
+        variables["PATH"] = f"{variables['PATH']}:{COMMANDS}"
     return variables

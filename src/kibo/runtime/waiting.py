@@ -61,6 +61,9 @@ class Waiting(Protocol):
     async def whole(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Does what must not be left half done. Cancelled, it goes on to its end; the next wait is told."""
 
+    def from_elsewhere(self) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
+        """Returns what does work for a thread that is not the caller's, and waits here; it is given what begins it."""
+
 
 class Blocking:
     """Waits in the calling thread."""
@@ -94,6 +97,10 @@ class Blocking:
     async def whole(self, work: Coroutine[Any, Any, Result]) -> Result:
         """See `Waiting.whole`. Ctrl-C breaks it, as `unbroken`."""
         return await work
+
+    def from_elsewhere(self) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
+        """See `Waiting.from_elsewhere`. In the thread that wants it."""
+        return lambda begin: run(begin())
 
 
 class _ThreadLock(AbstractAsyncContextManager[object]):

@@ -24,6 +24,7 @@ from typing import Any, Final
 from kibo.runtime import guest, kernel, roots, seccomp_listener, wire, world
 from kibo.runtime.cells import Cell, CellState, Groups, is_ending
 from kibo.runtime.commands import Commands
+from kibo.runtime.doorways import Doorways
 from kibo.runtime.held import Held, Step, stops
 from kibo.runtime.idmap import ALL_IDS, format_lines
 from kibo.runtime.loop import Loop
@@ -88,6 +89,7 @@ class Warden:
         self._null = kernel.open_tree(kernel.AT_FDCWD, f"{roots.SHARED_DEV}/null", kernel.OPEN_TREE_CLONE)
         self.commands = Commands(self)
         self.points = Points(self)
+        self.doorways = Doorways(self)
         # Read like everything else, and never in the middle of a call.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         self._stops = kernel.child_signals()
@@ -185,6 +187,7 @@ class Warden:
             disk_bytes=arguments["disk_bytes"],
             disk_files=arguments["disk_files"],
             writable_usr=arguments["writable_usr"],
+            has_doorway=arguments["setup"]["doorway"],
         )
         cell = self._add_cell(arguments, root, None, descriptors, taken)
         nested = arguments["nested"]
@@ -230,6 +233,7 @@ class Warden:
         # What its state left is not its own, nor is what an origin changed before it was forked.
         cell.own_from = len(root.deltas)
         cell.setup = source.setup | arguments.get("setup", {})
+        root.has_doorway = cell.setup["doorway"]
         self._order_fork(source, cell)
 
     def _order_fork(self, source: Cell, cell: Cell) -> None:
@@ -426,6 +430,7 @@ class Warden:
         if cell.root.root_fd >= 0:
             return
         cell.root.make()
+        self.doorways.open(cell)
         cell.group = self.groups.take(cell.setup["limits"])
 
     def _move_in(self, cell: Cell) -> int:
@@ -613,6 +618,7 @@ class Warden:
         except PermissionError:
             self.end(cell, "its guest does not let itself be held")
             raise Refused("guest.protocol", cell.reason) from None
+        self.doorways.close(cell)
         cell.root.seal(f"/kibo/states/{cell.id}-{next(self._seals)}")
         self._step_down(cell)
         cell.state = CellState.SEALED
@@ -718,6 +724,7 @@ class Warden:
         sealed.id = instance
         self.cells[instance] = sealed
         sealed.root.unseal(_next_upper(sealed))
+        self.doorways.open(sealed)
         os.close(self._move_in(sealed))
         self._limit_processes(sealed, sealed.setup["pids"])
         self._close_control(sealed)
@@ -727,6 +734,11 @@ class Warden:
         sealed.release_channel()
         self._is_live(sealed)
         self._fork_next(sealed)
+
+    def order_doorways(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Hands what calls out of boxes to the user's process from now on. Descriptors: the socket to hand it to."""
+        taken.append(descriptors[0])
+        self.doorways.lead_to(socket.socket(fileno=descriptors[0]))
 
     def order_copy(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
         """Copies a running cell's writable layer for forks to lie on, under the name ``point``, to the layer
@@ -836,6 +848,7 @@ class Warden:
             # Its process stays for those that descend from it.
             sealed.parked = ""
             sealed.release_channel()
+            self.doorways.ended(sealed, arguments["id"])
             self._let_go(sealed)
         if cell is None or cell.state is CellState.ENDED:
             _tell(descriptors, {"kind": "ok", "reason": self.reasons.get(arguments["id"], "destroyed")})
@@ -880,6 +893,8 @@ class Warden:
         for child in [child for child in cell.awaited if child.state is not CellState.ENDED]:
             child.counted = False  # else its end would end this one once more
             self.end(child, "what it was to be forked from ended")
+        self.doorways.close(cell)
+        self.doorways.ended(cell, cell.parked or cell.id)
         if cell.parked:
             del self.parked[cell.parked]
         if cell.listener >= 0:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kibo.box.define import Box
 from kibo.model.asker import NOBODY, Asker
 from kibo.model.errors import RuntimeLost, WrongState
+from kibo.runtime.answering import Verbs
 from kibo.runtime.egress import Egress
 from kibo.runtime.instance import Instance
 from kibo.runtime.layers.home import prepare_home, state_home
@@ -59,7 +60,9 @@ class Runtime:
                     self._states.session.close()
                 with exhausting_disk(self.home):
                     prepare_home(self.home)
-                    self._states = States(Session(self.home), self.egress, lambda: self.records().recorder)
+                    self._states = States(
+                        Session(self.home), self.egress, lambda: self.records().recorder, _verbs
+                    )
             return self._states
 
     def build(self, box: Box, progress: Progress | None = None) -> State:
@@ -197,6 +200,8 @@ class Runtime:
         """Ends every instance and every process of the runtime. Returns when all are gone."""
         for pool in list(self._pools.values()):
             pool.close()
+        if (running := self.running()) is not None:
+            running.end_callers()
         with self._guard:
             if self._states is not None:
                 self._states.session.close()
@@ -205,6 +210,12 @@ class Runtime:
             if self._records is not None:
                 self._records.close()
                 self._records = None
+
+
+def _verbs() -> Verbs:
+    from kibo.wiring.callouts import verbs  # late: few boxes call out
+
+    return verbs()
 
 
 def _egress(home: Path) -> Egress:

@@ -26,9 +26,11 @@ from kibo.runtime.images import libraries
 PYTHON_HOME: Final = "/opt/kibo/python"
 SITE: Final = "/opt/kibo/site"
 PYTHON: Final = f"{PYTHON_HOME}/bin/python3"
+#: Programs for boxes that may call out.
+COMMANDS: Final = "/opt/kibo/bin"
 
 #: Raised when the layout below changes, so that an older Kibo's layer is not taken for this one's.
-_LAYOUT: Final = 4
+_LAYOUT: Final = 5
 #: What no box imports: test suites, the editor and its toolkit, the build's own static library, other packages.
 _LEFT_OUT: Final = frozenset(
     {"test", "tests", "idlelib", "idle_test", "tkinter", "turtledemo", "turtle.py", "lib2to3", "ensurepip",
@@ -37,6 +39,11 @@ _LEFT_OUT: Final = frozenset(
 _ROOT_PACKAGES: Final = ("cloudpickle", "msgspec", "pydantic")
 #: Parts of Kibo that only the host's side uses.
 _HOST_ONLY: Final = ("cli", "serve", "integrations", "client", "runtime/images", "runtime/layers")
+_COMMAND: Final = f"""import sys
+sys.path.append({SITE!r})
+from kibo.kibo_box import main
+sys.exit(main(sys.argv[1:]))
+"""
 _RUNPATH: Final = f"{PYTHON_HOME}/lib".encode()
 
 
@@ -108,6 +115,11 @@ def write_guest(base: Path, target: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, path)
         path.chmod(0o644)
+    # By the guest's own interpreter, which every box has, whatever else is in its file system.
+    command = target / COMMANDS.lstrip("/") / "kibo-box"
+    command.parent.mkdir()
+    command.write_text(f"#!{PYTHON} -IS\n{_COMMAND}")
+    command.chmod(0o755)
 
 
 def _copy_tree(source: Path, target: Path) -> None:
