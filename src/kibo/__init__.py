@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from kibo.box.policy import Allow as Allow
     from kibo.box.policy import Deny as Deny
     from kibo.box.policy import Secret as Secret
+    from kibo.box.rights import MayFork as MayFork
+    from kibo.box.rights import MaySpawn as MaySpawn
+    from kibo.box.rights import MayTalk as MayTalk
+    from kibo.box.rights import Quota as Quota
     from kibo.branch.explore.budget import Budget as Budget
     from kibo.branch.explore.exploring import explore as explore
     from kibo.branch.explore.inside import note as note
@@ -50,6 +54,10 @@ _PUBLIC = {
     "FirstSuccess": "kibo.branch.explore.policies.first_success",
     "KiboError": "kibo.model.errors",
     "Limits": "kibo.box.env",
+    "MayFork": "kibo.box.rights",
+    "MaySpawn": "kibo.box.rights",
+    "MayTalk": "kibo.box.rights",
+    "Quota": "kibo.box.rights",
     "Reflexion": "kibo.branch.explore.policies.reflexion",
     "Secret": "kibo.box.policy",
     "Service": "kibo.box.env",
@@ -62,6 +70,7 @@ _PUBLIC = {
     "checkout": "kibo.wiring.branches",
     "deny": "kibo.wiring.approving",
     "explore": "kibo.branch.explore.exploring",
+    "me": "kibo",
     "note": "kibo.branch.explore.inside",
     "on_event": "kibo.box.define",
     "pool": "kibo.wiring",
@@ -79,7 +88,7 @@ def __getattr__(name: str) -> Any:
     if module is None:
         raise AttributeError(f"module 'kibo' has no attribute {name!r}")
     # A package of that name, once it is imported, takes the place of whatever bears it here.
-    found = import_module("kibo.branch") if module == "kibo" else getattr(import_module(module), name)
+    found = import_module(f"kibo.{name}") if module == "kibo" else getattr(import_module(module), name)
     globals()[name] = found
     return found
 

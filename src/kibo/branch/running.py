@@ -43,6 +43,7 @@ from kibo.model.errors import (
 )
 from kibo.model.ids import BranchId
 from kibo.runtime import forking
+from kibo.runtime.callers import Tally
 from kibo.runtime.forking import Live, Point
 from kibo.runtime.instance import adopt, conversation_of, spawned_of, was_destroyed
 from kibo.runtime.states import Progress, Spawned
@@ -201,6 +202,16 @@ class RunningBranch:
             number += 1
             name = f"{wanted}-{number}"
         return name
+
+    def tally(self) -> Tally:
+        """Counts the instances and the branches that live in it and below it."""
+        total, pending = Tally(), [self]
+        while pending:
+            branch = pending.pop()
+            if not branch._ended:
+                total += Tally(len(branch.members), 1)
+            pending += branch._children.values()
+        return total
 
     # -- forks
 

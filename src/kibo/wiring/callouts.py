@@ -1,0 +1,19 @@
+"""All that boxes may ask for from inside, put together: the one place where verbs are added."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kibo.branch import callouts as branches
+from kibo.runtime import callouts
+from kibo.runtime.answering import Verbs
+from kibo.wiring.branches import branch
+
+
+def verbs() -> Verbs:
+    """Returns the verbs of every part, by name."""
+    return {**callouts.VERBS, **branches.verbs(_begin)}
+
+
+def _begin(goal: str, name: str) -> Any:
+    return branch(goal, name=name)
