@@ -1,7 +1,7 @@
 """A user's program that is killed: does one thing with Kibo until it cannot.
 
-Arguments: what to do (build, spawn, action, exec, copy, serve, destroy). Says ``ready`` once it is at it, ``lost`` when
-the runtime is lost, and ends when its input does.
+Arguments: what to do (build, spawn, action, exec, copy, serve, call, destroy). Says ``ready`` once it is at it,
+``lost`` when the runtime is lost, and ends when its input does.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any
 
-from kibo import Allow, Box, Env, KiboError, Service, action
+from kibo import Allow, Box, Env, KiboError, MaySpawn, Service, action, me
 
 
 class Napper(Box):
@@ -27,6 +27,18 @@ class Served(Napper):
 
     env = Env(services=[Service("waiter", "exec sleep 60")])
     egress = [Allow("shop.example", to="127.0.0.1:9")]
+
+
+class Caller(Box):
+    """Calls out."""
+
+    rights = [MaySpawn(Napper)]
+
+    @action
+    def call(self) -> None:
+        """Spawn another, and call that."""
+        with me.spawn("Napper") as other:
+            other.nap(0.01)
 
 
 def building(name: str) -> Box:
@@ -49,6 +61,7 @@ def work(what: str, name: str) -> None:
         print("ready", flush=True)
         while True:
             building(f"{name} {time.monotonic_ns()}").spawn().destroy()
+    caller = Caller().spawn() if what == "call" else None
     others: list[Any] = [] if what == "copy" else [Napper().spawn() for _ in range(3)]
     if what == "copy":
         # Something runs in it, so that its files are copied for each fork.
@@ -68,6 +81,8 @@ def work(what: str, name: str) -> None:
         elif what == "serve":
             others = [*others[-3:], Served().spawn()]
             others[-1].exec("sleep 60 &")
+        elif caller is not None:
+            caller.call()
         elif what == "destroy":
             for other in [box, *others]:
                 other.destroy()

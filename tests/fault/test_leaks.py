@@ -22,7 +22,7 @@ import leftovers
 PROGRAM = Path(__file__).with_name("kibo_user.py")
 #: A killed warden's boxes go one after the other, each with its mounts and network; a busy machine takes its time.
 WITHIN_S = 10.0
-DEEDS = ["build", "spawn", "action", "exec", "copy", "serve", "destroy"]
+DEEDS = ["build", "spawn", "action", "exec", "copy", "serve", "call", "destroy"]
 VICTIMS = ["user", "warden", "user+warden", "keeper", "keeper+user", "warden+keeper+user", "user by SIGINT"]
 #: What is promised first is tried at several moments in every run; `make soak` tries all of it at many.
 PROMISED = [(deed, victims) for deed in ("build", "spawn", "action", "destroy") for victims in VICTIMS[:3]]

@@ -17,7 +17,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from kibo import Box, Env, KiboError, Limits, action
+from kibo import Box, Env, KiboError, Limits, MayFork, MaySpawn, Quota, action
 
 
 class Attacker(Box):
@@ -225,6 +225,37 @@ class Built(Attacker):
     env = Env(run=[f"echo {base64.b64encode(LOOK_ROUND.encode()).decode()} | base64 -d | python3 -"])
 
 
+class Worker(Box):
+    """What callers may spawn."""
+
+    count: int = 0
+
+    @action
+    def add(self, n: int = 1) -> int:
+        """Adds."""
+        self.count += n
+        return self.count
+
+
+class Caller(Attacker):
+    """May call out."""
+
+    rights = [MaySpawn(Worker), MayFork()]
+    quota = Quota(instances=3, branches=3, calls_per_s=1000)
+
+
+class RootCaller(Caller):
+    """The same as the box's own root."""
+
+    env = Env(user="root")
+
+
+class SlowCaller(Caller):
+    """May call out, and not often."""
+
+    quota = Quota(calls_per_s=5)
+
+
 BOXES = {
     cls.__name__: cls
     for cls in (
@@ -241,6 +272,9 @@ BOXES = {
         Helped,
         Relay,
         Built,
+        Caller,
+        RootCaller,
+        SlowCaller,
     )
 }
 living: dict[int, Any] = {}
