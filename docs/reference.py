@@ -105,7 +105,9 @@ def python_page() -> str:
     import kibo
 
     things = {
-        name: getattr(kibo, name) for name in sorted(kibo.__all__) if name not in ("__version__", "branch")
+        name: getattr(kibo, name)
+        for name in sorted(kibo.__all__)
+        if name not in ("__version__", "branch", "me")
     }
     things["branch"] = importlib.import_module("kibo.wiring.branches").branch
     text = [MADE, "# Python\n\nThe names of `kibo`, then what their calls give.\n", "## `kibo`\n"]
@@ -117,8 +119,19 @@ def python_page() -> str:
             text += [
                 described(name, getattr(importlib.import_module(module), name)) for name in names.split()
             ]
+    text += called_out()
     text.append(AIO)
     return "\n".join(text)
+
+
+def called_out() -> Iterator[str]:
+    """Describes what code in a box calls."""
+    from kibo import me
+
+    yield f"## `kibo.me`\n\n{markdown(me.__doc__ or '')}"
+    for name in sorted(set(me.__all__) - {"branch"}):
+        yield described(f"me.{name}", getattr(me, name))
+    yield described("me.branch", type(me.branch).__call__)
 
 
 def command_page() -> str:
