@@ -22,6 +22,7 @@ from kibo.model.errors import InvalidInput, LeaseEnded, PersonTimedOut, ProfileB
 from kibo.model.ids import LeaseId
 from kibo.model.limits import LEASE_LOOK_S, LEASE_SETTLE_S
 from kibo.store.database import Transaction
+from kibo.store.wakeups import BELL, ringing
 
 Result = TypeVar("Result")
 
@@ -129,7 +130,7 @@ class Lease:
                 gone.add(row.id)
             elif not register.overdue(row):
                 # Who comes just before is all there is to wait for, and that the holder is overdue.
-                self._awaited = {row.id, presence.BELL}
+                self._awaited = {row.id, BELL}
                 first = before[0]
                 self._again_s = first.expires - up_s() if first.epoch else LEASE_LOOK_S
                 return False
@@ -234,7 +235,7 @@ class Lease:
                 f"what a person is to do has 1 to {MAX_WHY} characters", hint="Say it in a sentence or two."
             )
         place = self.place
-        self._awaited, self._again_s = {presence.BELL}, LEASE_LOOK_S
+        self._awaited, self._again_s = {BELL}, LEASE_LOOK_S
         await self._waiting.aside(lambda: self._ask_person(why, timeout_s))
         try:
             done = await self._until(self._given, timeout_s)
@@ -252,7 +253,7 @@ class Lease:
             )
 
     def _ask_person(self, why: str, timeout_s: float) -> None:
-        with presence.ringing(self.place.holders):
+        with ringing(self.place.holders):
             self.place.register.ask_person(self.place.id, self.id, why, timeout_s)
 
     def _given(self) -> bool:

@@ -25,6 +25,7 @@ from kibo.store import crash
 from kibo.store.database import Transaction
 from kibo.store.prepared import Prepared
 from kibo.store.schema import profile_copies
+from kibo.store.wakeups import ringing
 
 _COPY: Final = Prepared(
     select(*profile_copies.columns)
@@ -206,7 +207,7 @@ async def give(place: Place, directory: Path, waiting: Waits, wait_s: float) -> 
         try:
             if mine is not None and presence.is_dead(place.holders, mine.lease):
                 raise LeaseEnded("the program that waited has ended")
-            with presence.ringing(place.holders):
+            with ringing(place.holders):
                 written = place.versions.write(staging, base, theirs, author, back)
             crash.point("session.given")
             return Given(written, True, tuple(staging.left_out))
@@ -237,7 +238,7 @@ def _check_nobody_else(place: Place, directory: Path) -> None:
 
 def revoke(place: Place) -> LeaseRow | None:
     """Takes the profile from who holds it; see `Register.revoke`."""
-    with presence.ringing(place.holders):
+    with ringing(place.holders):
         return place.register.revoke(place.id)
 
 

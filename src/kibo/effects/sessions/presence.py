@@ -7,25 +7,14 @@ death, and by whoever rings the bell, and looks in the store what has become of 
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
-import struct
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from kibo.model.limits import LEASE_LOOK_S, LEASE_SETTLE_S
+from kibo.store import wakeups
 from kibo.store.locking import lock, try_lock_found
-
-#: The file that is closed by whoever has something to tell; see `ringing`.
-BELL: Final = "bell"
-_IN_CLOSE_WRITE: Final = 0x8
-_IN_DELETE: Final = 0x200
-_IN_Q_OVERFLOW: Final = 0x4000
-_EVENT: Final = struct.Struct("iIII")
 
 
 class Presence:
@@ -79,7 +68,7 @@ def is_dead(directory: Path, lease: str) -> bool:
 def sweep(directory: Path, known: set[str]) -> None:
     """Removes the files of dead holders that no lease is recorded of."""
     for name in os.listdir(directory):
-        if name in known or name == BELL:
+        if name in known or name == wakeups.BELL:
             continue
         # Whoever has just made it, and waits for its lock, finds that the name is gone, and makes it anew.
         if (fd := try_lock_found(directory / name, shared=True)) is not None:
@@ -87,43 +76,17 @@ def sweep(directory: Path, known: set[str]) -> None:
             os.close(fd)
 
 
-@contextmanager
-def ringing(directory: Path) -> Iterator[None]:
-    """Wakes those who wait at the end of a block, also where this process is killed in it."""
-    directory.mkdir(mode=0o700, exist_ok=True)
-    fd = os.open(directory / BELL, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        yield
-    finally:
-        os.close(fd)
-
-
-class Watch:
+class Watch(wakeups.Watch):
     """Wakes who waits at one profile. Where this user has no inotify instance left, by the clock alone.
 
     Args:
         directory: Where its holders' files are.
-
-    Attributes:
-        fds: What to wait for: the first.
     """
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(mode=0o700, exist_ok=True)
-        self.fds: tuple[int, ...] = ()
-        self._pause_s, self._longest_s = LEASE_SETTLE_S, LEASE_LOOK_S
-        libc = ctypes.CDLL(None, use_errno=True)
-        fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-        if fd >= 0 and libc.inotify_add_watch(fd, os.fsencode(directory), _IN_CLOSE_WRITE | _IN_DELETE) >= 0:
-            self.fds = (fd,)
-            return
-        number = ctypes.get_errno()
-        if fd >= 0:
-            os.close(fd)
-        if number not in (errno.EMFILE, errno.ENOSPC):
-            raise OSError(number, os.strerror(number), os.fspath(directory))
-        self.fds = os.pipe()  # says nothing, ever
-        self._longest_s = LEASE_SETTLE_S
+        super().__init__(directory)
+        self._pause_s = LEASE_SETTLE_S
+        self._longest_s = LEASE_SETTLE_S if self.deaf else LEASE_LOOK_S
 
     @property
     def pause_s(self) -> float:
@@ -139,18 +102,8 @@ class Watch:
         Returns:
             Whether anything of that has happened, or the kernel cannot tell.
         """
-        found: set[str] = set()
-        try:
-            while data := os.read(self.fds[0], 65536):
-                at = 0
-                while at < len(data):
-                    _, mask, _, length = _EVENT.unpack_from(data, at)
-                    name = data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0")
-                    found |= awaited if mask & _IN_Q_OVERFLOW else {os.fsdecode(name)}
-                    at += _EVENT.size + length
-        except BlockingIOError:
-            pass
-        if not found & awaited:
+        found = self.heard()
+        if found is not None and not found & awaited:
             return False
         self._pause_s = LEASE_SETTLE_S
         return True
@@ -158,17 +111,3 @@ class Watch:
     def slept(self) -> None:
         """Notes that nothing has."""
         self._pause_s = self._longest_s
-
-    def close(self) -> None:
-        """Ends it."""
-        for fd in self.fds:
-            os.close(fd)
-        self.fds = ()
-
-    def __enter__(self) -> Self:
-        """The watch itself: a block closes it at its end."""
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        """Closes it."""
-        self.close()
