@@ -20,6 +20,7 @@ from typing import Any, Final
 from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 
 from kibo.branch.reach import Decision, Node, Retention, decide
+from kibo.hub import board
 from kibo.model.ids import BranchId, SnapshotId
 from kibo.store import crash
 from kibo.store.database import Store, Transaction
@@ -224,7 +225,14 @@ def _remove_branch(store: Store, tree: str, branch: str, keep: Retention, now: f
         return None
     removed = _remove_entries(store, *found)
     crash.point("collect.before_branch")
-    return removed if store.write(lambda tx: tx.run(_DELETE_BRANCH, what=branch)) else None
+
+    def work(tx: Transaction) -> int:
+        gone = tx.run(_DELETE_BRANCH, what=branch)
+        if gone and branch == tree:  # its root: nobody has the board any more
+            board.forget(tx, tree)
+        return gone
+
+    return removed if store.write(work) else None
 
 
 def _doom(tx: Transaction, tree: str, keep: Retention, names: Names, now: float) -> int:

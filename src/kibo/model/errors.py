@@ -13,6 +13,7 @@ KiboError
 │   ├── WorkspaceUnreadable     a workspace holds what this user cannot read
 │   ├── ArchiveInvalid          an exported snapshot is damaged, or was made to do harm
 │   ├── RecordingInvalid        a recording is damaged, or was made to do harm
+│   ├── MessageInvalid          the body of a message is none, or too large
 │   └── LockMismatch            a locked build would resolve to something else
 ├── Denied                  policy forbids it
 ├── NotFound                what was named is not there
@@ -23,6 +24,7 @@ KiboError
 │   ├── EffectUnknown
 │   ├── ProfileUnknown          no session of that name is kept
 │   ├── RecordingUnknown
+│   ├── MessageUnknown
 │   └── RequestUnknown          a replay was asked for what its recording does not have
 ├── WrongState              it is there, and not in a state that allows this
 │   ├── InstanceEnded
@@ -52,12 +54,14 @@ KiboError
 │   ├── HostDiskFull            the host's disk, not the box's share
 │   ├── BudgetSpent             of a tree of branches
 │   ├── ProfileTooLarge         more than a session may hold
+│   ├── MailboxFull             its instance is too far behind with its messages
 │   └── FrameTooLarge
 ├── Unavailable             lost or too late; another try may find it
 │   ├── WorkspaceChanging
 │   ├── RuntimeLost
 │   ├── StoreUnavailable        the database does not answer
 │   ├── ProfileBusy             another holds a session's lease
+│   ├── ReplyTimedOut           nobody answered a message in time
 │   ├── PersonTimedOut          a person who was asked did not answer in time
 │   ├── RecordingLost           nothing was kept of what was to be recorded
 │   ├── ServiceFailed       a service of the box did not become ready
@@ -189,6 +193,13 @@ class RecordingInvalid(InvalidInput):
     remedy = "Get the file again, or record again."
 
 
+class MessageInvalid(InvalidInput):
+    """The body of a message is no value of JSON and no bytes, or is too large. Nothing was sent."""
+
+    code = "message.invalid"
+    remedy = "Send str, int, float, bool, None, list, dict or bytes; put what is large into a file, and send its name."
+
+
 class LockMismatch(InvalidInput):
     """A locked build would resolve to something other than what `kibo.lock` records."""
 
@@ -248,6 +259,13 @@ class RecordingUnknown(NotFound):
 
     code = "recording.unknown"
     remedy = "`kibo recordings` lists what there is; a file is named by its path."
+
+
+class MessageUnknown(NotFound):
+    """The branch knows no such message, or not any more."""
+
+    code = "message.unknown"
+    remedy = "`kibo mail` lists those that a branch has."
 
 
 class RequestUnknown(NotFound):
@@ -485,6 +503,14 @@ class BudgetSpent(Exhausted):
     code = "limit.budget"
 
 
+class MailboxFull(Exhausted):
+    """An instance is too far behind with its messages to take another; nothing was sent."""
+
+    code = "limit.mailbox"
+    retry = "after"
+    remedy = "Send again once it has handled some, or give send_message(wait_s=...), which waits for that."
+
+
 class ProfileTooLarge(Exhausted):
     """A session would hold more files or bytes than one may; nothing of it was kept."""
 
@@ -538,6 +564,13 @@ class ProfileBusy(Unavailable):
 
     code = "session.busy"
     retry = "safe"
+
+
+class ReplyTimedOut(Unavailable):
+    """Nobody has answered a message in time. It may be handled all the same, and its answer goes nowhere."""
+
+    code = "message.reply_timeout"
+    retry = "unknown"
 
 
 class PersonTimedOut(Unavailable):

@@ -152,6 +152,20 @@ class CopyId(RandomId):
     prefix = "copy_"
 
 
+class MessageId(RandomId):
+    """One message between instances, or one event."""
+
+    __slots__ = ()
+    prefix = "msg_"
+
+
+class DelegationId(RandomId):
+    """One action that an instance has another do for it."""
+
+    __slots__ = ()
+    prefix = "dlg_"
+
+
 class RecordingId(RandomId):
     """One recording while it is made, and what it is called where nobody gave it a name."""
 

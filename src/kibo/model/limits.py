@@ -194,5 +194,45 @@ DEFAULT_CALL_BRANCHES = 16
 #: What a box may say of how far it is, as a message holds it: a line or a small record, not a result.
 MAX_PROGRESS_BYTES = 16 * KIB
 
+#: The body of a message: a page of text, a screenshot. What is larger goes into a file, and its name into the message.
+MAX_MESSAGE_BYTES = 1 * MIB
+
+#: Messages that wait at one instance, or at one of its handlers of events. A message has some 200 bytes there; a
+#: recipient that is so far behind does not catch up, and its senders are to know.
+MAX_MAILBOX = 100_000
+
+#: Recipients of one event. Each is a row of its receipt; a tree of agents has some dozens.
+MAX_RECIPIENTS = 1000
+
+#: Subscriptions of one branch, as for `MAX_RECIPIENTS`.
+MAX_SUBSCRIPTIONS = 1000
+
+#: The newest keys by which a branch knows that a message was sent before: as many as wait at one instance at most.
+MAX_REMEMBERED_KEYS = 100_000
+
+#: The newest messages whose receipts a branch can give once they are consumed. Each fork that has mail copies them.
+MAX_RECEIPTS = 10_000
+
+#: How often a message is given to a handler that raises, before it is a dead letter.
+MAX_DELIVERIES = 5
+
+#: How long after a handler has raised it gets the message again: twice as long each time. Five take 3 s together.
+RETRY_FIRST_S = 0.2
+
+#: Messages that a handler gets in one turn of its instance, recorded together: other callers wait so long.
+MAX_BATCH = 256
+
+#: The same by the clock: a turn takes no further message after this.
+BATCH_S = 0.05
+
+#: The longest that a handler may take, or anybody wait for an answer.
+MAX_REPLY_S = 30 * 86400.0
+
+#: Threads that deliver messages of one process.
+MAX_CARRIERS = 32
+
+#: Entries of the board of one tree of branches.
+MAX_BOARD = 100_000
+
 #: The addresses of a box's loopback that lead outside, but for their last number: `kibo.box.forwards`.
 FORWARDS_NETWORK = "127.77.0."

@@ -35,7 +35,7 @@ from kibo.store.checking import HOLDS
 from kibo.store.lineage import is_list
 
 #: The migration that this code reads and writes. A store that names one unknown here was written by a newer Kibo.
-REVISION: Final = "0006"
+REVISION: Final = "0009"
 
 metadata: Final = MetaData()
 
@@ -323,4 +323,18 @@ profile_trees: Final = Table(
     metadata,
     Column("tree", _key(), primary_key=True, info=_BRANCH),
     Column("profile", _key(), primary_key=True, info=_PROFILE),
+)
+
+#: The boards of trees of branches: what one has found out for all others. Beside the log, which a fork does not share.
+board: Final = Table(
+    "board",
+    metadata,
+    Column("position", _position(), primary_key=True, autoincrement=True),
+    Column("tree", _key(), nullable=False, info=_BRANCH),
+    Column("origin", _key(), nullable=False, info=_BRANCH),
+    Column("author", _text(200), nullable=False),
+    Column("body", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("at", Double, nullable=False, info=_TIME),
+    Index("ix_board_tree", "tree"),
+    sqlite_autoincrement=True,
 )
