@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kibo.box.define import Box as Box
     from kibo.box.define import action as action
     from kibo.box.define import on_event as on_event
+    from kibo.box.define import on_message as on_message
     from kibo.box.define import use as use
     from kibo.box.env import Env as Env
     from kibo.box.env import Limits as Limits
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from kibo.branch.explore.policies.tree_search import TreeSearch as TreeSearch
     from kibo.branch.explore.strategy import Strategy as Strategy
     from kibo.model.errors import KiboError as KiboError
+    from kibo.model.message import Message as Message
     from kibo.wiring import pool as pool
     from kibo.wiring.approving import approve as approve
     from kibo.wiring.approving import deny as deny
@@ -58,6 +60,7 @@ _PUBLIC = {
     "MaySpawn": "kibo.box.rights",
     "MayTalk": "kibo.box.rights",
     "Quota": "kibo.box.rights",
+    "Message": "kibo.model.message",
     "Reflexion": "kibo.branch.explore.policies.reflexion",
     "Secret": "kibo.box.policy",
     "Service": "kibo.box.env",
@@ -73,6 +76,7 @@ _PUBLIC = {
     "me": "kibo",
     "note": "kibo.branch.explore.inside",
     "on_event": "kibo.box.define",
+    "on_message": "kibo.box.define",
     "pool": "kibo.wiring",
     "session": "kibo.wiring.sessions",
     "use": "kibo.box.define",

@@ -16,6 +16,7 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import aclosing
+from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -28,10 +29,14 @@ from kibo.box.plan import plan
 from kibo.box.sums import parts_of, prefix
 from kibo.branch.explore.exploring import explore_async as explore
 from kibo.model.asker import Asker
+from kibo.model.errors import ActionTimedOut
 from kibo.model.ids import BranchId, InstanceId
+from kibo.model.limits import DEFAULT_ACTION_S
+from kibo.model.message import Message, call_handler
 from kibo.model.telling import telling
 from kibo.runtime import forking
 from kibo.runtime.anyio_waiting import AnyioWaiting
+from kibo.runtime.async_mailing import AsyncMailbox, AsyncReceipt
 from kibo.runtime.callers import Caller
 from kibo.runtime.commandline import Command, Completed, Process, Terminal
 from kibo.runtime.conversation import ActionItems, Conversation
@@ -42,6 +47,7 @@ from kibo.runtime.forking import Live
 from kibo.runtime.handle import Change
 from kibo.runtime.images.environment import build_environment
 from kibo.runtime.instance import Forks, admit, finalizer, hand_over
+from kibo.runtime.mailing import mail_of, note_listener
 from kibo.runtime.recording import perform
 from kibo.runtime.states import Launched, Launching, Spawned, State, States
 from kibo.runtime.states import Progress as BuildProgress
@@ -280,6 +286,8 @@ class Instance:
     _tape: Tape | None = None
     #: As of `kibo.runtime.instance.Instance`.
     _caller: Caller | None = None
+    #: What it is called in its branch.
+    _member = ""
 
     def __init__(self, spawned: Spawned) -> None:
         session = spawned.states.session
@@ -291,6 +299,8 @@ class Instance:
         self._access = FileAccess(self._conversation)
         self._finalizer = finalizer(self, spawned)
         admit(self)
+        if spawned.state.plan.handlers:
+            note_listener(self)
 
     @property
     def files(self) -> Files:
@@ -371,6 +381,70 @@ class Instance:
         self._access.close()
         return Forks(map(Instance, children), live=bool(point.cell), reasons=point.reasons)
 
+    async def send_message(
+        self,
+        other: Instance | str,
+        body: Any,
+        *,
+        key: str | None = None,
+        reply_to: str | None = None,
+        wait_s: float = 0.0,
+    ) -> AsyncReceipt:
+        """Sends a message to another instance of its branch. Cancelled, it was sent or not; with a key, send again."""
+        mail = mail_of(self)
+        sent = await mail.send(self._member, other, body, key=key, reply_to=reply_to, wait_s=wait_s)
+        return AsyncReceipt(mail, sent)
+
+    async def publish_event(
+        self, name: str, data: Any = None, *, key: str | None = None, wait_s: float = 0.0
+    ) -> AsyncReceipt:
+        """Publishes an event to all in its branch that listen to it now. Cancelled as `send_message`."""
+        mail = mail_of(self)
+        return AsyncReceipt(mail, await mail.publish(self._member, name, data, key=key, wait_s=wait_s))
+
+    async def on_event(
+        self,
+        name: str,
+        handler: Callable[..., Any],
+        *,
+        group: str = "",
+        subscription: str = "",
+        timeout_s: float = DEFAULT_ACTION_S,
+    ) -> str:
+        """Has a function handle events on behalf of the instance: a coroutine function on this loop, where it is
+        cancelled when its time is up; any other on a thread.
+        """
+        return str(
+            await mail_of(self).listen(
+                self._member,
+                name,
+                _bounded(handler, timeout_s),
+                name=subscription or f"{handler.__module__}.{handler.__qualname__}",
+                group=group,
+                timeout_s=timeout_s,
+            )
+        )
+
+    async def on_message(self, handler: Callable[..., Any], *, timeout_s: float = DEFAULT_ACTION_S) -> None:
+        """Has a function handle the messages to the instance, as `on_event`."""
+        await mail_of(self).answer_with(self._member, _bounded(handler, timeout_s), timeout_s=timeout_s)
+
+    async def request(self, other: Instance | str, body: Any, *, timeout_s: float = 60.0) -> Any:
+        """Sends a message and waits for what its handler returns. Cancelled, it may be handled all the same."""
+        return await mail_of(self).request(self._member, other, body, timeout_s=timeout_s)
+
+    async def delegate(self, other: Instance | str, action: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Has another instance of its branch do an action, and goes on: returns a
+        `kibo.branch.async_mail_faces.AsyncDelegated`.
+        """
+        mail = mail_of(self)
+        return mail.delegated(await mail.delegate(self._member, other, action, args, kwargs))
+
+    @property
+    def mail(self) -> AsyncMailbox:
+        """The messages to it, for a program that takes them itself."""
+        return AsyncMailbox(mail_of(self), self._member)
+
     def tools(self, format: Literal["openai", "anthropic", "mcp"] = "openai") -> list[dict[str, Any]]:
         """Returns the actions as a model provider's tool definitions."""
         from kibo.box.tools import tools_of_plan
@@ -389,6 +463,24 @@ class Instance:
             self._access.close()
             if self._tape is not None:
                 await AnyioWaiting().aside(self._tape.close)
+
+
+def _bounded(handler: Callable[..., Any], timeout_s: float) -> Callable[..., Any]:
+    """Has a coroutine function end when its time is up; other functions stay as they are."""
+    if not iscoroutinefunction(handler):
+        return handler
+
+    async def bounded(message: Message) -> Any:
+        try:
+            with anyio.fail_after(timeout_s):
+                return await call_handler(handler, message)
+        except TimeoutError as error:
+            raise ActionTimedOut(
+                f"{handler.__qualname__}() did not return within {timeout_s:g} s",
+                hint="Raise on_event(timeout_s=...) if it needs longer.",
+            ) from error
+
+    return bounded
 
 
 class _BoundAction:

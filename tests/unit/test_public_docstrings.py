@@ -9,8 +9,10 @@ import pytest
 import kibo
 from kibo import aio
 from kibo.branch.branch import Branch
+from kibo.branch.mail_faces import BranchBoard, BranchMail, Delegated
 from kibo.runtime.commandline import Terminal
 from kibo.runtime.instance import Files, Instance, Popen, RunningBox
+from kibo.runtime.mailing import Mailbox, Receipt
 from kibo.runtime.pool import Pool
 from kibo.wiring.sessions import Lease, Profile
 
@@ -24,6 +26,11 @@ FACES = [
     Branch,
     Profile,
     Lease,
+    Receipt,
+    Mailbox,
+    BranchMail,
+    BranchBoard,
+    Delegated,
     kibo.Box,
     kibo.Budget,
     aio.Instance,
@@ -33,6 +40,7 @@ FUNCTIONS = [
     kibo.action,
     kibo.use,
     kibo.on_event,
+    kibo.on_message,
     kibo.pool,
     kibo.checkout,
     kibo.explore,

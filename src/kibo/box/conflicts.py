@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from kibo.box.define import Box
 from kibo.box.env import Env
+from kibo.box.handlers import handlers_of
 from kibo.box.inheritance import actions_of, egress_of, environment_of, rights_of, secrets_of
 from kibo.box.policy import Allow
 from kibo.model.errors import CompositionConflict
@@ -52,6 +53,7 @@ def claims_of(part: Box) -> dict[tuple[str, str], Claim]:
     # Two different parts never say the same of an action: even the same code has other parameters or another class
     # behind it, so the part itself is the content.
     found += (Claim("action", name, part.digest) for name in actions_of(cls))
+    found += (Claim("handler of", "messages", part.digest) for each in handlers_of(cls) if not each.event)
     found += (Claim("service", service.name, service) for service in env.services)
     found += (Claim("file", path, source) for path, source in env.files.items())
     found += (Claim("variable", name, value) for name, value in env.variables.items())

@@ -25,8 +25,9 @@ Effect = Literal["none", "read", "bufferable", "reversible", "irreversible"]
 
 #: Names that every instance has of its own: an action with one of them could not be reached.
 INSTANCE_NAMES = frozenset(
-    "alive branch context delegate destroy diff digest env egress exec files fork id launch logs"
-    " on_event popen progress publish_event quota resume rights secrets send_message session shell skill snapshot spawn"
+    "alive branch context delegate destroy diff digest env egress exec files fork id launch logs mail"
+    " on_event on_message popen progress publish_event quota request resume rights secrets send_message session shell"
+    " skill snapshot spawn"
     " status suspend tools".split()
 )
 #: Names of the definition that a parameter cannot have.
@@ -196,20 +197,50 @@ def _name_of(method: str | Callable[..., Any]) -> str:
     return name
 
 
-def on_event(name: str) -> Callable[[Function], Function]:
-    """Marks a method of a Box as the handler of events; it is to run inside the instance.
+def on_event(name: str, *, group: str = "", timeout_s: float | None = None) -> Callable[[Function], Function]:
+    """Marks a method of a Box as the handler of events; it runs inside the instance, one message at a time.
 
-    Accepted, and not called yet: nothing publishes events so far.
+    It takes the event, a `kibo.Message`, or nothing. One that raises gets the event again, up to five times.
 
     Args:
-        name: What the events are called.
+        name: What the events are called, or a pattern of that: ``order.*``, ``order.>``.
+        group: Of all handlers in a branch that have one, each event goes to one.
+        timeout_s: Seconds it may take; None leaves it to the box's limits.
+
+    Raises:
+        InvalidInput: The name is no pattern of events.
+        InvalidDefinition: What it marks is no method, or the time is none.
     """
+    from kibo.model.topics import checked_pattern
 
-    def mark(method: Function) -> Function:
-        method.__kibo_event__ = name  # type: ignore[attr-defined]
-        return method
+    pattern = checked_pattern(name)
+    return lambda method: _mark_handler(method, pattern, group, timeout_s)
 
-    return mark
+
+def on_message(method: Function) -> Function:
+    """Marks a method of a Box as the handler of messages that are sent to its instance, one at a time.
+
+    It takes the message, a `kibo.Message`, or nothing. What it returns is the answer where the sender waits for one.
+    """
+    return _mark_handler(method, "", "", None)
+
+
+def _mark_handler(method: Function, event: str, group: str, timeout_s: float | None) -> Function:
+    function: Any = method.function if isinstance(method, Action) else method
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_flags & (_CO_COROUTINES | _CO_GENERATOR):
+        raise InvalidDefinition(
+            f"{getattr(function, '__name__', function)!r} cannot handle messages",
+            hint="Mark a method of the Box that is no coroutine and no generator.",
+        )
+    if timeout_s is not None and not is_seconds(timeout_s):
+        raise InvalidDefinition(
+            f"handler {function.__name__}(): timeout_s={timeout_s!r} is no time", hint="Give seconds above 0."
+        )
+    function.__kibo_event__ = event
+    if group or timeout_s is not None:
+        function.__kibo_handler__ = (group, timeout_s)
+    return method
 
 
 class Use:

@@ -128,15 +128,16 @@ def _checked(owner: type, attribute: str, values: Any, kinds: tuple[type, ...]) 
 
 def needs_of(cls: type[Box]) -> dict[str, type[Box]]:
     """Returns the needs of `cls` by attribute, its bases' included."""
-    return {name: value.box for name, value in _attributes(cls).items() if isinstance(value, Use)}
+    return {name: value.box for name, value in attributes_of(cls).items() if isinstance(value, Use)}
 
 
 def actions_of(cls: type[Box]) -> dict[str, Action]:
     """Returns the actions of `cls` by name, its bases' first."""
-    return {name: value for name, value in _attributes(cls).items() if isinstance(value, Action)}
+    return {name: value for name, value in attributes_of(cls).items() if isinstance(value, Action)}
 
 
-def _attributes(cls: type) -> dict[str, Any]:
+def attributes_of(cls: type) -> dict[str, Any]:
+    """Returns what a class has, its bases' first; the nearer class wins for one name."""
     found: dict[str, Any] = {}
     for owner in reversed(cls.__mro__):
         found.update(owner.__dict__)

@@ -12,6 +12,7 @@ from kibo.box.conflicts import PINNED, claims_of, pin_of, winners
 from kibo.box.define import Box
 from kibo.box.env import Env, Limits
 from kibo.box.forwards import Forward, forwards
+from kibo.box.handlers import Handler, handlers_of
 from kibo.box.identity import describe
 from kibo.box.inheritance import (
     actions_of,
@@ -76,6 +77,7 @@ class Plan(Record):
         quota: How much of it: the larger of each.
         limits: Those of `env`: the larger of each.
         actions: By name.
+        handlers: The methods that handle messages and events.
         digest: The definition's.
         prefixes: The digest of each prefix of the sum; the last is `digest`. Each names a cached state.
     """
@@ -89,6 +91,7 @@ class Plan(Record):
     quota: Quota
     limits: Limits
     actions: Mapping[str, ActionSpec]
+    handlers: tuple[Handler, ...]
     digest: str
     prefixes: tuple[str, ...]
 
@@ -131,6 +134,7 @@ def _resolve(box: Box, digest: str) -> Plan:
         quota=reduce(Quota.merged, (quota_of(type(part)) for part in boxes), Quota()).settled(),
         limits=env.limits,
         actions=_actions(boxes, say),
+        handlers=_handlers(boxes, say),
         digest=digest,
         prefixes=tuple(prefix_digest(boxes[: end + 1], yields) for end in range(len(boxes))),
     )
@@ -184,6 +188,15 @@ def _actions(boxes: Sequence[Box], say: Mapping[tuple[str, str], int]) -> dict[s
         for name, action in actions_of(type(box)).items()
         if say["action", name] == index
     }
+
+
+def _handlers(boxes: Sequence[Box], say: Mapping[tuple[str, str], int]) -> tuple[Handler, ...]:
+    return tuple(
+        handler
+        for index, box in enumerate(boxes)
+        for handler in handlers_of(type(box), index)
+        if handler.event or say["handler of", "messages"] == index
+    )
 
 
 def _egress(boxes: Sequence[Box], say: Mapping[tuple[str, str], int]) -> tuple[Rule, ...]:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from kibo.box.define import Box
+from kibo.branch.async_mail_faces import AsyncBranchBoard, AsyncBranchMail
 from kibo.branch.deltas import BranchChange
 from kibo.branch.face import EVERYTHING, BranchFace, InstanceT, Onto
 from kibo.branch.hostdir.apply import Applied
@@ -100,6 +101,16 @@ class AsyncBranch(BranchFace[InstanceT]):
     async def unrecorded(self) -> list[Unrecorded]:
         """Lists what its tree, which replays, has asked for and its recording does not have."""
         return await self._running.unrecorded()
+
+    @property
+    def mail(self) -> AsyncBranchMail:
+        """What its instances have sent each other. For messages to one instance, see that instance's own."""
+        return AsyncBranchMail(self._running.mail)
+
+    @property
+    def board(self) -> AsyncBranchBoard:
+        """What all branches of its tree see at once, whatever becomes of those that posted it."""
+        return AsyncBranchBoard(self._running)
 
     async def apply(self) -> dict[str, Applied]:
         """Brings the files of its workspaces to the directories of the host.

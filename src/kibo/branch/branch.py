@@ -11,6 +11,7 @@ from kibo.box.define import Box
 from kibo.branch.deltas import BranchChange
 from kibo.branch.face import EVERYTHING, BranchFace, Onto
 from kibo.branch.hostdir.apply import Applied
+from kibo.branch.mail_faces import BranchBoard, BranchMail
 from kibo.branch.records import Committed, SnapshotRecord, Status, Undone
 from kibo.effects.matching import Unrecorded
 from kibo.effects.records import Effect
@@ -186,6 +187,16 @@ class Branch(BranchFace[Instance]):
         The boxes got a page with status 599. The tree's end raises `RequestUnknown` if there is any.
         """
         return run(self._running.unrecorded())
+
+    @property
+    def mail(self) -> BranchMail:
+        """What its instances have sent each other. For messages to one instance, see that instance's own."""
+        return BranchMail(self._running.mail)
+
+    @property
+    def board(self) -> BranchBoard:
+        """What all branches of its tree see at once, whatever becomes of those that posted it."""
+        return BranchBoard(self._running)
 
     def apply(self) -> dict[str, Applied]:
         """Brings the files of its workspaces to the directories of the host, each entirely or not at all.

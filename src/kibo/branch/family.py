@@ -97,6 +97,7 @@ class Family:
         egress: The way out of instances.
         keeper: Of files in a workspace that boxes are to own, by whether they run as root; None for this user's own.
         recorder: Records calls of actions.
+        listen: Has this process hear of it when another has written to the mail of a branch that runs here.
         tape: The recording that its traffic goes into, or the replay that answers it.
         lock: Held while branches of the tree begin or end.
         ledger: What instances have asked the outside world for.
@@ -115,6 +116,7 @@ class Family:
     egress: Egress
     keeper: Callable[[bool], tuple[int, int] | None]
     recorder: Recorder
+    listen: Callable[[], None]
     tape: Tape | None = None
     lock: AbstractAsyncContextManager[object] = field(init=False)
     ledger: Ledger = field(init=False)

@@ -23,6 +23,8 @@ from kibo.branch.hostdir.apply import Applied
 from kibo.branch.hostdir.freeze import freeze
 from kibo.branch.hostdir.frozen import Frozen
 from kibo.branch.hostdir.staging import HOST_BITS
+from kibo.branch.mail import Mail
+from kibo.branch.mailroom import Mailroom
 from kibo.branch.marks import numbered
 from kibo.branch.members import Member, described, turns, turns_or_boundary
 from kibo.branch.points import Points, refuse_running
@@ -32,6 +34,9 @@ from kibo.branch.worlds import InstanceWorld, World, to_json, world_of
 from kibo.effects.matching import Unrecorded
 from kibo.effects.records import Effect
 from kibo.effects.sessions.content import Manifest
+from kibo.hub.board import Board
+from kibo.hub.mailboxes import Mailboxes
+from kibo.hub.post import Post
 from kibo.model.errors import (
     BranchClosed,
     BranchStale,
@@ -93,6 +98,12 @@ class RunningBranch:
         self._epoch = record.epoch
         self._sealed_names: set[str] = set(base)
         self._forks = 0
+        #: Those of its forks that have not ended.
+        self._forks_alive: set[RunningBranch] = set()
+        #: The last number of its log when it began.
+        self._begun_seq = record.seq
+        self._tree = record.tree
+        self._mail: Mail | None = None
         #: Why nothing runs in it any more; empty while it does.
         self._ended: Ended | Literal[""] = ""
         #: Whether it has ended, and its instances have undone what it had done, or are at it: they end with that.
@@ -100,6 +111,54 @@ class RunningBranch:
         family.running[self.id] = self
         if parent is None:
             family.owner.begin(self.id)
+
+    # -- mail
+
+    @property
+    def mail(self) -> Mail:
+        """What its instances say to each other. For coroutines, first asked for on their loop."""
+        if self._mail is None:
+            self._mail = self._make_mail(None)
+        return self._mail
+
+    def _make_mail(self, known: Mailboxes | None) -> Mail:
+        def make_post(changed: Callable[[], None]) -> Post:
+            return Post(self.family.history.log, self.id, self._epoch, changed, known)
+
+        def members() -> Mapping[str, Member]:
+            return dict(self.members)
+
+        self.family.listen()
+        room = Mailroom(self.family.waiting, make_post, members, self._rests)
+        return Mail(self.name or self.id, room, members, self._knows)
+
+    def look_for_mail(self) -> None:
+        """Looks for what another process has written."""
+        if self._mail is not None:
+            self._mail.look_again()
+
+    @property
+    def board(self) -> Board:
+        """What all branches of its tree see at once."""
+        return Board(self.family.history.store, self._tree, self.id)
+
+    def _knows(self, face: Any) -> bool:
+        """Tells whether an instance is of this tree: another's of the same name is another."""
+        running = getattr(face.branch, "_running", None)
+        return isinstance(running, RunningBranch) and running.family is self.family
+
+    def _rests(self, seq: int) -> bool:
+        """Tells whether to deliver a letter would make forks stale that can be committed as they are."""
+        return any(child._begun_seq == seq for child in list(self._forks_alive))
+
+    @asynccontextmanager
+    async def _still(self) -> AsyncIterator[None]:
+        """Has its mail rest during a block that seals it."""
+        if self._mail is None:
+            yield
+        else:
+            async with self._mail.room.still(self.waits_at_boundary):
+                yield
 
     # -- instances
 
@@ -179,6 +238,9 @@ class RunningBranch:
                 family.waiting, state, upper=family.owner.new(), over=short.deltas, asker=self.asker
             )
             self._member(name, spawned, each.box, each.frozen, short)
+        if any(member.talk.plan.handlers for member in self.members.values()):
+            mail = self.mail  # on the loop, if there is one
+            await family.waiting.aside(mail.room.look)
 
     def _member(
         self, name: str, spawned: Spawned, box: str, frozen: str, sealed: InstanceWorld | None = None
@@ -226,7 +288,7 @@ class RunningBranch:
         # Before they are recorded: their instances may ask for something as soon as they run.
         ids = [BranchId.new() for _ in range(n)]
         askers = [self.asker._replace(branch=each, holds=True) for each in ids]
-        async with turns(members), self._points(members, live) as points:
+        async with self._still(), turns(members), self._points(members, live) as points:
             self._check()
             reasons: list[str] = []
             try:
@@ -277,12 +339,21 @@ class RunningBranch:
                 spawned = made[member.name][index]
                 child._member(member.name, spawned, member.box, member.frozen, world[member.name])
         self._children |= {child.id: child for child in children}
+        self._forks_alive.update(children)
+        if self._mail is not None:
+            known = self._mail.post.share()
+            for child in children:
+                child._mail = child._make_mail(
+                    known if known is not None and known.seq == child._begun_seq else None
+                )
+                child._mail.room.look()
         return children
 
     def adopt(self, record: BranchRecord) -> RunningBranch:
         """Makes a branch that history has as this one's child a child of it here too; it has no instances yet."""
         child = RunningBranch(self.family, record, self, {})
         self._children[child.id] = child
+        self._forks_alive.add(child)
         return child
 
     @asynccontextmanager
@@ -327,7 +398,7 @@ class RunningBranch:
         """Seals what the branch is; see `Branch.snapshot`."""
         self._check()
         members = list(self.members.values())
-        async with turns(members):
+        async with self._still(), turns(members):
             return await self._snapshot_held(label)
 
     async def _snapshot_held(self, label: str = "") -> SnapshotRecord:
@@ -383,6 +454,7 @@ class RunningBranch:
         parent, waiting = self.parent, self.family.waiting
         members, theirs = list(self.members.values()), list(parent.members.values()) if parent else []
         async with (
+            self._still(),
             turns_or_boundary(members, self._at_boundary) as busy,
             turns_or_boundary(theirs, self._parents_boundary),
         ):
@@ -473,6 +545,8 @@ class RunningBranch:
         family, parent = self.family, self.parent
         assert parent is not None
         async with (
+            self._still(),
+            parent._still(),
             turns_or_boundary(self.members.values(), self._refuse_boundary),
             turns_or_boundary(parent.members.values(), self._parents_boundary),
         ):
@@ -682,7 +756,14 @@ class RunningBranch:
         for name in self.members.keys() - winner.members.keys():
             ending.kill(self.members.pop(name).face, NOT_THERE)
         self._sealed_names = set(world)
+        self._take_mail(winner, joined=False)
         self._end_children(winner, ending)
+
+    def _take_mail(self, winner: RunningBranch, *, joined: bool) -> None:
+        if winner._mail is not None:
+            self.mail.take_over(winner._mail, joined=joined)
+        elif self._mail is not None and not joined:
+            self._mail.post.replace(None)
 
     def _take_member(self, name: str, member: Member, sealed: InstanceWorld) -> None:
         mine = self.members.get(name)
@@ -723,6 +804,7 @@ class RunningBranch:
         for name, member in self.members.items():
             member.sealed = world[name]
         self._sealed_names = set(world)
+        self._take_mail(merged, joined=True)
         self._end_children(merged, ending)
 
     def _end_children(self, winner: RunningBranch, ending: Ending) -> None:
@@ -734,6 +816,8 @@ class RunningBranch:
         # Those of the winner, which have nothing to commit into any more, end with this branch.
         self._children |= winner._children
         del self._children[winner.id]
+        if self._mail is not None:
+            self._mail.look_again()
 
     def _stop(self, why: Ended, ending: Ending) -> None:
         """Ends what runs in it and below it, at once; but for instances that have something to undo first."""
@@ -750,6 +834,12 @@ class RunningBranch:
     def _stop_alone(self, why: Ended, ending: Ending) -> None:
         if not self._ended or (self._ended == "stale" and why in ("aborted", "committed")):
             self._ended = why
+        if self._mail is not None:
+            self._mail.room.close()
+        if self.parent is not None:
+            self.parent._forks_alive.discard(self)
+            if self.parent._mail is not None:
+                self.parent._mail.look_again()  # it may have rested for this one
         reason = f"its branch {self.name or self.id} is {self._ended}"
         mine = [
             each for each in self.members.values() if each.face.branch is self.face

@@ -10,12 +10,12 @@ from typing import Any
 
 import anyio
 import anyio.from_thread
-import anyio.lowlevel
 import anyio.to_thread
 from anyio import get_current_task
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, current_token
 
-from kibo.runtime.waiting import Lock, Result, held_error
+from kibo.model.errors import RuntimeLost
+from kibo.runtime.waiting import Lock, Outside, Result, held_error
 
 
 class AnyioWaiting:
@@ -67,10 +67,23 @@ class AnyioWaiting:
             waiter.cancel(*told.args)
         return task.result()
 
-    def from_elsewhere(self) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
-        """See `Waiting.from_elsewhere`. On the loop that it is asked on."""
-        token = anyio.lowlevel.current_token()
-        return lambda begin: anyio.from_thread.run(begin, token=token)
+    def loop(self) -> object:
+        """Returns the event loop that this is called on."""
+        return current_token().native_token
+
+    def outside(self) -> Outside:
+        """See `Waiting.outside`: as a task of the loop that this is called on."""
+        token = current_token()
+
+        def on_loop(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+            try:
+                return anyio.from_thread.run(work, token=token)
+            except anyio.RunFinishedError as error:
+                raise RuntimeLost(
+                    "the event loop has ended", hint="Go on with the branch on another."
+                ) from error
+
+        return on_loop
 
 
 def _ready_now(readers: Sequence[int], writers: Sequence[int]) -> list[int]:

@@ -121,6 +121,15 @@ class Channel:
             poll.register(self.sock, select.POLLIN)
             return not poll.poll(0)
 
+    def is_open(self) -> bool:
+        """Whether the other side is there, whatever it says."""
+        with self._guard:
+            if self.sock.fileno() < 0:
+                return False
+            poll = select.poll()
+            poll.register(self.sock, select.POLLRDHUP)
+            return not poll.poll(0)
+
     def hang_up(self) -> None:
         """Ends the conversation: both sides read its end, and so does whoever waits on it in another thread.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Literal
 
 from kibo.box.actions import ActionSpec
+from kibo.box.handlers import Handler
 from kibo.box.plan import Plan
 from kibo.model.errors import (
     ActionExited,
@@ -19,7 +20,7 @@ from kibo.model.errors import (
     MemoryExceeded,
     UnknownAction,
 )
-from kibo.model.limits import DEFAULT_ACTION_S, DEFAULT_LAUNCH_S, MAX_ERROR_TEXT_BYTES
+from kibo.model.limits import BATCH_S, DEFAULT_ACTION_S, DEFAULT_LAUNCH_S, MAX_ERROR_TEXT_BYTES
 from kibo.runtime import wire
 from kibo.runtime.channel import Channel
 from kibo.runtime.handle import Handle, ended_error
@@ -50,6 +51,8 @@ class Conversation(Handle):
         self.goes_on: Callable[[Waiting], Awaitable[None]] | None = None
         #: Calls of actions that may have changed its live state.
         self.acts = 0
+        #: When its guest was last known to be there, by the monotonic clock.
+        self.seen_s = 0.0
         self._numbers = itertools.count(1)
         self._asked: list[Any] = []
         #: Whether what was asked last is asked of an instance whose branch has ended.
@@ -125,6 +128,34 @@ class Conversation(Handle):
         """Takes the answer of the action that was begun last, which is not checked yet."""
         return (await self._receive(spec, self._limit(spec, timeout_s)))[2]
 
+    async def hand(
+        self, handler: Handler, messages: Sequence[Mapping[str, Any]]
+    ) -> tuple[int, Any, KiboError | None]:
+        """Gives messages to a method that handles them, in order; the caller has the turn.
+
+        Returns:
+            How many it has handled; what it returned for the last of them, if somebody waits for that; and what it
+            raised at the next, or None.
+
+        Raises:
+            KiboError: As any call. It is not known how many it has handled.
+        """
+        self.check()
+        self._last = False
+        self.acts += 1
+        await self._send(["deliver", next(self._numbers), handler.part, handler.method, messages])
+        limit_s = self._limit(handler, None)
+        match (await self._receive(handler, limit_s + BATCH_S))[2]:
+            case [int(count), answer, dict(report)] if 0 <= count < len(messages):
+                if report.get("kind") == "interrupted":
+                    where = str(report.get("traceback", ""))
+                    return count, answer, self._too_slow(handler, limit_s, "The instance lives on.", where)
+                return count, answer, self._raised(handler, report)
+            case [int(count), answer, None] if 0 < count <= len(messages):
+                return count, answer, None
+        self._destroy("broke the protocol")
+        raise violation("it did not say what it has handled")
+
     def stream(self, spec: ActionSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ActionItems:
         """Prepares a streaming action, which begins when its first item is asked for."""
         positional, named = spec.check_arguments(args, kwargs)
@@ -134,7 +165,7 @@ class Conversation(Handle):
         """Notes that an action begins."""
         self.acts += spec.effect != "read"
 
-    def _limit(self, spec: ActionSpec, timeout_s: float | None) -> float:
+    def _limit(self, spec: ActionSpec | Handler, timeout_s: float | None) -> float:
         return timeout_s or spec.timeout_s or self.plan.limits.action_s or DEFAULT_ACTION_S
 
     async def _send(self, request: list[Any]) -> None:
@@ -260,7 +291,7 @@ class Conversation(Handle):
             pass  # destroyed below, and said so by whatever is called next
         self._destroy("broke the protocol")
 
-    async def _receive(self, spec: ActionSpec, limit_s: float) -> list[Any]:
+    async def _receive(self, spec: ActionSpec | Handler, limit_s: float) -> list[Any]:
         try:
             reply = await self.channel.receive(self.waiting, limit_s)
         except TimeoutError:
@@ -294,7 +325,7 @@ class Conversation(Handle):
             raise violation(f"it answered {str(reply[0])[:40]!r}")
         return reply
 
-    def _raised(self, spec: ActionSpec, report: dict[str, Any]) -> KiboError:
+    def _raised(self, spec: ActionSpec | Handler, report: dict[str, Any]) -> KiboError:
         if report.get("kind") == "too-large":
             return FrameTooLarge(
                 f"the result of {spec.name}() is too large: {report.get('message')}",
@@ -305,7 +336,7 @@ class Conversation(Handle):
             return MemoryExceeded(f"{spec.name}() ran out of memory", hint="Raise Limits.memory_bytes.")
         return error
 
-    async def _interrupt(self, spec: ActionSpec, limit_s: float) -> Any:
+    async def _interrupt(self, spec: ActionSpec | Handler, limit_s: float) -> Any:
         await self.session.ask(self.waiting, "interrupt", {"id": self.instance}, timeout_s=UNWIND_S)
         try:
             return await self.channel.receive(self.waiting, UNWIND_S)
@@ -329,7 +360,9 @@ class Conversation(Handle):
             self._destroy("an action was cancelled")
             raise
 
-    def _too_slow(self, spec: ActionSpec, limit_s: float, then: str, where: str = "") -> ActionTimedOut:
+    def _too_slow(
+        self, spec: ActionSpec | Handler, limit_s: float, then: str, where: str = ""
+    ) -> ActionTimedOut:
         return ActionTimedOut(
             f"{spec.name}() did not end within {limit_s:g} s and was interrupted",
             hint=f"{then} Raise @action(timeout_s=...) or Limits.action_s if it needs longer.",

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from kibo.box.results import to_builtins
 from kibo.model.errors import KiboError
-from kibo.model.limits import MAX_ERROR_TEXT_BYTES
+from kibo.model.limits import BATCH_S, MAX_ERROR_TEXT_BYTES
 from kibo.runtime import hugepages, kernel, seccomp, wire
 from kibo.runtime.afterfork import AfterFork
 from kibo.runtime.openfiles import OpenFiles
@@ -296,6 +296,39 @@ class Guest:
         finally:
             self.in_action = False
             _flush()
+
+    def _do_deliver(self, number: int, part: int, name: str, messages: list[dict[str, Any]]) -> Any:
+        """Gives messages to the method that handles them, one after the other, for a short while.
+
+        Answers how many it has handled, what it returned for the last if somebody waits for that, and what it raised.
+        """
+        from kibo.model.message import Message, call_handler
+
+        method = getattr(self.parts[part], name)
+        count, answer, report = 0, None, None
+        until = time.monotonic() + BATCH_S
+        self.in_action = True
+        try:
+            for message in messages:
+                if count and time.monotonic() > until:
+                    break
+                try:
+                    answer = call_handler(method, Message(**message))
+                    answer = to_builtins(answer) if message["asks"] else None
+                    wire.pack(answer)
+                except ActionInterrupted as error:
+                    report = {**describe(error), "kind": "interrupted"}
+                    break
+                except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its message's to tell
+                    report = describe(error)
+                    break
+                count += 1
+                if message["asks"]:
+                    break
+        finally:
+            self.in_action = False
+            _flush()
+        return ["ok", number, [count, None if report else answer, report]]
 
     def _do_stream(
         self, number: int, part: int, name: str, args: list[Any], kwargs: dict[str, Any], plain: bool

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from kibo.box.actions import ActionSpec
 from kibo.model.ids import BranchId, InstanceId
+from kibo.model.limits import DEFAULT_ACTION_S
 from kibo.model.telling import telling
 from kibo.runtime import forking
 from kibo.runtime.callers import Caller
@@ -23,6 +24,7 @@ from kibo.runtime.fileaccess import FileAccess
 from kibo.runtime.files import FileChange, FileInfo, Progress
 from kibo.runtime.forking import Live, Point
 from kibo.runtime.handle import Change, Handle
+from kibo.runtime.mailing import Mailbox, Receipt, mail_of, note_listener
 from kibo.runtime.orders import Orders
 from kibo.runtime.recording import perform
 from kibo.runtime.states import Spawned
@@ -297,6 +299,8 @@ class Instance(RunningBox):
     _tape: Tape | None = None
     #: What it is to whoever answers when it calls out; None where it may not.
     _caller: Caller | None = None
+    #: What it is called in its branch.
+    _member = ""
 
     def __init__(self, spawned: Spawned) -> None:
         self._spawned = spawned
@@ -308,6 +312,8 @@ class Instance(RunningBox):
         self.branch: Any = BranchId("br_0")
         self._finalizer = finalizer(self, spawned)
         admit(self)
+        if spawned.state.plan.handlers:
+            note_listener(self)
 
     def __repr__(self) -> str:
         parts = " + ".join(part.name for part in self._conversation.plan.parts) or "Box()"
@@ -356,6 +362,150 @@ class Instance(RunningBox):
         """
         children, point = run(_fork(self, n, live))
         return Forks((type(self)(child) for child in children), live=bool(point.cell), reasons=point.reasons)
+
+    def send_message(
+        self,
+        other: Instance | str,
+        body: Any,
+        *,
+        key: str | None = None,
+        reply_to: str | None = None,
+        wait_s: float = 0.0,
+    ) -> Receipt:
+        """Sends a message to another instance of its branch. On the disk when it returns; about 0.5 ms.
+
+        Its branch is where it stays: a fork that has it too handles it there, and what is sent in a fork comes to the
+        parent's instance of that name when the fork is committed, or never.
+
+        Args:
+            other: The instance, or its name in the branch.
+            body: A value of JSON, or bytes, of up to 1 MiB.
+            key: The same key again is the same message: it is sent once.
+            reply_to: The id of the message that it answers.
+            wait_s: Seconds to wait where the other is too far behind; by default that is an error at once.
+
+        Returns:
+            What becomes of it.
+
+        Raises:
+            InstanceUnknown: There is no such instance in the branch.
+            InstanceEnded: The other has ended, or this one has.
+            MessageInvalid: The body is no value of JSON and no bytes, or too large.
+            MailboxFull: 100,000 messages wait for the other.
+            BranchClosed: The branch was committed or aborted.
+        """
+        mail = mail_of(self)
+        send = mail.send(self._member, other, body, key=key, reply_to=reply_to, wait_s=wait_s)
+        return Receipt(mail, run(send))
+
+    def publish_event(
+        self, name: str, data: Any = None, *, key: str | None = None, wait_s: float = 0.0
+    ) -> Receipt:
+        """Publishes an event to all in its branch that listen to it now.
+
+        Args:
+            name: Words joined by dots: ``order.paid``.
+            data: A value of JSON, or bytes, of up to 1 MiB.
+            key: As for `send_message`.
+            wait_s: As for `send_message`.
+
+        Returns:
+            What becomes of it.
+
+        Raises:
+            InvalidInput: The name is none.
+            KiboError: As `send_message`.
+        """
+        mail = mail_of(self)
+        return Receipt(mail, run(mail.publish(self._member, name, data, key=key, wait_s=wait_s)))
+
+    def on_event(
+        self,
+        name: str,
+        handler: Callable[..., Any],
+        *,
+        group: str = "",
+        subscription: str = "",
+        timeout_s: float = DEFAULT_ACTION_S,
+    ) -> str:
+        """Has a function of this program handle events on behalf of the instance, one at a time.
+
+        It runs in this process, on a thread of its own, and for this branch alone: what a fork publishes, it hears
+        once the fork is committed. One that raises gets the event again, up to five times. For a handler that runs
+        in the box, mark a method of its Box with ``@kibo.on_event``.
+
+        Args:
+            name: What the events are called, or a pattern: ``*`` stands for a word, ``>`` for all that follows.
+            handler: Takes the event, a `kibo.Message`, or nothing.
+            group: Of all that listen with one, each event goes to one.
+            subscription: What to call it, by which another program goes on with what this one has not handled; the
+                function's name by default.
+            timeout_s: How long it may take; the event is a dead letter then.
+
+        Returns:
+            What the subscription is called, for `off_event`.
+
+        Raises:
+            InvalidInput: The name is no pattern, or there is another subscription of that name.
+            InstanceEnded: The instance has ended.
+        """
+        listen = mail_of(self).listen(
+            self._member, name, handler, name=subscription, group=group, timeout_s=timeout_s
+        )
+        return str(run(listen))
+
+    def on_message(self, handler: Callable[..., Any], *, timeout_s: float = DEFAULT_ACTION_S) -> None:
+        """Has a function of this program handle the messages to the instance, one at a time, as `on_event`.
+
+        Args:
+            handler: Takes the message, a `kibo.Message`, or nothing. What it returns is the answer to a `request`.
+            timeout_s: How long it may take; the message is a dead letter then.
+
+        Raises:
+            InvalidInput: The box handles messages itself, or another function does.
+            InstanceEnded: The instance has ended.
+        """
+        run(mail_of(self).answer_with(self._member, handler, timeout_s=timeout_s))
+
+    def request(self, other: Instance | str, body: Any, *, timeout_s: float = 60.0) -> Any:
+        """Sends a message and waits for what its handler returns.
+
+        Args:
+            other: The instance, or its name in the branch.
+            body: As for `send_message`.
+            timeout_s: Seconds to wait. A message that was not handled by then is not any more.
+
+        Raises:
+            ReplyTimedOut: Nobody has answered in time.
+            ActionFailed: Its handler raised, each time.
+            KiboError: As `send_message`.
+        """
+        return run(mail_of(self).request(self._member, other, body, timeout_s=timeout_s))
+
+    def delegate(self, other: Instance | str, action: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Has another instance of its branch do an action, and goes on.
+
+        Args:
+            other: The instance, or its name in the branch.
+            action: What it is to do. What a streaming action yields is its progress.
+            args: The action's arguments.
+            kwargs: The same by name.
+
+        Returns:
+            A `kibo.branch.mail_faces.Delegated`: ``events()``, ``result(timeout_s)``, ``cancel()``.
+
+        Raises:
+            UnknownAction: The other has none of that name.
+            InvalidArguments: As a call of it.
+            InstanceUnknown, InstanceEnded: As `send_message`.
+        """
+        mail = mail_of(self)
+        return mail.delegated(run(mail.delegate(self._member, other, action, args, kwargs)))
+
+    @property
+    def mail(self) -> Mailbox:
+        """The messages to it, for a program that takes them itself."""
+        return Mailbox(mail_of(self), self._member)
 
     def tools(self, format: Literal["openai", "anthropic", "mcp"] = "openai") -> list[dict[str, Any]]:
         """Returns the actions as a model provider's tool definitions; see `Box.tools`."""
@@ -500,7 +650,7 @@ def admit(face: Any) -> None:
     talk: Conversation = face._conversation
     if talk.plan.rights:
         answering, before = face._spawned.states.answering, caller_of(face)
-        face._caller = answering.admit(face, talk.instance, talk.plan, talk.waiting.from_elsewhere())
+        face._caller = answering.admit(face, talk.instance, talk.plan, talk.waiting.outside())
         if before is not None:
             # What a fork of it was made by counts no more: it is that fork now.
             face._caller.put_below(before.above)

@@ -18,6 +18,10 @@ from kibo.model.errors import WrongState
 Result = TypeVar("Result")
 
 
+#: Does on a thread what waits elsewhere: takes what makes the coroutine, and returns what that returns.
+Outside = Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]
+
+
 class Lock(AbstractAsyncContextManager[object], Protocol):
     """Held by one thread or task at a time; another may release it."""
 
@@ -61,8 +65,8 @@ class Waiting(Protocol):
     async def whole(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Does what must not be left half done. Cancelled, it goes on to its end; the next wait is told."""
 
-    def from_elsewhere(self) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
-        """Returns what does work for a thread that is not the caller's, and waits here; it is given what begins it."""
+    def outside(self) -> Outside:
+        """Returns how a thread of the runtime's own does what waits as here. Called where that waits."""
 
 
 class Blocking:
@@ -98,9 +102,9 @@ class Blocking:
         """See `Waiting.whole`. Ctrl-C breaks it, as `unbroken`."""
         return await work
 
-    def from_elsewhere(self) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
-        """See `Waiting.from_elsewhere`. In the thread that wants it."""
-        return lambda begin: run(begin())
+    def outside(self) -> Outside:
+        """See `Waiting.outside`: on the thread itself."""
+        return lambda work: run(work())
 
 
 class _ThreadLock(AbstractAsyncContextManager[object]):

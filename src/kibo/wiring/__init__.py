@@ -17,6 +17,7 @@ from kibo.runtime.egress import Egress
 from kibo.runtime.instance import Instance
 from kibo.runtime.layers.home import prepare_home, state_home
 from kibo.runtime.layers.store import exhausting_disk
+from kibo.runtime.mailing import provide
 from kibo.runtime.pool import Pool
 from kibo.runtime.session import Session
 from kibo.runtime.states import Progress, Spawned, State, States
@@ -256,6 +257,13 @@ def spawner() -> Runtime:
     return runtime()
 
 
+def _mail_of(face: Any) -> Any:
+    from kibo.wiring.mailing import lobbies  # late: it brings a database along
+
+    return lobbies.mail_of(face, runtime().records())
+
+
+provide(_mail_of)
 _runtime: Runtime | None = None
 _guard = threading.Lock()
 

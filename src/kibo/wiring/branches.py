@@ -37,6 +37,7 @@ from kibo.runtime.states import Progress, Spawned, State, States
 from kibo.runtime.waiting import Blocking, Waiting, run
 from kibo.store import crash
 from kibo.store.database import Store
+from kibo.store.wakeups import DirectoryBus
 from kibo.wiring import Runtime, runtime
 
 _log: Final = logging.getLogger(__name__)
@@ -64,6 +65,9 @@ class Records:
         self.flusher = Flusher(self.history, home)
         self.deltas = Deltas(home, self.owner.new)
         self.watch = DiskWatch(self.deltas)
+        self.wakeups = DirectoryBus(home / "wakeups")
+        #: What brings the mail of instances that are in no branch.
+        self.lobbies: list[Any] = []
         self.running: weakref.WeakValueDictionary[str, RunningBranch] = weakref.WeakValueDictionary()
 
     def standing(self) -> Standing:
@@ -94,8 +98,19 @@ class Records:
             egress,
             _owner,
             self.recorder,
+            self.listen,
             tape,
         )
+
+    def listen(self) -> None:
+        """Has the branches of this process look for mail that another process has written."""
+        self.wakeups.listen(self._look_for_mail)
+
+    def _look_for_mail(self) -> None:
+        for running in list(self.running.values()):
+            running.look_for_mail()
+        for lobby in list(self.lobbies):
+            lobby.mail.look_again()
 
     def ringing(self) -> AbstractContextManager[None]:
         """Has gateways look at what waits for a person, after what is done meanwhile."""
@@ -117,6 +132,10 @@ class Records:
 
     def close(self) -> None:
         """Brings to the disk what is not there, and closes the database."""
+        self.wakeups.close()
+        for lobby in self.lobbies:
+            lobby.close()
+        self.lobbies.clear()
         self.watch.close()
         self.flusher.close()
         self.owner.close(self.history)

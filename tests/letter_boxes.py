@@ -1,0 +1,99 @@
+"""Boxes that send to each other: they keep what they get, and say so."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import kibo
+
+
+class Reader(kibo.Box):
+    """Keeps the messages that it gets."""
+
+    def launch(self) -> None:
+        self.got: list[Any] = []
+        self.ids: list[str] = []
+
+    @kibo.on_message
+    def note(self, message: kibo.Message) -> Any:
+        """Keep a message, or do what it says."""
+        self.ids.append(message.id)
+        match message.body:
+            case {"raise": times} if message.attempt <= times:
+                raise ValueError(f"attempt {message.attempt}")
+            case {"sleep": seconds}:
+                time.sleep(seconds)
+            case {"exit": status}:
+                os._exit(status)
+            case {"return": value}:
+                return value
+        self.got.append(message.body)
+        return len(self.got)
+
+    @kibo.action(effect="read")
+    def read(self) -> list[Any]:
+        """Return what was kept."""
+        return self.got
+
+    @kibo.action(effect="read")
+    def seen(self) -> list[str]:
+        """Return the ids of all deliveries."""
+        return self.ids
+
+
+class Listener(kibo.Box):
+    """Keeps the events that it hears of."""
+
+    def launch(self) -> None:
+        self.heard: list[Any] = []
+
+    @kibo.on_event("order.*.paid")
+    def paid(self, event: kibo.Message) -> None:
+        """Keep an event."""
+        self.heard.append([event.event, event.body])
+
+    @kibo.on_event("bell")
+    def rang(self) -> None:
+        """Keep that it rang."""
+        self.heard.append("bell")
+
+    @kibo.on_event("work.>", group="workers")
+    def work(self, event: kibo.Message) -> None:
+        """Keep work that no other of the group gets."""
+        self.heard.append(event.body)
+
+    @kibo.action(effect="read")
+    def hearing(self) -> list[Any]:
+        """Return what was kept."""
+        return self.heard
+
+
+class Plain(kibo.Box):
+    """Handles nothing."""
+
+
+class Stepper(kibo.Box):
+    """Does things that take a while."""
+
+    @kibo.action
+    def walk(self, steps: int) -> Iterator[int]:
+        """Walk, and say so at each step."""
+        yield from range(steps)
+
+    @kibo.action
+    def add(self, one: int, other: int) -> int:
+        """Add."""
+        return one + other
+
+    @kibo.action
+    def sleep(self, seconds: float) -> None:
+        """Sleep."""
+        time.sleep(seconds)
+
+    @kibo.action
+    def fail(self) -> None:
+        """Fail."""
+        raise ValueError("no")
