@@ -20,6 +20,7 @@ from kibo.model.errors import KiboError
 _GROUPS = {
     "effects": "What boxes have asked the outside world to change.",
     "sessions": "Profiles by which boxes are signed in: who has each, and what waits for a person.",
+    "mail": "What the instances of a branch have sent each other.",
     "policy": "Look at what boxes may do outside.",
     "recordings": "What boxes were answered, kept to be answered again.",
     "snapshot": "List and name snapshots; bring them to other machines, and into this one.",

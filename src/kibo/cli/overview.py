@@ -37,6 +37,7 @@ COMMANDS = {
         "recordings import",
         "recordings rm",
     ),
+    "Mail": ("mail", "mail redeliver"),
     "This machine": ("doctor", "gc"),
 }
 
