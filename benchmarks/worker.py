@@ -26,6 +26,7 @@ BENCHES = (
     "starting",
     "gateway",
     "sessions",
+    "hub",
     "recordings",
 )
 
