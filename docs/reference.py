@@ -20,6 +20,8 @@ HELD = {
     " | kibo.runtime.handle: Change | kibo.runtime.files: FileInfo FileChange",
     "Pools": "kibo.runtime.pool: Pool",
     "Branches": "kibo.branch.branch: Branch",
+    "Mail": "kibo.runtime.mailing: Receipt Mailbox | kibo.model.message: Message Delivery DeadLetter Progress Posting"
+    " | kibo.branch.mail_faces: Delegated BranchMail BranchBoard",
     "Sessions": "kibo.wiring.sessions: Profile Lease | kibo.effects.sessions.leasing: Saved"
     " | kibo.effects.sessions.versions: Version",
 }
