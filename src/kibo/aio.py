@@ -16,6 +16,7 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import aclosing
+from functools import wraps
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -419,11 +420,15 @@ class Instance:
                 self._member,
                 name,
                 _bounded(handler, timeout_s),
-                name=subscription or f"{handler.__module__}.{handler.__qualname__}",
+                name=subscription,
                 group=group,
                 timeout_s=timeout_s,
             )
         )
+
+    async def off_event(self, subscription: str) -> None:
+        """Ends a subscription: what it has not handled is dead."""
+        await mail_of(self).unlisten(self._member, subscription)
 
     async def on_message(self, handler: Callable[..., Any], *, timeout_s: float = DEFAULT_ACTION_S) -> None:
         """Has a function handle the messages to the instance, as `on_event`."""
@@ -470,6 +475,7 @@ def _bounded(handler: Callable[..., Any], timeout_s: float) -> Callable[..., Any
     if not iscoroutinefunction(handler):
         return handler
 
+    @wraps(handler)
     async def bounded(message: Message) -> Any:
         try:
             with anyio.fail_after(timeout_s):

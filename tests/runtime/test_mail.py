@@ -174,6 +174,25 @@ def test_events_reach_methods_and_functions_by_pattern(main) -> None:
     assert b.hearing()[1:] == ["bell"]
 
 
+def test_a_function_hears_of_several_patterns_until_its_subscription_ends(main) -> None:
+    a, heard = main.spawn(Plain(), name="a"), list[str]()
+
+    def hear(event: kibo.Message) -> None:
+        heard.append(event.event)
+
+    first, second = a.on_event("x.*", hear), a.on_event("y", hear)
+    assert first != second
+    assert a.on_event("y", hear) == second
+    for name in ("x.1", "y"):
+        assert handled(a.publish_event(name)) == ["consumed"]
+    a.off_event(first)
+    assert a.publish_event("x.2").deliveries() == []
+    assert handled(a.publish_event("y")) == ["consumed"]
+    assert heard == ["x.1", "y", "y"]
+    with pytest.raises(errors.InvalidInput, match="already"):
+        a.on_event("z", print, subscription=second.removeprefix("~"))
+
+
 def test_of_a_group_one_gets_each_event(main) -> None:
     members = [main.spawn(Listener(), name=name) for name in "abc"]
     receipts = [members[0].publish_event("work.now", number) for number in range(9)]

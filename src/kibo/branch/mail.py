@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from inspect import iscoroutinefunction
+from inspect import iscoroutinefunction, unwrap
 from typing import Any, Final, Literal
 
 from kibo.branch.async_mail_faces import AsyncDelegated
@@ -198,7 +198,7 @@ class Mail:
         """Has a function handle events on behalf of an instance; see `Instance.on_event`."""
         self._living(member)
         checked_pattern(pattern)
-        handler = FUNCTION + (name or _name_of(call))
+        handler = FUNCTION + (name or f"{_name_of(call)}({pattern})")
         self._register((member, handler), Function(self._callable(call), timeout_s))
         subscribed = Subscribed(member, handler, pattern, group)
         await self.waiting.aside(lambda: self.post.subscribe(subscribed))
@@ -228,10 +228,10 @@ class Mail:
 
     def _register(self, address: Address, function: Function) -> None:
         known = self.room.functions.get(address)
-        if known is not None and known.call is not function.call:
+        if known is not None and unwrap(known.call) is not unwrap(function.call):
             raise InvalidInput(
                 f"{address[0]} has a handler {address[1][1:] or 'of messages'} already",
-                hint="Give another name=..., or end that subscription first.",
+                hint="Give on_event(subscription=...) another name, or end that one with off_event().",
                 details={"instance": address[0]},
             )
         self.room.functions[address] = function

@@ -439,7 +439,7 @@ class Instance(RunningBox):
             handler: Takes the event, a `kibo.Message`, or nothing.
             group: Of all that listen with one, each event goes to one.
             subscription: What to call it, by which another program goes on with what this one has not handled; the
-                function's name by default.
+                function's name and the pattern by default.
             timeout_s: How long it may take; the event is a dead letter then.
 
         Returns:
@@ -453,6 +453,14 @@ class Instance(RunningBox):
             self._member, name, handler, name=subscription, group=group, timeout_s=timeout_s
         )
         return str(run(listen))
+
+    def off_event(self, subscription: str) -> None:
+        """Ends a subscription: what it has not handled is dead.
+
+        Args:
+            subscription: As `on_event` returned it.
+        """
+        run(mail_of(self).unlisten(self._member, subscription))
 
     def on_message(self, handler: Callable[..., Any], *, timeout_s: float = DEFAULT_ACTION_S) -> None:
         """Has a function of this program handle the messages to the instance, one at a time, as `on_event`.
