@@ -25,10 +25,9 @@ Effect = Literal["none", "read", "bufferable", "reversible", "irreversible"]
 
 #: Names that every instance has of its own: an action with one of them could not be reached.
 INSTANCE_NAMES = frozenset(
-    "alive branch context delegate destroy diff digest env egress exec files fork id launch logs mail"
     "alive branch context delegate destroy diff digest env egress exec files fork id launch logs mail off_event"
     " on_event on_message popen progress publish_event quota request resume rights secrets send_message session shell"
-    " skill snapshot spawn"
+    " skill snapshot spawn status suspend tools".split()
 )
 #: Names of the definition that a parameter cannot have.
 DEFINITION_NAMES = frozenset(
