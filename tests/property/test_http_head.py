@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kibo.effects.admission import host_field
 from kibo.effects.client import Client
 from kibo.effects.destinations import Refused
-from kibo.effects.door import host_field
 from kibo.effects.exchange import ClientGoneError
 from kibo.effects.hello import HelloError, server_name, whole
 from kibo.effects.http_head import Head, HeadError, SecretValue

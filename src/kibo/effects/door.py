@@ -1,4 +1,4 @@
-"""One box's way out: a proxy on a socket of the box's own network, which opens TLS and looks at every request.
+"""One box's way out: a proxy on a socket of the box's own network, which opens TLS and reads every request.
 
 It speaks HTTP and SOCKS on one port, and the same rules hold for both. Ports of the box that stand for one host each
 lead there without either.
@@ -13,15 +13,16 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from kibo.box.forwards import Forward, forwards
-from kibo.box.policy import Allow, Rule, find_approval, find_effect, says_irreversible
+from kibo.box.policy import Allow, Rule
 from kibo.effects import socks
+from kibo.effects.admission import BAD_REQUEST, Admission, Origin
 from kibo.effects.authority import Authority
 from kibo.effects.boundary import Boundary
 from kibo.effects.client import HEAD_S, KEPT_S, Client
 from kibo.effects.destinations import CutError, Refused, check_seen, decide, only_http, show
-from kibo.effects.exchange import Answer, ClientGoneError, Request, Sender
+from kibo.effects.exchange import Answer, ClientGoneError, Sender
 from kibo.effects.hello import HANDSHAKE
-from kibo.effects.http_head import ElsewhereError, Head, HeadError, SecretValue, secrets_for
+from kibo.effects.http_head import Head, HeadError, SecretValue
 from kibo.effects.notices import Notices
 from kibo.effects.outbox import Outbox
 from kibo.effects.unopened import asked_host, carry, check_unopened
@@ -34,29 +35,11 @@ MAX_CONNECTIONS: Final = (
     256  # A box. Browsers open at most 32 to a proxy; a box may run a few, and a few tools.
 )
 ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
-BAD_REQUEST: Final = "400 Bad Request"
-MISDIRECTED: Final = "421 Misdirected Request"
 #: How a request begins, and what may become that.
 REQUEST: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32} ")
 MAYBE_REQUEST: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}")
 #: Names that certificates are made for. What else a client may ask for is no host's name.
 NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?|[0-9a-f:.]{2,45}")
-
-
-class Origin(NamedTuple):
-    """What a tunnel was opened to: every request in it is for that.
-
-    Attributes:
-        host: As CONNECT named it, in lower case.
-        port: Of that host.
-        secure: Whether the box speaks TLS in it.
-        asked: The host that TLS asked for, if it did.
-    """
-
-    host: str
-    port: int
-    secure: bool
-    asked: str | None
 
 
 class Services(NamedTuple):
@@ -102,13 +85,10 @@ class Door:
     ) -> None:
         self._listener = listener
         self._forwards = others
-        self._rules = rules
-        #: Those that say what a request does, which most leave to its method.
-        self._telling = [rule for rule in rules if isinstance(rule, Allow) and (rule.effect or rule.approve)]
-        self._secrets = secrets
         self._services = services
         self._upstream = upstream
         self._boundary = Boundary(instance, asker, upstream, services.outbox)
+        self._admission = Admission(rules, secrets, self._boundary)
         self._notices = notices
         self._connections: set[asyncio.Task[None]] = set()
         self._servers: list[asyncio.Server] = []
@@ -129,7 +109,7 @@ class Door:
     async def open(self) -> None:
         """Starts to accept connections."""
         listeners = {self._listener: self._serve}
-        for listener, forward in zip(self._forwards, forwards(self._rules), strict=True):
+        for listener, forward in zip(self._forwards, forwards(self._admission.rules), strict=True):
             listeners[listener] = partial(self._serve_forward, forward)
         for listener, serve in listeners.items():
             self._servers.append(await asyncio.start_server(partial(self._attend, serve), sock=listener))
@@ -241,11 +221,11 @@ class Door:
             Refused: Before `established` was awaited, which tells the box's side.
             CutError: After it.
         """
-        rule = decide(self._rules, host, port, http=http)
+        rule = decide(self._admission.rules, host, port, http=http)
         if NAME.fullmatch(host) is None:
             raise Refused(BAD_REQUEST, "The host of the request is malformed.")
         if rule.unopened:
-            check_seen(self._telling, rule, host, port)
+            check_seen(self._admission.telling, rule, host, port)
             check_unopened(rule, host, port, holds=self.asker.holds)
             await carry(plain, self._upstream, rule, host, port, established)
             return
@@ -304,48 +284,15 @@ class Door:
         client = Client(wire)
         try:
             while (head := await client.head()) is not None:
-                self._check(head, origin)
+                self._admission.check(head, origin)
                 if not await self._answer(client, head, origin.host, origin.port, secure=origin.secure):
                     return
         except Refused as refusal:
             await self._refuse(client, refusal)
 
-    def _check(self, head: Head, origin: Origin) -> None:
-        """Sees that TLS, the request and the tunnel name one host."""
-        shown = show(origin.host, origin.port)
-        allows = decide(self._rules, origin.host, origin.port)
-        if origin.asked is not None and origin.asked != origin.host:
-            raise Refused(
-                MISDIRECTED,
-                f'Allow("{allows.target}") lets this connection lead to {shown}, but TLS asked for {origin.asked}. '
-                "A connection is for one host: open another.",
-            )
-        if head.tunnel:
-            raise Refused(BAD_REQUEST, "There is no proxy within a tunnel.")
-        try:
-            head.check_origin(origin.host, origin.port, secure=origin.secure)
-        except ElsewhereError as elsewhere:
-            raise Refused(
-                MISDIRECTED,
-                f'Allow("{allows.target}") lets this connection lead to {shown}, but the request on it is for '
-                f"{elsewhere}. A connection is for one host: open another.",
-            ) from None
-        except HeadError as error:
-            raise Refused(BAD_REQUEST, str(error)) from None
-
     async def _answer(self, client: Client, head: Head, host: str, port: int, *, secure: bool) -> bool:
         """Has one request answered. Returns whether another may follow."""
-        path = head.path().partition(b"?")[0].decode("ascii")
-        methods = head.methods()
-        rule = decide(self._rules, host, port, methods, path)
-        effect = find_effect(self._telling, host, port, methods, path, upgrade=head.upgrade)
-        request = await self._request(client, head, rule, effect, host, port, secure=secure)
-        if effect != "read":
-            request.approve_within_s = find_approval(self._telling, host, port, methods, path)
-        # What a connection becomes would go on after the action.
-        never = says_irreversible(self._telling, host, port, methods, path)
-        request.always_held = head.upgrade or never
-        answer = await self._boundary.send(request, client.interim)
+        answer = await self._admission.send(client, head, host, port, secure=secure)
         try:
             if answer.upgraded is not None:
                 await _become(client, answer, answer.upgraded)
@@ -357,29 +304,6 @@ class Door:
             return True
         await client.end()
         return False
-
-    async def _request(
-        self, client: Client, head: Head, rule: Allow, effect: str, host: str, port: int, *, secure: bool
-    ) -> Request:
-        has_body = head.body_length() != 0
-        if not has_body:
-            await client.skip_body()
-        return Request(
-            rule,
-            secure,
-            host,
-            port,
-            head.method,
-            head.path(),
-            head.outgoing(host_field(head, host, port, secure=secure)),
-            client,
-            has_body,
-            head.upgrade,
-            effect,
-            secrets=secrets_for(self._secrets, host, port),
-            fillable=has_body and head.may_hold_secrets(),
-            gone=client.gone,
-        )
 
 
 async def _say_nothing() -> None:
@@ -396,10 +320,3 @@ def _destination(head: Head) -> tuple[str, int]:
         return head.destination()
     except HeadError as error:
         raise Refused(BAD_REQUEST, str(error)) from None
-
-
-def host_field(head: Head, host: str, port: int, *, secure: bool) -> bytes:
-    """Writes the Host field: as it came where it did, which some servers compare letter by letter."""
-    named = head.values(b"host")
-    shown = f"[{host}]" if ":" in host else host
-    return named[0] if named else (shown if port == (443 if secure else 80) else show(host, port)).encode()

@@ -1,7 +1,7 @@
 """The seam between what a box asks for and what is sent: a request that its rules allow, and whoever answers it.
 
-The door reads and checks requests, and gives them to an `Exchange`: `Boundary`, which looks at what they do first, and
-has a `Sender` send what may be. `Upstream` is the one that reaches servers.
+The door reads requests, and `Admission` checks each and gives it to an `Exchange`: `Boundary`, which looks at what it
+does first, and has a `Sender` send what may be. `Upstream` is the one that reaches servers.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -30,6 +30,23 @@ class Body(Protocol):
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Gives it in pieces of at most some 64 KiB."""
+
+
+class Caller(Body, Protocol):
+    """The box's side of one request, whose body this is."""
+
+    async def skip_body(self) -> None:
+        """Reads the end of a request that has no body.
+
+        Raises:
+            ClientGoneError: There is one.
+        """
+
+    async def interim(self, status: int, fields: Fields) -> None:
+        """Passes an interim answer on; see `Interim`."""
+
+    async def gone(self) -> None:
+        """Waits until the box's side has ended."""
 
 
 @dataclass(slots=True)
