@@ -23,10 +23,11 @@ from kibo.effects.destinations import CutError, Refused, check_seen, decide, onl
 from kibo.effects.exchange import Answer, ClientGoneError, Sender
 from kibo.effects.hello import HANDSHAKE
 from kibo.effects.http_head import Head, HeadError, SecretValue
+from kibo.effects.link import Leftover
 from kibo.effects.notices import Notices
 from kibo.effects.outbox import Outbox
 from kibo.effects.unopened import asked_host, carry, check_unopened
-from kibo.effects.upstream import Leftover, relay
+from kibo.effects.upstream import relay
 from kibo.effects.window import Window
 from kibo.effects.wires import Plain, Tls, Wire
 from kibo.model.asker import Asker

@@ -27,11 +27,12 @@ from kibo.effects.bells import Bell, bell_of
 from kibo.effects.destinations import Refused
 from kibo.effects.exchange import Answer, ClientGoneError, Interim, Request, Sender, Whole
 from kibo.effects.http_head import SecretValue
+from kibo.effects.link import BAD_GATEWAY, IDLE_S
 from kibo.effects.notations import taken_out
 from kibo.effects.records import Draft, Effect, Exact, Fields, Outcome, Unsent, line_of
 from kibo.effects.repeating import repetition
 from kibo.effects.sending import Kept, is_small, keyed, replay, restored
-from kibo.effects.upstream import BAD_GATEWAY, IDLE_S, Upstream
+from kibo.effects.upstream import Upstream
 from kibo.model.errors import HostDiskFull, KiboError, StoreUnavailable, WrongState
 from kibo.model.limits import LAST_ANSWERS_S, MAX_EFFECT_ANSWER_BYTES
 from kibo.store import crash

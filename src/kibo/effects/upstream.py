@@ -1,30 +1,26 @@
-"""The servers' side: connects to where a rule leads, checks who is there, sends requests and reads answers."""
+"""The servers' side: connects to where a rule leads, checks who is there, and keeps connections for other requests."""
 
 import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-import h11
-
 from kibo.box.policy import Allow
 from kibo.effects.destinations import Destination, Refused, find_destination, show
-from kibo.effects.exchange import Answer, ClientGoneError, Fields, Interim, Request, Whole
-from kibo.effects.http_head import HOP_BY_HOP, WEBSOCKET
+from kibo.effects.exchange import Answer, Interim, Request
+from kibo.effects.link import BAD_GATEWAY, IDLE_S, Link, NoAnswerError
 from kibo.effects.wires import Plain, Tls, Wire
 
 CONNECT_S: Final = 10.0
-IDLE_S: Final = 300.0  # Longer than anybody waits for a page, so that what a box forgot is not kept for ever.
 #: Connections of one box that wait for another request, all hosts together, and for how long.
 MAX_IDLE: Final = 32
 KEPT_S: Final = 30.0
-MAX_ANSWER_HEAD_BYTES: Final = 64 * 1024
 #: Requests that may be sent a second time where a connection turned out to have ended (RFC 9110, section 9.2.1).
 SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
-BAD_GATEWAY: Final = "502 Bad Gateway"
 
 
 def trusting(extra: Path | None = None) -> ssl.SSLContext:
@@ -43,85 +39,6 @@ def trusting(extra: Path | None = None) -> ssl.SSLContext:
     return context
 
 
-class NoAnswerError(Exception):
-    """The connection ended before anything of an answer."""
-
-
-class Link:
-    """One connection to a server, and where its conversation stands."""
-
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
-        self.http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_ANSWER_HEAD_BYTES)
-        self.kept_until = 0.0
-        self.heard = False
-
-    async def send(self, event: h11.Event) -> None:
-        """Sends one event."""
-        data = self.http.send(event)
-        if data:
-            async with asyncio.timeout(IDLE_S):
-                await self.wire.send(data)
-
-    async def next(self) -> h11.Event | type[h11.PAUSED]:
-        """Waits for the next event."""
-        while (event := self.http.next_event()) is h11.NEED_DATA:
-            async with asyncio.timeout(IDLE_S):
-                data = await self.wire.receive()
-            self.heard = self.heard or bool(data)
-            self.http.receive_data(data)
-        return event  # type: ignore[return-value]
-
-
-class AnswerBody:
-    """The body of an answer, as it comes."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self.trailers: Fields = []
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Gives it in pieces.
-
-        Raises:
-            OSError: It broke off.
-        """
-        while True:
-            try:
-                event = await self._link.next()
-            except (h11.RemoteProtocolError, TimeoutError) as error:
-                raise ConnectionResetError(str(error)) from None
-            if isinstance(event, h11.Data):
-                yield bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                self.trailers = passed_on(list(event.headers))
-                return
-            else:
-                raise ConnectionResetError("the answer ended early")
-
-
-class Leftover:
-    """A wire of which something has been received already."""
-
-    def __init__(self, wire: Wire, first: bytes) -> None:
-        self._wire = wire
-        self._first = first
-        self.send, self.finish = wire.send, wire.finish
-        self.reset, self.close = wire.reset, wire.close
-
-    async def receive(self) -> bytes:
-        """Gives that first."""
-        if self._first:
-            first, self._first = self._first, b""
-            return first
-        return await self._wire.receive()
-
-    @property
-    def stale(self) -> bool:
-        """As the wire itself."""
-        return bool(self._first) or self._wire.stale
-
-
 class Upstream:
     """One box's connections to servers. Those that servers keep open are used again.
 
@@ -137,7 +54,7 @@ class Upstream:
         """Sends a request at once; see `Sender`."""
         if (link := self._take(request)) is not None:
             try:
-                return await self._try(link, request, interim)
+                return await self._ask(link, request, interim)
             except NoAnswerError:
                 if request.has_body or request.method not in SAFE:
                     raise Refused(
@@ -147,7 +64,7 @@ class Upstream:
                     ) from None
         wire = await self.open(request)
         try:
-            return await self._try(Link(wire), request, interim)
+            return await self._ask(Link(wire), request, interim)
         except NoAnswerError:
             raise Refused(BAD_GATEWAY, "the server gave no answer that can be read.") from None
 
@@ -165,7 +82,7 @@ class Upstream:
             wire.reset()
             raise
         try:
-            return await self._try(Link(wire), request, interim)
+            return await self._ask(Link(wire), request, interim)
         except NoAnswerError:
             raise Refused(BAD_GATEWAY, "the server gave no answer that can be read.") from None
 
@@ -212,74 +129,8 @@ class Upstream:
                 link.wire.close()
         self._idle.clear()
 
-    async def _try(self, link: Link, request: Request, interim: Interim) -> Answer:
-        pump: asyncio.Task[None] | None = None
-        try:
-            try:
-                link.heard = False
-                await link.send(
-                    h11.Request(method=request.method, target=request.target, headers=request.fields)
-                )
-                if request.has_body:
-                    pump = asyncio.create_task(self._pump(link, request))
-                else:
-                    await link.send(h11.EndOfMessage())
-                event = await link.next()
-                while isinstance(event, h11.InformationalResponse) and event.status_code != 101:
-                    await interim(event.status_code, passed_on(list(event.headers)))
-                    event = await link.next()
-            except (OSError, TimeoutError, h11.ProtocolError):
-                if pump is not None and pump.done() and not pump.cancelled() and (cause := pump.exception()):
-                    raise cause from None
-                if not link.heard:
-                    raise NoAnswerError from None
-                raise Refused(BAD_GATEWAY, "the server gave no answer that can be read.") from None
-            if isinstance(event, h11.InformationalResponse):
-                return self._upgraded(link, event)
-            if not isinstance(event, h11.Response):
-                raise NoAnswerError if not link.heard else Refused(BAD_GATEWAY, "the answer ended early.")
-            return self._answer(link, request, event, pump)
-        except BaseException:
-            if pump is not None:
-                pump.cancel()
-            link.wire.reset()
-            raise
-
-    def _answer(
-        self, link: Link, request: Request, event: h11.Response, pump: asyncio.Task[None] | None
-    ) -> Answer:
-        names = [name for name, _ in event.headers]
-        if b"transfer-encoding" in names and b"content-length" in names:
-            raise Refused(BAD_GATEWAY, "the length of the server's answer is ambiguous.")
-
-        async def close() -> None:
-            if pump is not None:
-                pump.cancel()  # The answer may come before the body has been wanted.
-                await asyncio.gather(pump, return_exceptions=True)
-            self._give_back(link, request)
-
-        fields = passed_on(list(event.headers))
-        return Answer(event.status_code, bytes(event.reason), fields, AnswerBody(link), close)
-
-    def _upgraded(self, link: Link, event: h11.InformationalResponse) -> Answer:
-        first, _ = link.http.trailing_data
-
-        async def close() -> None:
-            link.wire.close()
-
-        fields = [*passed_on(list(event.headers)), (b"connection", b"upgrade"), (b"upgrade", WEBSOCKET)]
-        return Answer(101, bytes(event.reason), fields, Whole(), close, Leftover(link.wire, first))
-
-    async def _pump(self, link: Link, request: Request) -> None:
-        try:
-            async for chunk in request.body.chunks():
-                await link.send(h11.Data(data=chunk))
-            await link.send(h11.EndOfMessage(headers=request.body.trailers))
-        except (ClientGoneError, Refused):
-            link.wire.reset()  # Before whoever waits for the answer hears of it: half a request is none.
-            raise
-        except (OSError, TimeoutError, h11.LocalProtocolError):
-            pass  # The server takes no more of it; its answer, which may say why, is still to come.
+    async def _ask(self, link: Link, request: Request, interim: Interim) -> Answer:
+        return await link.ask(request, interim, partial(self._give_back, link, request))
 
     def _take(self, request: Request) -> Link | None:
         links = self._idle.get(_key(request), [])
@@ -292,10 +143,9 @@ class Upstream:
         return None
 
     def _give_back(self, link: Link, request: Request) -> None:
-        if link.http.our_state is not h11.DONE or link.http.their_state is not h11.DONE:
+        if not link.renew():
             link.wire.close()
             return
-        link.http.start_next_cycle()
         link.kept_until = asyncio.get_running_loop().time() + KEPT_S
         links = self._idle.setdefault(_key(request), [])
         links.append(link)
@@ -309,15 +159,6 @@ class Upstream:
 
 def _key(request: Request) -> tuple[object, ...]:
     return request.secure, request.host, request.port, request.rule.to
-
-
-def passed_on(fields: Fields) -> Fields:
-    """Lists the fields of an answer that concern more than one connection."""
-    named = {
-        word.strip().lower() for name, value in fields if name == b"connection" for word in value.split(b",")
-    }
-    dropped = HOP_BY_HOP | named | {b"transfer-encoding"}
-    return [(bytes(name), bytes(value)) for name, value in fields if name not in dropped]
 
 
 async def connect(destination: Destination, host: str) -> Plain:
