@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from doors import ANSWER, Handler, Proxy, Serve, Server, read_all, read_until, serving
+from doors import ANSWER, LAST_ANSWER, Handler, Proxy, Serve, Server, read_all, read_until, serving
 from kibo.box.policy import Allow, Deny, Secret
 from kibo.effects.forwarder import Forwarder
 
@@ -485,6 +485,28 @@ def test_a_secret_is_put_in_within_tls_for_its_hosts_only(
     assert b"?q=b%26%22ns" in shop
     assert b'x-key: b&"ns\r\n' in shop
     assert other.count(b"kibo-secret-PASSWORD") == 2
+
+
+def test_a_secret_is_put_into_a_body_that_comes_in_pieces_if_it_turns_out_to_be_short(
+    forwarder: Forwarder, serve: Serve, start: Start
+) -> None:
+    def handle(connection: socket.socket) -> None:
+        server.received.append(read_until(connection, b"0\r\n\r\n"))
+        connection.sendall(LAST_ANSWER)
+
+    server = start(handle)
+    secret = Secret("PASSWORD", hosts=["shop.example"])
+    read = Allow("shop.example", to=server.address, effect="read")
+    head = "POST / HTTP/1.1\r\nHost: shop.example\r\nContent-Type: application/json\r\n"
+    head += "Transfer-Encoding: chunked\r\n\r\n"
+    for rule in (read, Allow("shop.example", to=server.address)):
+        proxy = serve(rule, secrets=[secret])
+        for more in (0, 100_000):
+            body = f'["{secret.placeholder}"]{" " * more}'
+            asked = f"{head}7\r\n{body[:7]}\r\n{len(body) - 7:x}\r\n{body[7:]}\r\n0\r\n\r\n"
+            assert ask(forwarder, proxy, asked.encode()).endswith(b"ok")
+            sent = server.received[-1]
+            assert (b'b&\\"ns' in sent) is (more == 0)
 
 
 # -- how much it takes

@@ -52,8 +52,8 @@ class Boundary:
             # What waits is in the ledger: here, nobody has its body any more.
             return answer if isinstance(answer, Answer) else await answer()
         if request.secrets and request.fillable:
-            body, _ = await gather(request, interim, MAX_SECRET_BODY_BYTES)
-            request = ready(request, body, request.body.trailers)
+            body, rest = await gather(request, interim, MAX_SECRET_BODY_BYTES)
+            request = self._made(request, body, rest)
         elif request.secrets:
             request, _ = filled(request, None)
         return await self._upstream.send(request, interim)
@@ -64,6 +64,7 @@ class Boundary:
         window = self._window if self._window is not None and self._window.open else None
         if request.has_body:
             body, rest = await gather(request, interim, MAX_EFFECT_BODY_BYTES)
+            request.fillable = request.fillable and len(body) <= MAX_SECRET_BODY_BYTES
         asker, within, holds = self.asker, None, self.asker.holds
         # Nothing happens outside in a replay that a person would have to allow.
         approve_within_s = None if asker.replays else request.approve_within_s
@@ -107,12 +108,17 @@ class Boundary:
     ) -> Answer | Held:
         if waits:
             return await outbox.hold(draft, request, self._upstream, interim)
-        if rest is None:
-            request = ready(request, draft.body, draft.request.trailers)
-        else:
-            request, _ = filled(request, None)
-            request.body = Streamed(draft.body, rest, request.body)
+        request = self._made(request, draft.body, rest)
         return await outbox.send(draft, request, self._upstream, interim)
+
+    @staticmethod
+    def _made(request: Request, body: bytes, rest: AsyncIterator[bytes] | None) -> Request:
+        """Makes a request anew whose body has been read: whole, or as far as is kept."""
+        if rest is None:
+            return ready(request, body, request.body.trailers if request.has_body else [])
+        made, _ = filled(request, None)
+        made.body = Streamed(body, rest, request.body)
+        return made
 
     def _draft(
         self,

@@ -173,10 +173,10 @@ class Head(NamedTuple):
         return int(lengths[0]) if lengths else 0
 
     def may_hold_secrets(self) -> bool:
-        """Whether the body is of a kind and a size that secrets are put into: a form or JSON."""
+        """Whether secrets are put into the body: a form or JSON, and not too long. One that comes in pieces may be."""
         kind = b";".join(self.values(b"content-type")).partition(b";")[0].strip().lower()
         length = self.body_length()
-        return kind in SECRET_BODIES and length is not None and length <= MAX_SECRET_BODY_BYTES
+        return kind in SECRET_BODIES and (length is None or length <= MAX_SECRET_BODY_BYTES)
 
     def fill(self, secrets: Sequence[SecretValue], body: bytes | None) -> tuple["Head", bytes]:
         """Puts the values of secrets into the target, the fields and the body, each in its own notation.
