@@ -1,5 +1,6 @@
 """What the gateway costs: an allowed HTTPS request on a kept connection, many of them, a large body, and memory;
-and what it costs to hold a thousand requests until a branch is committed, and to send each once then.
+the same request in HTTP/2; and what it costs to hold a thousand requests until a branch is committed, and to send each
+once then.
 """
 
 from __future__ import annotations
@@ -21,6 +22,17 @@ from kibo.box.policy import Allow
 from kibo.branch.history import History
 from kibo.effects.authority import Authority
 from kibo.effects.forwarder import Forwarder
+from kibo.effects.http2_frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+)
 from kibo.effects.ledger import Ledger
 from kibo.model.asker import NOBODY, Asker
 from kibo.store.database import Store
@@ -29,6 +41,10 @@ TITLE = "the gateway, HTTPS on both sides"
 HOST = "shop.example"
 REQUEST = f"GET /%s HTTP/1.1\r\nHost: {HOST}\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+Address = tuple[str, int]
+#: The heads of the same in HTTP/2, written without anything that would have to be remembered (RFC 7541, appendix A).
+QUESTION = b"\x82\x87\x84\x01" + bytes([len(HOST)]) + HOST.encode()
+ANSWERED = b"\x88\x0f\x0d\x012"
 BODY_BYTES = 500_000_000
 CONNECTIONS = 8
 PAYMENT = f"POST /pay/%d HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 6\r\n\r\ncard=1"
@@ -40,7 +56,10 @@ PAID: list[bytes] = []
 
 def run(scale: Scale) -> Iterator[Figure]:
     """Yields requests to a server directly and through the gateway, on connections that are kept."""
-    with tempfile.TemporaryDirectory() as place, serving(Path(place) / "server") as (address, trust):
+    with (
+        tempfile.TemporaryDirectory() as place,
+        serving(Path(place) / "server") as ((address, shared), trust),
+    ):
         direct_to = socket.create_connection(address)
         with trusting(trust).wrap_socket(direct_to, server_hostname=HOST) as connection:
             direct = requests(connection, scale.of(2000))
@@ -70,7 +89,77 @@ def run(scale: Scale) -> Iterator[Figure]:
             rate = many(door, ours, scale.of(500))
             name = f"requests on {CONNECTIONS} connections"
             yield Figure(name, "/s", rate, target=1000.0, higher_is_better=True)
+            door = open_door(gateway, shared, "streams")
+            yield from streams(door, ours, shared, trust, scale.of(2000))
         yield from holding(Path(place), address, scale.of(1000))
+
+
+def streams(door: int, ours: bytes, address: tuple[str, int], trust: bytes, count: int) -> Iterator[Figure]:
+    """Yields requests in HTTP/2 on both sides, directly and through the gateway."""
+    direct_to = socket.create_connection(address)
+    with trusting(trust, "h2").wrap_socket(direct_to, server_hostname=HOST) as connection:
+        direct = Streams(connection).requests(count)
+    yield distribution("a request in HTTP/2, directly", direct)
+    with through(door, ours, "h2") as connection:
+        talk = Streams(connection)
+        found = talk.requests(count)
+        yield distribution("a request in HTTP/2, through the gateway", found)
+        added = (middle(found) - middle(direct)) * 1e3
+        yield Figure("what the gateway adds to a request in HTTP/2, p50", "ms", added, target=2.0)
+        rate = talk.side_by_side(count)
+        name = f"requests in HTTP/2, {CONNECTIONS} at a time on one connection"
+        yield Figure(name, "/s", rate, target=1000.0, higher_is_better=True)
+
+
+class Streams:
+    """Requests in HTTP/2, written and told apart as cheaply as can be: it is the gateway that is measured."""
+
+    def __init__(self, connection: ssl.SSLSocket) -> None:
+        self._connection = connection
+        self._next = 1
+        self._buffer = b""
+        connection.sendall(PREFACE + frame(SETTINGS) + frame(WINDOW_UPDATE, (1 << 30).to_bytes(4)))
+
+    def requests(self, count: int) -> list[float]:
+        """Sends small requests one after the other. Returns how long each took, in seconds."""
+        taken = []
+        for _ in range(count):
+            start = time.perf_counter()
+            self._ask()
+            self._await(1)
+            taken.append(time.perf_counter() - start)
+        return taken
+
+    def side_by_side(self, count: int) -> float:
+        """Sends requests, some at a time. Returns how many a second were answered."""
+        start = time.perf_counter()
+        for _ in range(CONNECTIONS):
+            self._ask()
+        for _ in range(count - CONNECTIONS):
+            self._await(1)
+            self._ask()
+        self._await(CONNECTIONS)
+        return count / (time.perf_counter() - start)
+
+    def _ask(self) -> None:
+        self._connection.sendall(frame(HEADERS, QUESTION, END_STREAM | END_HEADERS, self._next))
+        self._next += 2
+
+    def _await(self, count: int) -> None:
+        """Reads until so many streams more have ended."""
+        while count:
+            while len(self._buffer) < 9 or len(self._buffer) < 9 + int.from_bytes(self._buffer[:3]):
+                self._buffer += self._connection.recv(65536)
+            length, kind, flags = int.from_bytes(self._buffer[:3]), self._buffer[3], self._buffer[4]
+            self._buffer = self._buffer[9 + length :]
+            if kind in (RST_STREAM, GOAWAY):
+                raise ConnectionResetError("a request was not answered")
+            count -= kind in (DATA, HEADERS) and bool(flags & END_STREAM)
+
+
+def frame(kind: int, payload: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:
+    """Writes a frame of HTTP/2."""
+    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
 
 
 def holding(place: Path, address: tuple[str, int], count: int) -> Iterator[Figure]:
@@ -183,19 +272,21 @@ def open_door(
 
 
 @contextlib.contextmanager
-def through(door: int, certificate: bytes) -> Iterator[ssl.SSLSocket]:
+def through(door: int, certificate: bytes, protocol: str = "http/1.1") -> Iterator[ssl.SSLSocket]:
     """Connects to the host through a door."""
     tunnel = socket.create_connection(("127.0.0.1", door))
     tunnel.sendall(f"CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n".encode())
     answer = b""
     while b"\r\n\r\n" not in answer:
         answer += tunnel.recv(65536)
-    with trusting(certificate).wrap_socket(tunnel, server_hostname=HOST) as secure:
+    with trusting(certificate, protocol).wrap_socket(tunnel, server_hostname=HOST) as secure:
         yield secure
 
 
-def trusting(certificate: bytes) -> ssl.SSLContext:
-    return ssl.create_default_context(cadata=certificate.decode())
+def trusting(certificate: bytes, protocol: str = "http/1.1") -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=certificate.decode())
+    context.set_alpn_protocols([protocol])
+    return context
 
 
 def peak_bytes(pid: int) -> int:
@@ -205,32 +296,45 @@ def peak_bytes(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def serving(directory: Path) -> Iterator[tuple[tuple[str, int], bytes]]:
-    """Starts a server in a process of its own. Yields its address, and the certificate by which to trust it."""
+def serving(directory: Path) -> Iterator[tuple[tuple[Address, Address], bytes]]:
+    """Starts a server in a process of its own. Yields its addresses, that of HTTP/1.1 and that of both protocols, and
+    the certificate by which to trust it.
+    """
     command = [sys.executable, "-m", "benchmarks.gateway", str(directory)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            port = int(process.stdout.readline())
-            yield ("127.0.0.1", port), Authority.open(directory).certificate_pem
+            plain, shared = map(int, process.stdout.readline().split())
+            places = ("127.0.0.1", plain), ("127.0.0.1", shared)
+            yield places, Authority.open(directory).certificate_pem
         finally:
             process.kill()
 
 
 def serve(directory: Path) -> None:
     """Serves until it is killed."""
-    context = Authority.open(directory).context(HOST)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        print(listener.getsockname()[1], flush=True)
-        while True:
-            connection, _ = listener.accept()
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=_answer, args=(connection, context), daemon=True).start()
+    authority = Authority.open(directory)
+    plain, shared = authority.context(HOST), Authority.open(directory).context(HOST)
+    plain.set_alpn_protocols(["http/1.1"])
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.1", 0)) as other:
+        print(listener.getsockname()[1], other.getsockname()[1], flush=True)
+        threading.Thread(target=_accept, args=(other, shared), daemon=True).start()
+        _accept(listener, plain)
+
+
+def _accept(listener: socket.socket, context: ssl.SSLContext) -> None:
+    while True:
+        connection, _ = listener.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        threading.Thread(target=_answer, args=(connection, context), daemon=True).start()
 
 
 def _answer(connection: socket.socket, context: ssl.SSLContext) -> None:
     piece = bytes(1_000_000)
     with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as secure:
+        if secure.selected_alpn_protocol() == "h2":
+            _answer_streams(secure)
+            return
         while head := secure.recv(65536):
             if head.startswith(b"POST "):
                 PAID.append(head)
@@ -244,6 +348,25 @@ def _answer(connection: socket.socket, context: ssl.SSLContext) -> None:
             secure.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % BODY_BYTES)
             for _ in range(BODY_BYTES // len(piece)):
                 secure.sendall(piece)
+
+
+def _answer_streams(connection: ssl.SSLSocket) -> None:
+    connection.sendall(frame(SETTINGS))
+    data = b""
+    while len(data) < len(PREFACE):
+        data += connection.recv(65536)
+    data = data[len(PREFACE) :]
+    while True:
+        while len(data) >= 9 and len(data) >= 9 + (length := int.from_bytes(data[:3])):
+            kind, stream = data[3], int.from_bytes(data[5:9])
+            data = data[9 + length :]
+            if kind == HEADERS:
+                answer = frame(HEADERS, ANSWERED, END_HEADERS, stream)
+                connection.sendall(answer + frame(DATA, b"ok", END_STREAM, stream))
+        more = connection.recv(65536)
+        if not more:
+            return
+        data += more
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from kibo.effects.wires import PROTOCOLS
 from kibo.store.locking import holding
 
 YEARS: Final = 5
@@ -144,7 +145,7 @@ class Authority:
         context.set_ciphers(CIPHERS)
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
         context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols(list(PROTOCOLS))
         # `load_cert_chain` reads files only; this one is in memory and has no name.
         with open(os.memfd_create("leaf", os.MFD_CLOEXEC), "wb") as file:
             leaf = self.leaf(host).public_bytes(serialization.Encoding.PEM)

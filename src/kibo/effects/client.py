@@ -13,6 +13,7 @@ import h11
 
 from kibo.effects.destinations import Refused
 from kibo.effects.exchange import Answer, ClientGoneError, Fields
+from kibo.effects.http2_frames import PREFACE
 from kibo.effects.http_head import Head, HeadError
 from kibo.effects.wires import Wire
 
@@ -63,6 +64,12 @@ class Client:
 
     def _begin(self, end: int) -> Head:
         self._http, self.trailers = _conversation(), []
+        if self._buffer.startswith(PREFACE[:end]):
+            raise Refused(
+                "505 HTTP Version Not Supported",
+                "HTTP/2 is spoken within TLS alone, where a client offers it there (ALPN). Ask by https://, or speak "
+                "HTTP/1.1.",
+            )
         try:
             head = Head.parse(self._buffer[:end])
             if head.tunnel:

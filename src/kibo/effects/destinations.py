@@ -32,9 +32,13 @@ class Refused(Exception):
         self.status = status
         self.errno = errno
 
+    def text(self) -> bytes:
+        """Writes what the page says. It is plain text, so nothing in it can be markup."""
+        return f"Kibo: {self}\n".encode()
+
     def page(self) -> bytes:
-        """Writes the answer. The text is plain text, so nothing in it can be markup."""
-        text = f"Kibo: {self}\n".encode()
+        """Writes the answer in HTTP/1.1."""
+        text = self.text()
         head = f"HTTP/1.1 {self.status}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {len(text)}\r\n"
         return head.encode() + b"connection: close\r\n\r\n" + text
 

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from kibo.box.forwards import Forward, forwards
 from kibo.box.policy import Allow, Rule
-from kibo.effects import socks
+from kibo.effects import http2_client, socks
 from kibo.effects.admission import BAD_REQUEST, Admission, Origin
 from kibo.effects.authority import Authority
 from kibo.effects.boundary import Boundary
@@ -22,6 +22,7 @@ from kibo.effects.client import HEAD_S, KEPT_S, Client
 from kibo.effects.destinations import CutError, Refused, check_seen, decide, only_http, show
 from kibo.effects.exchange import Answer, ClientGoneError, Sender
 from kibo.effects.hello import HANDSHAKE
+from kibo.effects.http2_client import StreamClient
 from kibo.effects.http_head import Head, HeadError, SecretValue
 from kibo.effects.link import Leftover
 from kibo.effects.notices import Notices
@@ -29,12 +30,14 @@ from kibo.effects.outbox import Outbox
 from kibo.effects.unopened import asked_host, carry, check_unopened
 from kibo.effects.upstream import relay
 from kibo.effects.window import Window
-from kibo.effects.wires import Plain, Tls, Wire
+from kibo.effects.wires import HTTP2, Plain, Tls, Wire
 from kibo.model.asker import Asker
 
 MAX_CONNECTIONS: Final = (
     256  # A box. Browsers open at most 32 to a proxy; a box may run a few, and a few tools.
 )
+#: Requests of a box that come by HTTP/2, all connections together: each may wait with its body.
+MAX_STREAMS: Final = 512
 ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 #: How a request begins, and what may become that.
 REQUEST: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32} ")
@@ -93,6 +96,7 @@ class Door:
         self._notices = notices
         self._connections: set[asyncio.Task[None]] = set()
         self._servers: list[asyncio.Server] = []
+        self._streams = 0
 
     @property
     def asker(self) -> Asker:
@@ -252,7 +256,11 @@ class Door:
                 f"a program did not accept the gateway's certificate for {show(host, port)} ({reason}). Have it trust "
                 f'the box\'s own certificates; or leave its TLS closed: Allow("{rule.target}", passthrough=True).'
             ) from None
-        await self._serve_origin(tls, Origin(host, port, True, asked))
+        origin = Origin(host, port, True, asked)
+        if tls.protocol == HTTP2:
+            await self._serve_streams(tls, origin)
+        else:
+            await self._serve_origin(tls, origin)
         await tls.finish()
 
     async def _opening(self, plain: Plain, rule: Allow, host: str, port: int) -> bytes:
@@ -290,6 +298,33 @@ class Door:
                     return
         except Refused as refusal:
             await self._refuse(client, refusal)
+
+    async def _serve_streams(self, tls: Tls, origin: Origin) -> None:
+        if offence := await http2_client.serve(tls, partial(self._answer_stream, origin)):
+            self._notices.tell(
+                f"a program's connection to {show(origin.host, origin.port)} was ended: {offence}."
+            )
+            await Client(tls).end()
+
+    async def _answer_stream(self, origin: Origin, client: StreamClient) -> None:
+        self._streams += 1
+        try:
+            if self._streams > MAX_STREAMS:
+                raise Refused(
+                    "503 Service Unavailable", f"this box has {MAX_STREAMS} requests of HTTP/2 open."
+                )
+            head = client.head()
+            self._admission.check(head, origin)
+            answer = await self._admission.send(client, head, origin.host, origin.port, secure=True)
+            try:
+                await client.answer(answer)
+            finally:
+                await answer.close()
+        except Refused as refusal:
+            self._notices.tell(str(refusal))
+            await client.refuse(refusal)
+        finally:
+            self._streams -= 1
 
     async def _answer(self, client: Client, head: Head, host: str, port: int, *, secure: bool) -> bool:
         """Has one request answered. Returns whether another may follow."""

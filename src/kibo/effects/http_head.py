@@ -1,4 +1,4 @@
-"""The head of an HTTP/1 request: read strictly, checked, and written anew. Pure: bytes in, bytes out.
+"""The head of a request: that of HTTP/1 read strictly; any checked, and written anew. Pure: bytes in, bytes out.
 
 Whatever two programs might read differently is refused rather than passed on (RFC 9112, sections 3 and 6.3): that is
 how a request for an allowed host would carry another one.
@@ -19,6 +19,8 @@ LENGTH = re.compile(rb"[0-9]{1,15}")
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authorization proxy-authenticate te upgrade".split()
 )
+#: What some servers answer only to (those of gRPC): whoever sends it on a connection says it again there.
+TRAILERS_TAKEN = (b"te", b"trailers")
 #: Fields of a head at most: browsers send some thirty.
 MAX_FIELDS = 256
 #: The one protocol that a connection may change to. `h2c` would carry requests that nobody checks.
@@ -71,21 +73,37 @@ class Head(NamedTuple):
         """
         line, *rest = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
         words = line.split(b" ")
-        if len(words) != 3 or not TOKEN.fullmatch(words[0]) or words[2] not in (b"HTTP/1.1", b"HTTP/1.0"):
+        if len(words) != 3 or words[2] not in (b"HTTP/1.1", b"HTTP/1.0"):
             raise HeadError("The request line is not one of HTTP/1.")
-        if not words[1].isascii() or re.search(rb"[\x00-\x20\x7f\\]", words[1]):
-            raise HeadError("The target of the request has characters that no URL has.")
-        if len(rest) > MAX_FIELDS:
-            raise HeadError(f"There are more than {MAX_FIELDS} header fields.")
         fields = []
         for field in rest:
             name, colon, value = field.partition(b":")
-            if not colon or not TOKEN.fullmatch(name) or re.search(rb"[\x00\r\n]", value):
+            if not colon:
+                raise HeadError("A header field is malformed.")
+            fields.append((name, value))
+        return cls.of(words[0], words[1], fields)
+
+    @classmethod
+    def of(cls, method: bytes, target: bytes, fields: Sequence[tuple[bytes, bytes]]) -> "Head":
+        """Makes a head of its parts, whichever protocol they came by.
+
+        Raises:
+            HeadError: One of them is malformed.
+        """
+        if not TOKEN.fullmatch(method):
+            raise HeadError("The method of the request is malformed.")
+        if not target.isascii() or re.search(rb"[\x00-\x20\x7f\\]", target):
+            raise HeadError("The target of the request has characters that no URL has.")
+        if len(fields) > MAX_FIELDS:
+            raise HeadError(f"There are more than {MAX_FIELDS} header fields.")
+        checked = []
+        for name, value in fields:
+            if not TOKEN.fullmatch(name) or re.search(rb"[\x00\r\n]", value):
                 raise HeadError("A header field is malformed.")
             if plain_name(name.lower()) in REWRITES:
                 raise HeadError(f"{name.decode()} names another path than the target does.")
-            fields.append((name.lower(), value.strip(b" \t")))
-        return cls(words[0], words[1].decode("ascii"), fields)
+            checked.append((name.lower(), value.strip(b" \t")))
+        return cls(method, target.decode("ascii"), checked)
 
     @property
     def tunnel(self) -> bool:
@@ -206,7 +224,7 @@ class Head(NamedTuple):
         """Lists the fields as the origin server gets them: Host first, and nothing that concerned us alone."""
         named = {word.strip().lower() for value in self.values(b"connection") for word in value.split(b",")}
         dropped = (HOP_BY_HOP | named | {b"host"}) - {b"content-length", b"transfer-encoding"}
-        kept = [field for field in self.fields if field[0] not in dropped]
+        kept = [field for field in self.fields if field[0] not in dropped or field == TRAILERS_TAKEN]
         if self.upgrade:
             kept += [(b"connection", b"upgrade"), (b"upgrade", WEBSOCKET)]
         return [(b"host", authority), *kept]

@@ -74,6 +74,10 @@ class Link:
             self.wire.reset()
             raise
 
+    def abandon(self) -> None:
+        """Ends it unused."""
+        self.wire.reset()
+
     async def next(self) -> h11.Event | type[h11.PAUSED]:
         """Waits for the next event."""
         while (event := self._http.next_event()) is h11.NEED_DATA:

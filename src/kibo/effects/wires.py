@@ -12,6 +12,10 @@ import struct
 from typing import Final, Protocol
 
 CHUNK_BYTES: Final = 64 * 1024
+#: What both sides of a handshake can agree on (RFC 7301), the better first; and what is spoken where they do not.
+HTTP2: Final = "h2"
+HTTP1: Final = "http/1.1"
+PROTOCOLS: Final = (HTTP2, HTTP1)
 #: What a wire may have written and not sent yet, beyond which `send` waits.
 HANDSHAKE_S: Final = 15.0
 #: Probes of a connection on which nothing is said: after a minute, and how many without an answer are the end (tcp(7)).
@@ -130,6 +134,11 @@ class Tls:
                     raise
                 await self._flush()
                 return
+
+    @property
+    def protocol(self) -> str:
+        """What both sides have agreed to speak."""
+        return self._tls.selected_alpn_protocol() or HTTP1
 
     async def receive(self) -> bytes:
         got = bytearray()
