@@ -22,7 +22,21 @@ from kibo.runtime import wire
 #: Where a box calls out.
 SOCKET: Final = "/dev/kibo/box.sock"
 
-__all__ = ["Branch", "Instance", "abort", "ask", "branch", "commit", "fork", "progress", "snapshot", "spawn"]
+__all__ = [
+    "Branch",
+    "Instance",
+    "abort",
+    "ask",
+    "branch",
+    "commit",
+    "fork",
+    "progress",
+    "publish_event",
+    "request",
+    "send_message",
+    "snapshot",
+    "spawn",
+]
 
 
 def ask(verb: str, **arguments: Any) -> Any:
@@ -239,6 +253,49 @@ def spawn(box: Any, **parameters: Any) -> Instance:
 def progress(value: Any) -> None:
     """Says how far this box is, for whoever holds the instance: ``instance.progress``. Builtins, of up to 16 KiB."""
     ask("progress", value=_plain(value))
+
+
+def send_message(to: str, body: Any, *, key: str | None = None, reply_to: str | None = None) -> str:
+    """Sends a message to another instance of this box's branch, as `Instance.send_message` does. On the disk then.
+
+    Args:
+        to: What the instance is called in the branch.
+        body: Builtins, of up to 1 MiB.
+        key: Sent once, however often this is called with the same key.
+        reply_to: The id of the message that it answers.
+
+    Returns:
+        The message's id.
+
+    Raises:
+        InstanceUnknown, InstanceEnded: There is nobody of that name in the branch.
+        MailboxFull: The recipient is too far behind. Try again later.
+    """
+    sent: str = ask("send", to=to, body=_plain(body), key=key, reply_to=reply_to)
+    return sent
+
+
+def publish_event(name: str, data: Any = None, *, key: str | None = None) -> str:
+    """Publishes an event to all in this box's branch that listen to it. Returns its id; raises as `send_message`."""
+    sent: str = ask("publish", event=name, data=_plain(data), key=key)
+    return sent
+
+
+def request(to: str, body: Any, *, timeout_s: float = 60.0) -> Any:
+    """Sends a message and returns what its handler does.
+
+    In an action this box handles no mail meanwhile: a handler there that asks back waits until its time is up.
+
+    Args:
+        to: What the instance is called in the branch.
+        body: As for `send_message`.
+        timeout_s: Seconds to wait for the answer.
+
+    Raises:
+        ReplyTimedOut: There was none in time. The message may be handled all the same.
+        ActionFailed: The handler could not handle it.
+    """
+    return ask("request", to=to, body=_plain(body), timeout_s=float(timeout_s))
 
 
 def fork(n: int = 1) -> list[Branch]:

@@ -20,6 +20,7 @@ from kibo.model.errors import ActionRaised, InstanceEnded, WrongState, error_of
 from kibo.runtime.attached import list_cells
 from kibo.runtime.layers.home import state_home
 from kibo.wiring.callouts import verbs
+from letter_boxes import Listener, Reader
 from patience import eventually
 
 
@@ -75,6 +76,26 @@ def test_progress_is_seen_by_whoever_holds_the_instance(planner: Any) -> None:
     assert planner.progress == {"done": 3, "of": 8}
     code, _, _ = planner.try_to_ask("progress", {"value": "x" * 20_000})
     assert code == "input.invalid"
+
+
+def test_code_in_a_box_sends_mail_within_its_branch(main: Branch) -> None:
+    box, reader = main.spawn(Asking(), name="box"), main.spawn(Reader(), name="reader")
+    listener = main.spawn(Listener())
+    sent = box.run("result = me.send_message('reader', {'a': 1}, key='once')")
+    assert box.run("result = me.send_message('reader', {'a': 1}, key='once')") == sent
+    assert box.run("result = me.request('reader', {'return': 7})") == 7
+    assert reader.read() == [{"a": 1}]
+    box.run("me.publish_event('bell')")
+    eventually(lambda: listener.hearing() == ["bell"])
+    assert box.exec("""kibo-box call send --json '{"to": "reader", "body": "by a program"}'""").returncode == 0
+    eventually(lambda: reader.read() == [{"a": 1}, "by a program"])
+    (fork,) = main.fork()
+    fork[box].run("me.send_message('reader', 'in the fork')")
+    eventually(lambda: fork[reader].read() == [{"a": 1}, "by a program", "in the fork"])
+    fork.abort()
+    assert reader.read() == [{"a": 1}, "by a program"]
+    assert box.try_to_ask("send", {"to": "nobody", "body": 1})[0] == "instance.unknown"
+    assert box.try_to_ask("send", {"to": "reader", "body": 1, "sender": "reader"})[0] == "input.invalid"
 
 
 def test_what_a_box_spawns_is_called_like_any_other_and_is_gone_when_it_is_left(planner: Any) -> None:

@@ -25,7 +25,7 @@ class Right(Record):
 
 
 class MayTalk(Right):
-    """Lets a box ask who it is and say how far it is, and no more."""
+    """Lets a box ask who it is, say how far it is, and send mail within its branch, and no more."""
 
 
 class MayFork(Right):

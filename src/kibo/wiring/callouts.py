@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kibo.branch import callouts as branches
+from kibo.branch import mail_callouts
 from kibo.runtime import callouts
 from kibo.runtime.answering import Verbs
 from kibo.wiring.branches import branch
@@ -12,7 +13,7 @@ from kibo.wiring.branches import branch
 
 def verbs() -> Verbs:
     """Returns the verbs of every part, by name."""
-    return {**callouts.VERBS, **branches.verbs(_begin)}
+    return {**callouts.VERBS, **mail_callouts.VERBS, **branches.verbs(_begin)}
 
 
 def _begin(goal: str, name: str) -> Any:
