@@ -14,6 +14,8 @@ KiboError
 │   ├── ArchiveInvalid          an exported snapshot is damaged, or was made to do harm
 │   ├── RecordingInvalid        a recording is damaged, or was made to do harm
 │   ├── MessageInvalid          the body of a message is none, or too large
+│   ├── ContextInvalid          what a context was to take is no entry, or no list of messages
+│   ├── SummaryInvalid          a summary covers what its maker was not given
 │   └── LockMismatch            a locked build would resolve to something else
 ├── Denied                  policy forbids it
 ├── NotFound                what was named is not there
@@ -22,6 +24,8 @@ KiboError
 │   ├── BranchUnknown
 │   ├── SnapshotUnknown
 │   ├── EffectUnknown
+│   ├── ContextEntryUnknown     a context does not have an entry, or not any more
+│   ├── CallUnknown             a tool's result has no call that waits for it
 │   ├── ProfileUnknown          no session of that name is kept
 │   ├── RecordingUnknown
 │   ├── MessageUnknown
@@ -55,6 +59,7 @@ KiboError
 │   ├── BudgetSpent             of a tree of branches
 │   ├── ProfileTooLarge         more than a session may hold
 │   ├── MailboxFull             its instance is too far behind with its messages
+│   ├── PromptTooLarge          what a prompt must have is more than its budget
 │   └── FrameTooLarge
 ├── Unavailable             lost or too late; another try may find it
 │   ├── WorkspaceChanging
@@ -200,6 +205,18 @@ class MessageInvalid(InvalidInput):
     remedy = "Send str, int, float, bool, None, list, dict or bytes; put what is large into a file, and send its name."
 
 
+class ContextInvalid(InvalidInput):
+    """What was to be written into a context is no entry or no list of messages; nothing of it was written."""
+
+    code = "context.invalid"
+
+
+class SummaryInvalid(InvalidInput):
+    """A summariser claims to cover entries that it was not given; nothing was written."""
+
+    code = "context.summary"
+
+
 class LockMismatch(InvalidInput):
     """A locked build would resolve to something other than what `kibo.lock` records."""
 
@@ -246,6 +263,18 @@ class EffectUnknown(NotFound):
     """There is no such effect in the ledger."""
 
     code = "effect.unknown"
+
+
+class ContextEntryUnknown(NotFound):
+    """The context has no such entry that can be seen from here."""
+
+    code = "context.entry_unknown"
+
+
+class CallUnknown(NotFound):
+    """A tool's result belongs to no call that waits for one; nothing was written."""
+
+    code = "context.call_unknown"
 
 
 class ProfileUnknown(NotFound):
@@ -516,6 +545,12 @@ class ProfileTooLarge(Exhausted):
 
     code = "limit.session"
     retry = "never"
+
+
+class PromptTooLarge(Exhausted):
+    """What a prompt must have does not fit into its budget; `details` has the sizes in tokens."""
+
+    code = "context.prompt_too_large"
 
 
 class FrameTooLarge(Exhausted):

@@ -117,6 +117,13 @@ class EffectId(RandomId):
     prefix = "eff_"
 
 
+class EntryId(RandomId):
+    """One entry of a context, in every branch that sees it."""
+
+    __slots__ = ()
+    prefix = "ctx_"
+
+
 class GatewayId(RandomId):
     """One gateway, from its start to its end."""
 

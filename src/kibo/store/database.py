@@ -112,7 +112,7 @@ class Store:
 
     def __init__(self, engine: Engine, dialect: DatabaseDialect, timeout_s: float) -> None:
         self._engine: Final = engine
-        self._dialect: Final = dialect
+        self.dialect: Final = dialect
         self._timeout_s: Final = timeout_s
         self._guard = threading.Lock()
         self._writing = threading.Lock()
@@ -174,7 +174,7 @@ class Store:
             HostDiskFull: No room; nothing was written.
         """
         self._check_outermost()
-        if not self._dialect.one_writer:
+        if not self.dialect.one_writer:
             return self._perform(work, write=True)
         # In this process writers queue here, in order and without polling. Elsewhere the database decides.
         if not self._writing.acquire(timeout=self._timeout_s):
@@ -218,13 +218,13 @@ class Store:
                 connection = self._connection()
                 tx = None
                 try:
-                    self._dialect.begin(connection, write)
+                    self.dialect.begin(connection, write)
                     tx = Transaction(connection, self._engine)
                     result = work(tx)
                     committing = True
                     connection.commit()
                 except self._driver_error as error:
-                    failure = self._dialect.classify(error)
+                    failure = self.dialect.classify(error)
                     self._undo(connection, lost=failure == "lost")
                     # A connection that died before COMMIT was sent has done nothing: a restarted server is no error.
                     repeatable = failure == "again" or (failure == "lost" and not committing)
@@ -250,7 +250,7 @@ class Store:
 
     def _timed_out(self, error: Exception, failure: str) -> bool:
         """SQLite has waited for the whole timeout before it says that it is busy; the others say so at once."""
-        return failure == "again" and self._dialect.one_writer
+        return failure == "again" and self.dialect.one_writer
 
     def _undo(self, connection: Any, lost: bool) -> None:
         """Rolls back; a connection on which even that fails is dropped, and the server rolls back by itself."""
@@ -291,13 +291,13 @@ class Store:
         return connection
 
     def _translated(self, error: Exception) -> KiboError:
-        if self._dialect.classify(error) == "full":
+        if self.dialect.classify(error) == "full":
             return HostDiskFull(
                 f"the disk that holds {self.name} is full",
                 hint="Run `kibo gc`, or make room on that disk.",
                 details={"store": self.name},
             )
-        hint = self._dialect.remedy(error)
+        hint = self.dialect.remedy(error)
         api = self._engine.dialect.loaded_dbapi
         if not hint and isinstance(error, api.IntegrityError | api.ProgrammingError | api.DataError):
             return Bug(f"the database refused a statement: {error}", details={"store": self.name})

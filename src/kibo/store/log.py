@@ -14,7 +14,7 @@ import functools
 import json
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Text, bindparam, func, insert, or_, select, update
@@ -72,7 +72,8 @@ class Entry(NamedTuple):
             ) from error
 
 
-_COLUMNS: Final = [entries.c[name] for name in ("seq", "kind", "body", "at", "origin", "position")]
+#: What a row of the log is read by, in the order of `Entry`.
+COLUMNS: Final = [entries.c[name] for name in ("seq", "kind", "body", "at", "origin", "position")]
 _INSERT: Final = Prepared(
     insert(entries).values(
         {name: bindparam(name) for name in ("segment", "seq", "kind", "body", "at", "origin")}
@@ -96,7 +97,7 @@ _OF_SNAPSHOT: Final = Prepared(
     )
 )
 _ALL: Final = Prepared(
-    select(*_COLUMNS)
+    select(*COLUMNS)
     .where(entries.c.position > bindparam("after"))
     .order_by(entries.c.position)
     .limit(bindparam("count"))
@@ -109,14 +110,14 @@ def _listed() -> Any:
 
 #: One value instead of a hundred: a statement of one size, which a new process compiles in no time.
 _OF_SEGMENTS: Final = Prepared(
-    select(*_COLUMNS).where(
+    select(*COLUMNS).where(
         entries.c.segment.in_(select(_listed())),
         entries.c.seq >= bindparam("first"),
         entries.c.seq <= bindparam("last"),
     )
 )
 _PLACES: Final = func.json_each(bindparam("listed", type_=Text)).table_valued("value")
-_AT: Final = Prepared(select(*_COLUMNS).join_from(_PLACES, entries, entries.c.position == _PLACES.c.value))
+_AT: Final = Prepared(select(*COLUMNS).join_from(_PLACES, entries, entries.c.position == _PLACES.c.value))
 _POSITION: Final = Prepared(
     select(entries.c.position).where(
         entries.c.segment == bindparam("segment"), entries.c.seq == bindparam("number")
@@ -219,15 +220,19 @@ def settle(drafts: Iterable[tuple[str, Any]]) -> list[tuple[str, bytes]]:
 
 
 def append_in(
-    tx: Transaction, branch: str, drafts: Sequence[tuple[str, bytes]], epoch: int | None = None
+    tx: Transaction,
+    branch: str,
+    drafts: Sequence[tuple[str, bytes]],
+    epoch: int | None = None,
+    now: float | None = None,
 ) -> range:
-    """As `Log.extend`, in a transaction of the caller's; `drafts` as `settle` gives them."""
+    """As `Log.extend`, in a transaction of the caller's; `drafts` as `settle` gives them, written `now`."""
     row = fencing.hold(tx, branch, epoch)
     if not row.dirty:
         row = with_free_segment(tx, row)
     numbers = range(row.tail + 1, row.tail + 1 + len(drafts))
     if drafts:
-        _insert(tx, segment_of(row.next), numbers, drafts)
+        _insert(tx, segment_of(row.next), numbers, drafts, time.time() if now is None else now)
         crash.point("append.before_tail")
         tx.run(_TAIL, branch=branch, last=numbers[-1])
         crash.point("append.before_commit")
@@ -265,8 +270,9 @@ def position_of(tx: Transaction, snapshot: str, last: int, count: int) -> int:
     return begin if end - begin == count - 1 else 0
 
 
-def _insert(tx: Transaction, segment: int, numbers: range, drafts: Sequence[tuple[str, bytes]]) -> None:
-    now = time.time()
+def _insert(
+    tx: Transaction, segment: int, numbers: range, drafts: Sequence[tuple[str, bytes]], now: float
+) -> None:
     values = [
         {"segment": segment, "seq": seq, "kind": kind, "body": body, "at": now, "origin": None}
         for seq, (kind, body) in zip(numbers, drafts, strict=True)
@@ -362,6 +368,35 @@ def following_in(
     return found[:limit]
 
 
+def of_kinds_in(tx: Transaction, of: str, kinds: tuple[str, ...]) -> list[Entry]:
+    """Reads all entries of some kinds that a branch or a snapshot sees, in order: an index finds them in each segment.
+
+    Args:
+        tx: A transaction.
+        of: A branch or a snapshot, by id.
+        kinds: Each for itself alone.
+
+    Raises:
+        BranchUnknown, SnapshotUnknown: There is none, or it was collected.
+    """
+    lineage = Lineage(tx, of)
+    segments = [stretch[0] for stretch in lineage.segments(range(1, lineage.tail + 1))]
+    named_kinds = {f"k{number}": kind for number, kind in enumerate(kinds)}
+    found: list[Row] = []
+    for some, named in batches(segments):
+        found += tx.rows(_query_kinds(len(some), len(kinds)), **named, **named_kinds)
+    return [Entry._make(row) for row in sorted(found)]
+
+
+def batches(segments: Sequence[int]) -> Iterator[tuple[list[int], dict[str, int]]]:
+    """Yields segments, so many at a time, and as the values of a statement."""
+    for start in range(0, len(segments), NEAR):
+        some = list(segments[start : start + NEAR])
+        size = -(-len(some) // 4) * 4 if len(some) > 1 else 1  # few sizes: few statements to compile and keep
+        some += some[:1] * (size - len(some))
+        yield some, {f"s{number}": segment for number, segment in enumerate(some)}
+
+
 def _between(tx: Transaction, lineage: Lineage, first: int, last: int, kinds: tuple[str, ...]) -> list[Entry]:
     """Reads the entries with numbers from `first` to `last`, in order."""
     stretches = lineage.segments(range(first, last + 1))
@@ -374,14 +409,10 @@ def _between(tx: Transaction, lineage: Lineage, first: int, last: int, kinds: tu
         if segments:
             found += tx.rows(_OF_SEGMENTS, listed=str(segments), first=first, last=last)
         return [Entry._make(row) for row in sorted(found)]
-    for start in range(0, len(segments), NEAR):
-        some = segments[start : start + NEAR]
-        size = -(-len(some) // 4) * 4 if len(some) > 1 else 1  # few sizes: few statements to compile and keep
-        some += some[:1] * (size - len(some))
-        named = {f"s{number}": segment for number, segment in enumerate(some)}
-        named_kinds = {f"k{number}": kind for number, kind in enumerate(kinds)}
-        below = {f"b{number}": _below(kind) for number, kind in enumerate(kinds)}
-        query = _query(size, len(kinds))
+    named_kinds = {f"k{number}": kind for number, kind in enumerate(kinds)}
+    below = {f"b{number}": _below(kind) for number, kind in enumerate(kinds)}
+    for some, named in batches(segments):
+        query = _query(len(some), len(kinds))
         found += tx.rows(query, first=first, last=last, **named, **named_kinds, **below)
     return [Entry._make(row) for row in sorted(found)]
 
@@ -403,7 +434,7 @@ def _positions(stretches: Iterable[Stretch], first: int, last: int) -> list[int]
 @functools.cache
 def _query(size: int, kinds: int) -> Prepared:
     table = entries.c
-    query = select(*_COLUMNS).where(
+    query = select(*COLUMNS).where(
         table.segment.in_([bindparam(f"s{number}") for number in range(size)]),
         table.seq >= bindparam("first"),
         table.seq <= bindparam("last"),
@@ -415,6 +446,17 @@ def _query(size: int, kinds: int) -> Prepared:
         ]
         query = query.where(or_(*each))
     return Prepared(query)
+
+
+@functools.cache
+def _query_kinds(size: int, kinds: int) -> Prepared:
+    table = entries.c
+    return Prepared(
+        select(*COLUMNS).where(
+            table.segment.in_([bindparam(f"s{number}") for number in range(size)]),
+            table.kind.in_([bindparam(f"k{number}") for number in range(kinds)]),
+        )
+    )
 
 
 def _below(kind: str) -> str:

@@ -143,7 +143,43 @@ entries: Final = Table(
     Column("at", Double, nullable=False, info=_TIME),
     Column("origin", _key(), info=_BRANCH),  # the branch it was written in, where a merge brought it here
     UniqueConstraint("segment", "seq", name="uq_entries_segment_seq"),
+    Index("ix_entries_kind", "segment", "kind", "seq"),  # what is rare, found in a long history
     sqlite_autoincrement=True,  # a collected position is never given again
+)
+
+#: What a search finds entries of contexts by, as words: derived from the log, and made again where it is not there. It
+#: goes with its entry. Full-text indexes are the database's own, see `kibo.store.dialects`.
+context_words: Final = Table(
+    "context_words",
+    metadata,
+    Column(
+        "position",
+        _position(),
+        ForeignKey("entries.position", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("segment", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False, info=_COUNT),
+    Column("entry", _key(), nullable=False),  # the id within its body; '' for what is no entry of a context
+    Column("words", _long(Text(), mysql.LONGTEXT(charset="ascii", collation="ascii_bin")), nullable=False),
+    UniqueConstraint("segment", "seq", name="uq_context_words_segment_seq"),
+    Index("ix_context_words_entry", "entry"),
+)
+
+#: Vectors of entries, by the model that made them; they go with their entries.
+context_vectors: Final = Table(
+    "context_vectors",
+    metadata,
+    Column(
+        "position",
+        _position(),
+        ForeignKey("entries.position", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("model", _text(200), primary_key=True),
+    Column("vector", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
 )
 
 #: Names of snapshots, one of each a tree; they move.

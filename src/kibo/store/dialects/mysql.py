@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ class Mysql:
     """Row locks, at READ COMMITTED as PostgreSQL has it: at the server's default, readers lock gaps."""
 
     one_writer = False
+    matching = "MATCH (context_words.words) AGAINST (:wanted IN BOOLEAN MODE)"
 
     def connect_arguments(self, timeout_s: float) -> dict[str, Any]:
         """Text is utf8mb4; what is written is committed by us."""
@@ -62,6 +63,10 @@ class Mysql:
             error, pymysql.err.OperationalError | pymysql.err.InterfaceError
         )
         return "lost" if lost else "other"
+
+    def words_query(self, words: Sequence[str], *, every: bool) -> str:
+        """In the language of its full-text index."""
+        return " ".join(f"+{word}" for word in words) if every else " ".join(words)
 
     def remedy(self, error: Exception) -> str:
         """By the server's error number, or the client's."""

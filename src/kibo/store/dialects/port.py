@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
@@ -18,6 +19,8 @@ class DatabaseDialect(Protocol):
 
     #: Whether writers of one process should queue for a lock here, since the database makes them poll.
     one_writer: bool
+    #: A condition on `context_words` that holds where its words are what `:wanted`, as `words_query` makes it, says.
+    matching: str
 
     def connect_arguments(self, timeout_s: float) -> dict[str, Any]:
         """Returns what to give the driver's `connect`, besides what the URL says."""
@@ -36,3 +39,11 @@ class DatabaseDialect(Protocol):
 
     def remedy(self, error: Exception) -> str:
         """Says what to do about it, as one sentence."""
+
+    def words_query(self, words: Sequence[str], *, every: bool) -> str:
+        """Writes what `matching` looks for.
+
+        Args:
+            words: In the form that `kibo.context.words` gives them: letters of ASCII and digits.
+            every: Whether all must be there, or any.
+        """

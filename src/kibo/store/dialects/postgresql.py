@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ class Postgresql:
     """Row locks, at READ COMMITTED: every write is guarded by a condition of its own."""
 
     one_writer = False
+    matching = "to_tsvector('simple', context_words.words) @@ to_tsquery('simple', :wanted)"
 
     def connect_arguments(self, timeout_s: float) -> dict[str, Any]:
         """The server gives up waiting for a row as SQLite does for its file."""
@@ -52,6 +53,10 @@ class Postgresql:
         if state is None or state[:2] in ("08", "57"):
             return "lost" if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) else "other"
         return "other"
+
+    def words_query(self, words: Sequence[str], *, every: bool) -> str:
+        """In the language of its full-text index."""
+        return (" & " if every else " | ").join(words)
 
     def remedy(self, error: Exception) -> str:
         """By the class of SQLSTATE."""

@@ -6,7 +6,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ class Sqlite:
     """The embedded default: WAL, and every commit on the disk before it returns."""
 
     one_writer = True
+    matching = "context_words.position IN (SELECT rowid FROM context_search WHERE context_search MATCH :wanted)"
 
     def connect_arguments(self, timeout_s: float) -> dict[str, Any]:
         """One thread uses a connection at a time, and another may close it."""
@@ -80,6 +81,10 @@ class Sqlite:
         if code in _BUSY:
             return "again"
         return "full" if code == sqlite3.SQLITE_FULL else "other"
+
+    def words_query(self, words: Sequence[str], *, every: bool) -> str:
+        """In the language of its full-text index."""
+        return (" AND " if every else " OR ").join(words)
 
     def remedy(self, error: Exception) -> str:
         """By SQLite's primary result code."""
