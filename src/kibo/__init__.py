@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from kibo.wiring.approving import deny as deny
     from kibo.wiring.branches import branch as branch
     from kibo.wiring.branches import checkout as checkout
+    from kibo.wiring.contexts import context_of as context_of
     from kibo.wiring.sessions import session as session
 
 __version__ = "0.1.0"
@@ -71,6 +72,7 @@ _PUBLIC = {
     "approve": "kibo.wiring.approving",
     "branch": "kibo",
     "checkout": "kibo.wiring.branches",
+    "context_of": "kibo.wiring.contexts",
     "deny": "kibo.wiring.approving",
     "explore": "kibo.branch.explore.exploring",
     "me": "kibo",

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from kibo.wiring.async_branches import approve as approve
     from kibo.wiring.async_branches import branch as branch
     from kibo.wiring.async_branches import checkout as checkout
+    from kibo.wiring.async_branches import context_of as context_of
     from kibo.wiring.async_branches import deny as deny
     from kibo.wiring.async_sessions import session as session
 
@@ -73,6 +74,7 @@ __all__ = [
     "branch",
     "build",
     "checkout",
+    "context_of",
     "deny",
     "explore",
     "session",
@@ -84,7 +86,7 @@ _READ_BYTES = 65536
 
 def __getattr__(name: str) -> Any:
     # Late: branches and sessions bring a database along, which no spawn needs.
-    if name in ("Branch", "approve", "branch", "checkout", "deny"):
+    if name in ("Branch", "approve", "branch", "checkout", "context_of", "deny"):
         from kibo.wiring import async_branches
 
         return getattr(async_branches, name)

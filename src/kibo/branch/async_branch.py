@@ -13,6 +13,7 @@ from kibo.branch.deltas import BranchChange
 from kibo.branch.face import EVERYTHING, BranchFace, InstanceT, Onto
 from kibo.branch.hostdir.apply import Applied
 from kibo.branch.records import Committed, SnapshotRecord, Status, Undone
+from kibo.context.async_context import AsyncContext
 from kibo.effects.matching import Unrecorded
 from kibo.effects.records import Effect
 from kibo.model.telling import telling
@@ -47,6 +48,11 @@ class AsyncBranch(BranchFace[InstanceT]):
     async def status(self) -> Status:
         """Tells where it is in its life; see `Branch.status`."""
         return await self._running.status()
+
+    @property
+    def context(self) -> AsyncContext:
+        """What an agent knows in it; see `Branch.context`."""
+        return AsyncContext(self._running.context, self._running.family.waiting.aside)
 
     async def spawn(
         self,

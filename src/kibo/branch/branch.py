@@ -13,6 +13,7 @@ from kibo.branch.face import EVERYTHING, BranchFace, Onto
 from kibo.branch.hostdir.apply import Applied
 from kibo.branch.mail_faces import BranchBoard, BranchMail
 from kibo.branch.records import Committed, SnapshotRecord, Status, Undone
+from kibo.context.context import Context
 from kibo.effects.matching import Unrecorded
 from kibo.effects.records import Effect
 from kibo.model.telling import telling
@@ -46,6 +47,11 @@ class Branch(BranchFace[Instance]):
     def status(self) -> Status:
         """``open``, ``committed``, ``aborted``, or ``stale``: open, and its parent has moved since it was forked."""
         return run(self._running.status())
+
+    @property
+    def context(self) -> Context:
+        """What an agent knows in it: messages, notes and memories, which fork, commit and abort with the branch."""
+        return self._running.context
 
     def spawn(
         self,

@@ -31,6 +31,8 @@ from kibo.branch.points import Points, refuse_running
 from kibo.branch.records import BranchRecord, Committed, SnapshotRecord, Status, Undone
 from kibo.branch.releasing import Releasing, asker_for
 from kibo.branch.worlds import InstanceWorld, World, to_json, world_of
+from kibo.context.context import Context, Place
+from kibo.context.writing import Writer
 from kibo.effects.matching import Unrecorded
 from kibo.effects.records import Effect
 from kibo.effects.sessions.content import Manifest
@@ -473,6 +475,21 @@ class RunningBranch:
                     parent._take_over(self, world, ending)
                 return done, await waiting.aside(lambda: self._tell_gateway(done))
 
+    # -- context
+
+    @property
+    def context(self) -> Context:
+        """What an agent knows in it; see `Branch.context`."""
+        log = self.family.history.log
+        writer = Writer(log, self.id, self._epoch, self._check_open)
+        return Context(Place(log, self.id, writer, None if self._is_root else self._context_above))
+
+    def _context_above(self) -> Context:
+        if self.parent is not None:
+            return self.parent.context
+        log, parent = self.family.history.log, str(self._elsewhere)
+        return Context(Place(log, parent, Writer(log, parent, None, lambda: None)))
+
     # -- effects
 
     async def effects(self) -> list[Effect]:
@@ -864,9 +881,12 @@ class RunningBranch:
 
     def _check(self) -> None:
         """Refuses what only an open branch can do; an instance that its user destroyed is in it no more."""
+        self._check_open()
+        for name in [name for name, each in self.members.items() if was_destroyed(each.face)]:
+            del self.members[name]
+
+    def _check_open(self) -> None:
         if not self._ended:
-            for name in [name for name, each in self.members.items() if was_destroyed(each.face)]:
-                del self.members[name]
             return
         if self._ended == "stale":
             raise BranchStale(

@@ -57,7 +57,9 @@ def checked_json(value: Any, what: str, *, repair: bool = False, depth: int = 0)
         return value
     if isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
-            raise ContextInvalid(f"{what} has {value}, which JSON cannot write", hint="Write it as text, or leave it out.")
+            raise ContextInvalid(
+                f"{what} has {value}, which JSON cannot write", hint="Write it as text, or leave it out."
+            )
         return value
     if isinstance(value, str):
         return checked_text(value, what, repair=repair)
@@ -69,7 +71,9 @@ def checked_json(value: Any, what: str, *, repair: bool = False, depth: int = 0)
         return [checked_json(each, what, repair=repair, depth=depth + 1) for each in value]
     if isinstance(value, dict):
         return {
-            checked_text(key, f"a key of {what}", repair=repair): checked_json(each, what, repair=repair, depth=depth + 1)
+            checked_text(key, f"a key of {what}", repair=repair): checked_json(
+                each, what, repair=repair, depth=depth + 1
+            )
             for key, each in value.items()
         }
     raise ContextInvalid(

@@ -116,15 +116,15 @@ def summarised(stretch: Stretch, summarise: Summarise, of: str) -> Summary:
             f"the summariser returned no text: {error.message}", hint=error.hint, details=error.details
         ) from error
     if not checked.strip():
-        raise SummaryInvalid("the summariser returned an empty text", hint="Nothing was written; call compact again.")
+        raise SummaryInvalid(
+            "the summariser returned an empty text", hint="Nothing was written; call compact again."
+        )
     covered = [entry for unit in units for entry in unit.entries]
     before = stretch.previous
     count = len(covered) + (0 if before is None else before.covers.count)
     first = covered[0].id if before is None else before.covers.first
     last = max(covered, key=lambda entry: entry.seq)
-    return Summary(
-        id=EntryId.new(), parts=(Text(checked),), covers=Covered(first, last.id, last.seq, count)
-    )
+    return Summary(id=EntryId.new(), parts=(Text(checked),), covers=Covered(first, last.id, last.seq, count))
 
 
 def _claimed(stretch: Stretch, covers: list[str], of: str) -> tuple[Unit, ...]:
@@ -135,7 +135,7 @@ def _claimed(stretch: Stretch, covers: list[str], of: str) -> tuple[Unit, ...]:
     if not covers or covers != given[: len(covers)] or len(covers) not in ends:
         strange = [entry for entry in covers if entry not in given]
         raise SummaryInvalid(
-            f"the summariser claims to cover {len(covers)} entries that are not the first of the {len(given)} that it was given",
+            f"the summariser claims {len(covers)} entries that are not the first of the {len(given)} it was given",
             hint="Name the entries from the first given on, in order, a call never without its results. Nothing was "
             "written, and prompts are as they were.",
             details={"of": of, "not_given": strange[:10], "given": len(given), "claimed": len(covers)},

@@ -1,4 +1,4 @@
-"""The context of a branch or a snapshot, as its user holds it. `kibo.context.async_context` has the same for coroutines."""
+"""The context of a branch or a snapshot, as a plain program holds it. `kibo.aio` has the same for coroutines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from kibo.context.entries import (
 from kibo.context.exporting import entries_from, lines_of, messages_of
 from kibo.context.extracting import extract
 from kibo.context.index import catch_up, named_in
-from kibo.context.parts import Content, Text, called, checked_calls, checked_format, checked_parts
+from kibo.context.parts import Content, called, checked_calls, checked_format, checked_parts
 from kibo.context.prompt import Oversized, Prompt, Wanted, check_wanted
 from kibo.context.reading import prompt_in
 from kibo.context.searching import Hit
@@ -135,7 +135,9 @@ class Context:
             CallUnknown: No call of that id waits; nothing was written.
         """
         parts = checked_parts(content, "a result", empty=True)
-        entry = ToolResult(id=EntryId.new(), parts=parts, call_id=checked_text(call_id, "a call's id"), error=error)
+        entry = ToolResult(
+            id=EntryId.new(), parts=parts, call_id=checked_text(call_id, "a call's id"), error=error
+        )
         writer = self._writer()
         return writer.append(entry, lambda tx: writing.check_result(tx, writer.branch, entry))
 
@@ -189,13 +191,13 @@ class Context:
         """
         found = self.get(memory)
         if not isinstance(found, Memory):
-            raise ContextInvalid(f"{found.id} is no memory, but a {found.word}", hint="remember(...) makes one of it.")
+            raise ContextInvalid(
+                f"{found.id} is no memory, but a {found.word}", hint="remember(...) makes one of it."
+            )
         if self._place.above is None:
             raise WrongState("a root has no parent to promote a memory into", hint="It is there already.")
         above = self._place.above()
-        return above._add(
-            Memory(id=EntryId.new(), parts=found.parts, source=found.id, branch=found.branch)
-        )
+        return above._add(Memory(id=EntryId.new(), parts=found.parts, source=found.id, branch=found.branch))
 
     def pin(self, entry: Named) -> Pin:
         """Keeps an entry in every prompt, with its call and results where it belongs to a call. Errors as `user`.
@@ -235,7 +237,12 @@ class Context:
         return made
 
     def entries(
-        self, limit: int = 100, *, before: int | None = None, after: int | None = None, kinds: Sequence[str] = ()
+        self,
+        limit: int = 100,
+        *,
+        before: int | None = None,
+        after: int | None = None,
+        kinds: Sequence[str] = (),
     ) -> list[ContextEntry]:
         """Reads entries, in order: the newest, or those before or after a number.
 
@@ -339,8 +346,8 @@ class Context:
         """Has a summary take the place of all but the newest entries in prompts. The entries stay readable.
 
         Args:
-            summarise: Given the entries and the summary before them, or None, returns the text for both, or `Summarised`
-                where it has not come to the end. By default sentences are picked, without a model.
+            summarise: Given the entries and the summary before them, or None, returns the text for both, or
+                `Summarised` where it has not come to the end. By default sentences are picked, without a model.
             keep_tokens: How much of the newest is left as it is.
             tokenizer: What counts that.
 
@@ -364,7 +371,11 @@ class Context:
     # -- exchange
 
     def import_(
-        self, messages: Iterable[Any], format: Literal["anthropic", "openai", "jsonl"], *, repair: bool = False
+        self,
+        messages: Iterable[Any],
+        format: Literal["anthropic", "openai", "jsonl"],
+        *,
+        repair: bool = False,
     ) -> list[ContextEntry]:
         """Adds a list of messages, or the lines of an export, all or nothing. Errors as `user`.
 

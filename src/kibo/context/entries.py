@@ -48,7 +48,13 @@ class ContextEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Said(ContextEntry):
+class Said(ContextEntry):
+    """What entries have that are made of parts.
+
+    Attributes:
+        parts: In order.
+    """
+
     parts: tuple[Part, ...]
 
     @property
@@ -61,21 +67,21 @@ class _Said(ContextEntry):
         return {"id": self.id, "parts": [_written(part) for part in self.parts]}
 
 
-class System(_Said):
+class System(Said):
     """Instructions; every prompt has all of them."""
 
     __slots__ = ()
     word = "system"
 
 
-class User(_Said):
+class User(Said):
     """What a user said."""
 
     __slots__ = ()
     word = "user"
 
 
-class Note(_Said):
+class Note(Said):
     """A remark for whoever goes on, shown to a model where it stands."""
 
     __slots__ = ()
@@ -83,7 +89,7 @@ class Note(_Said):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Assistant(_Said):
+class Assistant(Said):
     """What a model said, and the tools that it called with it."""
 
     word: ClassVar[str] = "assistant"
@@ -91,7 +97,7 @@ class Assistant(_Said):
 
     def body(self) -> dict[str, Any]:
         """See `ContextEntry.body`."""
-        return {**_Said.body(self), "calls": [_call(each) for each in self.calls]}
+        return {**Said.body(self), "calls": [_call(each) for each in self.calls]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +118,7 @@ class ToolCall(ContextEntry):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToolResult(_Said):
+class ToolResult(Said):
     """What a tool answered."""
 
     word: ClassVar[str] = "tool_result"
@@ -121,7 +127,7 @@ class ToolResult(_Said):
 
     def body(self) -> dict[str, Any]:
         """See `ContextEntry.body`."""
-        return {**_Said.body(self), "call": self.call_id, "error": self.error}
+        return {**Said.body(self), "call": self.call_id, "error": self.error}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +148,7 @@ class Covered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary(_Said):
+class Summary(Said):
     """What earlier entries say, in fewer words. They stay readable; prompts show the summary in their place."""
 
     word: ClassVar[str] = "summary"
@@ -150,11 +156,11 @@ class Summary(_Said):
 
     def body(self) -> dict[str, Any]:
         """See `ContextEntry.body`."""
-        return {**_Said.body(self), "covers": dataclasses.asdict(self.covers)}
+        return {**Said.body(self), "covers": dataclasses.asdict(self.covers)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory(_Said):
+class Memory(Said):
     """Something to know later. Memories are added only: one that is wrong is superseded by another.
 
     Attributes:
@@ -171,7 +177,7 @@ class Memory(_Said):
     def body(self) -> dict[str, Any]:
         """See `ContextEntry.body`."""
         links = {"source": self.source, "supersedes": self.supersedes, "branch": self.branch}
-        return {**_Said.body(self), **{name: value for name, value in links.items() if value is not None}}
+        return {**Said.body(self), **{name: value for name, value in links.items() if value is not None}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +240,9 @@ def read(entry: LogEntry) -> ContextEntry | None:
         ) from error
 
 
-def from_json(word: str, body: Any, seq: int = 0, at_s: float = 0.0, origin: str | None = None) -> ContextEntry:
+def from_json(
+    word: str, body: Any, seq: int = 0, at_s: float = 0.0, origin: str | None = None
+) -> ContextEntry:
     """Makes an entry of its word and its body.
 
     Raises:
@@ -244,7 +252,7 @@ def from_json(word: str, body: Any, seq: int = 0, at_s: float = 0.0, origin: str
 
 
 def _made(word: str, body: Any, seq: int, at_s: float, origin: str | None) -> ContextEntry:
-    head = {
+    head: dict[str, Any] = {
         "id": EntryId.parse(_text(body["id"])),
         "seq": seq,
         "at_s": at_s,
@@ -332,7 +340,8 @@ def _list(value: Any) -> list[Any]:
 
 
 _CLASSES: Final[Mapping[str, type[ContextEntry]]] = {
-    cls.word: cls for cls in (System, User, Assistant, ToolCall, ToolResult, Note, Summary, Memory, Pin, Unpin)
+    cls.word: cls
+    for cls in (System, User, Assistant, ToolCall, ToolResult, Note, Summary, Memory, Pin, Unpin)
 }
 #: What each class has besides what all have, read from a body.
 _FIELDS: Final[Mapping[str, Callable[[Any], dict[str, Any]]]] = {
@@ -341,7 +350,11 @@ _FIELDS: Final[Mapping[str, Callable[[Any], dict[str, Any]]]] = {
     Note.word: _said,
     Assistant.word: lambda body: {**_said(body), "calls": tuple(map(_read_call, _list(body["calls"])))},
     ToolCall.word: lambda body: {"call": _read_call(body["call"])},
-    ToolResult.word: lambda body: {**_said(body), "call_id": _text(body["call"]), "error": _flag(body["error"])},
+    ToolResult.word: lambda body: {
+        **_said(body),
+        "call_id": _text(body["call"]),
+        "error": _flag(body["error"]),
+    },
     Summary.word: lambda body: {**_said(body), "covers": _covers(body["covers"])},
     Memory.word: _memory,
     Pin.word: _pin,

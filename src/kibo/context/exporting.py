@@ -44,7 +44,9 @@ def lines_of(entries: Iterable[ContextEntry]) -> Iterator[str]:
     yield canonical(HEAD)
     for entry in entries:
         origin = {} if entry.origin is None else {"origin": entry.origin}
-        yield canonical({"kind": entry.word, "seq": entry.seq, "at_s": entry.at_s, "body": entry.body(), **origin})
+        yield canonical(
+            {"kind": entry.word, "seq": entry.seq, "at_s": entry.at_s, "body": entry.body(), **origin}
+        )
 
 
 def entries_from(lines: Iterable[str], start: int, *, empty: bool) -> list[ContextEntry]:
@@ -128,4 +130,3 @@ class _Renewed:
             raise _bad(number, "it is a summary, which would stand for what is there already, too")
         first, last = self._at(covers.first, number), self._at(covers.last, number)
         return {"first": first.id, "last": last.id, "through": last.seq, "count": covers.count}
-

@@ -30,7 +30,10 @@ def extract(entries: Sequence[ContextEntry], previous: Summary | None = None) ->
     sentences: list[tuple[str, str, bool]] = []
     for entry in ([] if previous is None else [previous]) + list(entries):
         pieces = [piece.strip() for piece in _ENDS.split(entry.text) if piece.strip()]
-        sentences += [(entry.word, piece[:_MAX_SENTENCE], not n and entry.word == "user") for n, piece in enumerate(pieces)]
+        sentences += [
+            (entry.word, piece[:_MAX_SENTENCE], not n and entry.word == "user")
+            for n, piece in enumerate(pieces)
+        ]
     counts = Counter(word for _, text, _ in sentences for word in set(words_of(text)))
     ranked = sorted(range(len(sentences)), key=lambda n: (-_weight(sentences[n], counts), n))
     kept: list[int] = []
@@ -43,13 +46,14 @@ def extract(entries: Sequence[ContextEntry], previous: Summary | None = None) ->
             said.add(text)
             left -= size
     lines = [
-        text if word == Summary.word else f"{word}: {text}" for word, text, _ in (sentences[n] for n in sorted(kept))
+        text if word == Summary.word else f"{word}: {text}"
+        for word, text, _ in (sentences[n] for n in sorted(kept))
     ]
     return "\n".join(lines) or f"{len(entries)} entries without text"
 
 
 def _weight(sentence: tuple[str, str, bool], counts: Counter[str]) -> float:
-    """Says how much a sentence says: the mean count of its words, a little more for long ones, twice for a beginning."""
+    """Says how much a sentence says: the mean count of its words, more for long ones, twice for a beginning."""
     _, text, begins = sentence
     words = set(words_of(text))
     if not words:

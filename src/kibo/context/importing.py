@@ -1,4 +1,4 @@
-"""Providers' lists of messages, read as entries. Whatever is not understood is refused by its place; nothing is left out."""
+"""Providers' lists of messages, read as entries. What is not understood is refused; nothing is left out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def entries_of(messages: Iterable[Any], format: Format, *, repair: bool = False)
     found: list[ContextEntry] = []
     if isinstance(messages, str | bytes | Mapping):
         raise ContextInvalid(
-            f"{type(messages).__name__} is no list of messages", hint='Give the list itself, such as body["messages"].'
+            f"{type(messages).__name__} is no list of messages",
+            hint='Give the list itself, such as body["messages"].',
         )
     for index, message in enumerate(messages):
         try:
@@ -90,7 +91,9 @@ def _anthropic(message: Mapping[str, Any], repair: bool) -> Iterator[ContextEntr
         return
     results = [block for block in blocks if block.get("type") == "tool_result"]
     if blocks[: len(results)] != results:
-        raise _wrong("a tool_result comes after something else", "Put tool_result blocks first, as the API wants them.")
+        raise _wrong(
+            "a tool_result comes after something else", "Put tool_result blocks first, as the API wants them."
+        )
     for block in results:
         yield _result(block, repair)
     if rest := blocks[len(results) :]:
@@ -100,8 +103,14 @@ def _anthropic(message: Mapping[str, Any], repair: bool) -> Iterator[ContextEntr
 def _blocks(content: Any) -> list[Mapping[str, Any]]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
-    if not isinstance(content, Sequence) or not content or not all(isinstance(each, Mapping) for each in content):
-        raise _wrong(f"its content is {type(content).__name__}", "Content is text, or a list of blocks, and not empty.")
+    if (
+        not isinstance(content, Sequence)
+        or not content
+        or not all(isinstance(each, Mapping) for each in content)
+    ):
+        raise _wrong(
+            f"its content is {type(content).__name__}", "Content is text, or a list of blocks, and not empty."
+        )
     return list(content)
 
 
@@ -109,9 +118,12 @@ def _model(blocks: list[Mapping[str, Any]], repair: bool) -> Assistant:
     calls = [block for block in blocks if block.get("type") == "tool_use"]
     said = [block for block in blocks if block.get("type") != "tool_use"]
     if calls and blocks[-len(calls) :] != calls:
-        raise _wrong("something is said after a tool_use", "Put it into a message of its own, or before the call.")
+        raise _wrong(
+            "something is said after a tool_use", "Put it into a message of its own, or before the call."
+        )
     made = [
-        called(block.get("id"), block.get("name"), _object(block.get("input")), repair=repair) for block in calls
+        called(block.get("id"), block.get("name"), _object(block.get("input")), repair=repair)
+        for block in calls
     ]
     parts = _parts(said, "anthropic", repair) if said else ()
     return Assistant(id=EntryId.new(), parts=parts, calls=checked_calls(made))
@@ -181,7 +193,9 @@ def _contents(content: Any, repair: bool, *, empty: bool = False) -> tuple[Part,
 def _function(call: Any, repair: bool) -> Any:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or call.get("type", "function") != "function":
-        raise _wrong("a tool call is none of a function", 'Such as {"id", "type": "function", "function": {...}}.')
+        raise _wrong(
+            "a tool call is none of a function", 'Such as {"id", "type": "function", "function": {...}}.'
+        )
     arguments = function.get("arguments", "")
     if not isinstance(arguments, str):
         raise _wrong(f"a call's arguments are {type(arguments).__name__}", "They are JSON as text.")

@@ -29,7 +29,8 @@ _ADD: Final = Prepared(
     insert(context_words).values({column.name: bindparam(column.name) for column in context_words.columns})
 )
 _MARK: Final = Prepared(
-    select(func.max(context_words.c.seq)).where(context_words.c.segment == bindparam("segment")), checked=False
+    select(func.max(context_words.c.seq)).where(context_words.c.segment == bindparam("segment")),
+    checked=False,
 )
 #: Kept from the collector until their words are in: words of an entry that is gone would be refused.
 _NEXT: Final = Prepared(
@@ -130,7 +131,9 @@ def _matching(condition: str, size: int) -> Prepared:
 @functools.cache
 def _named(size: int) -> Prepared:
     within = context_words.c.segment.in_([bindparam(f"s{number}") for number in range(size)])
-    joined = select(*COLUMNS).join_from(context_words, entries, entries.c.position == context_words.c.position)
+    joined = select(*COLUMNS).join_from(
+        context_words, entries, entries.c.position == context_words.c.position
+    )
     return Prepared(joined.where(context_words.c.entry == bindparam("entry"), within))
 
 

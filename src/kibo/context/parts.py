@@ -71,7 +71,9 @@ def checked_format(format: str) -> Format:
     raise ContextInvalid(f"there is no format {format!r}", hint=f"Use one of {', '.join(FORMATS)}.")
 
 
-def checked_parts(content: Content, what: str, *, empty: bool = False, repair: bool = False) -> tuple[Part, ...]:
+def checked_parts(
+    content: Content, what: str, *, empty: bool = False, repair: bool = False
+) -> tuple[Part, ...]:
     """Checks the content of a message, and turns what is convenient to write into parts.
 
     Args:
@@ -85,7 +87,9 @@ def checked_parts(content: Content, what: str, *, empty: bool = False, repair: b
     """
     given: Sequence[Any] = [content] if isinstance(content, str | bytes) else content
     if not isinstance(given, Sequence):
-        raise ContextInvalid(f"{what} is {type(content).__name__}", hint="Give text, or a list of texts and parts.")
+        raise ContextInvalid(
+            f"{what} is {type(content).__name__}", hint="Give text, or a list of texts and parts."
+        )
     parts = tuple(_part(each, what, repair) for each in given)
     if not empty and not any(isinstance(part, Opaque) or part.text.strip() for part in parts):
         raise ContextInvalid(f"{what} says nothing", hint="Providers refuse empty messages: leave it out.")
@@ -133,7 +137,8 @@ def _call(given: Call | Mapping[str, Any], repair: bool) -> Call:
             return called(given["id"], given["name"], given.get("arguments", {}), repair=repair)
     except (KeyError, TypeError) as error:
         raise ContextInvalid(
-            f"a tool's call is no call: {error}", hint='Give kibo.context.parts.Call, or {"id", "name", "arguments"}.'
+            f"a tool's call is no call: {error}",
+            hint='Give kibo.context.parts.Call, or {"id", "name", "arguments"}.',
         ) from None
     raise ContextInvalid(
         f"a tool's call has {', '.join(sorted(map(str, unknown)))}", hint="It takes id, name and arguments."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from kibo.context.entries import ContextEntry, Covered
+from kibo.context.entries import Covered
 from kibo.context.parts import Format
 from kibo.context.rendering import Piece, before_piece, joined, pieces_of, system_piece, tokens_of
 from kibo.context.shortening import shortened
@@ -107,7 +107,8 @@ def check_wanted(wanted: Wanted) -> None:
     """
     if wanted.budget_tokens < MIN_BUDGET:
         raise ContextInvalid(
-            f"a budget of {wanted.budget_tokens} tokens", hint=f"Give at least {MIN_BUDGET}; models take thousands."
+            f"a budget of {wanted.budget_tokens} tokens",
+            hint=f"Give at least {MIN_BUDGET}; models take thousands.",
         )
     if wanted.oversized not in ("error", "drop", "truncate"):
         raise ContextInvalid(f"oversized={wanted.oversized!r}", hint="Use error, drop or truncate.")
@@ -153,12 +154,20 @@ def assemble(standing: Standing, grouped: Grouped, wanted: Wanted, *, whole: boo
         body,
         begins,
         entries=tuple(
-            entry.id for unit in ([Unit((each,)) for each in standing.shown], front, kept) for each in unit for entry in each.entries
+            entry.id
+            for unit in ([Unit((each,)) for each in standing.shown], front, kept)
+            for each in unit
+            for entry in each.entries
         ),
         dropped=Dropped(
             through,
             (
-                *((entry.id, "oversized") for unit in units.units[start:] if unit.id in units.left_out for entry in unit.entries),
+                *(
+                    (entry.id, "oversized")
+                    for unit in units.units[start:]
+                    if unit.id in units.left_out
+                    for entry in unit.entries
+                ),
                 *((entry.id, "no call") for entry in grouped.astray if entry.seq > through),
             ),
         ),
@@ -212,12 +221,13 @@ class _Sized:
         for unit in reversed(units):
             if total > room:
                 break
+            taken = unit
             # What is pinned has its room already.
             size = 0 if unit.id in pinned else tokens_of(pieces_of(unit, wanted.format), wanted.tokenizer)
             if size > room and wanted.oversized != "error":
-                unit, size = self._reduced(unit, wanted)
+                taken, size = self._reduced(unit, wanted)
             total += size
-            self.units.append(unit)
+            self.units.append(taken)
             self.sizes.append(size)
         self.units.reverse()
         self.sizes.reverse()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kibo.context.canonical import canonical
-from kibo.context.entries import ContextEntry, Memory, Note, Summary, System, ToolResult, _Said
+from kibo.context.entries import ContextEntry, Memory, Note, Said, Summary, System, ToolResult
 from kibo.context.parts import Call, Format, Opaque, Part, Text, named, text_of
 from kibo.context.tokens import Tokenizer
 from kibo.context.units import Unit
@@ -93,7 +93,7 @@ def _piece(role: str, value: dict[str, Any], format: Format, known: Sequence[Opa
 
 def shown(entry: ContextEntry) -> tuple[Part, ...]:
     """Returns what a model is shown of an entry that is no call: what is nobody's turn is marked as what it is."""
-    if not isinstance(entry, _Said):
+    if not isinstance(entry, Said):
         return (Text(entry.text),)
     if isinstance(entry, Note | Memory):
         return _marked(entry.word, entry.parts)
@@ -125,7 +125,7 @@ def _anthropic(unit: Unit) -> list[Piece]:
 
 def _words(unit: Unit) -> tuple[Part, ...]:
     first = unit.entries[0]
-    return first.parts if isinstance(first, _Said) else ()
+    return first.parts if isinstance(first, Said) else ()
 
 
 def _blank(part: Part) -> bool:
@@ -180,7 +180,8 @@ def _openai(unit: Unit) -> list[Piece]:
         return [_piece(role, message, "openai", _own(parts, "openai"))]
     message["content"] = message["content"] or None
     message["tool_calls"] = [
-        {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}} for c in calls
+        {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
+        for c in calls
     ]
     results = unit.results()
     return [
@@ -198,4 +199,6 @@ def _content(parts: Sequence[Part]) -> Any:
 def _told(call: Call, result: ToolResult | None) -> Piece:
     parts = () if result is None else result.parts
     content = NO_RESULT if result is None else _content(parts)
-    return _piece("tool", {"role": "tool", "tool_call_id": call.id, "content": content}, "openai", _own(parts, "openai"))
+    return _piece(
+        "tool", {"role": "tool", "tool_call_id": call.id, "content": content}, "openai", _own(parts, "openai")
+    )

@@ -54,7 +54,9 @@ def search(store: Store, of: str, query: str, limit: int) -> list[Hit]:
     return store.read(lambda tx: _found(tx, store, segments, words, limit))
 
 
-def _found(tx: Transaction, store: Store, segments: Sequence[int], words: Sequence[str], limit: int) -> list[Hit]:
+def _found(
+    tx: Transaction, store: Store, segments: Sequence[int], words: Sequence[str], limit: int
+) -> list[Hit]:
     found = dict(matching_in(tx, store, segments, words, CANDIDATES, every=True))
     if len(found) < limit and len(words) > 1:
         found |= dict(matching_in(tx, store, segments, words, CANDIDATES, every=False))

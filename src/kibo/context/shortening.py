@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from kibo.context.canonical import canonical
-from kibo.context.entries import Assistant, ContextEntry, ToolCall, _Said
+from kibo.context.entries import Assistant, ContextEntry, Said, ToolCall
 from kibo.context.parts import Call, Format, Opaque, Part, Text, named
 from kibo.context.rendering import pieces_of, tokens_of
 from kibo.context.tokens import Tokenizer
@@ -40,8 +40,10 @@ def _cut_entry(entry: ContextEntry, length: int) -> ContextEntry:
         return dataclasses.replace(entry, call=_cut_call(entry.call, length))
     if isinstance(entry, Assistant):
         calls = tuple(_cut_call(call, length) for call in entry.calls)
-        return dataclasses.replace(entry, parts=tuple(_cut_part(part, length) for part in entry.parts), calls=calls)
-    if isinstance(entry, _Said):
+        return dataclasses.replace(
+            entry, parts=tuple(_cut_part(part, length) for part in entry.parts), calls=calls
+        )
+    if isinstance(entry, Said):
         return dataclasses.replace(entry, parts=tuple(_cut_part(part, length) for part in entry.parts))
     return entry
 
@@ -62,4 +64,4 @@ def _cut(text: str, length: int) -> str:
         return text
     head, tail = (length + 1) // 2, length // 2
     left_out = len(text) - length
-    return f"{text[:head]}\n[{left_out} characters are left out here]\n{text[len(text) - tail:]}"
+    return f"{text[:head]}\n[{left_out} characters are left out here]\n{text[len(text) - tail :]}"

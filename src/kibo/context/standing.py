@@ -43,6 +43,10 @@ def applies(summary: Summary) -> bool:
     return summary.origin is None and summary.covers.through < summary.seq
 
 
+def _replaces(summary: Summary, known: Summary | None) -> bool:
+    return applies(summary) and (known is None or summary.covers.through >= known.covers.through)
+
+
 def standing_of(entries: Iterable[ContextEntry]) -> Standing:
     """Finds what stands, of all entries of `KINDS` in order."""
     systems: list[System] = []
@@ -56,10 +60,11 @@ def standing_of(entries: Iterable[ContextEntry]) -> Standing:
             pins.setdefault(unit.id, unit)
         elif isinstance(entry, Unpin):
             pins = {
-                name: unit for name, unit in pins.items() if all(held.id != entry.entry for held in unit.entries)
+                name: unit
+                for name, unit in pins.items()
+                if all(held.id != entry.entry for held in unit.entries)
             }
-        elif isinstance(entry, Summary) and applies(entry):
-            if summary is None or entry.covers.through >= summary.covers.through:
-                summary = entry
+        elif isinstance(entry, Summary) and _replaces(entry, summary):
+            summary = entry
     pinned = sorted(pins.values(), key=lambda unit: (unit.seq, unit.id))
     return Standing(tuple(systems), tuple(pinned), summary)

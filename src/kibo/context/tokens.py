@@ -17,7 +17,9 @@ from kibo.model.errors import ContextInvalid, HostUnsupported
 ESTIMATE: Final = "kibo-estimate-1"
 _TIKTOKEN: Final = "tiktoken:"
 #: What is a token each, of ASCII: a blank before a word is the word's.
-_PIECES: Final = re.compile(r"[A-Za-z]{1,4}|[0-9]{1,3}|  +|[\t\r\n]{1,2}|[\x00-\x08\x0b\x0c\x0e-\x1f!-/:-@\[-`{-\x7f]")
+_PIECES: Final = re.compile(
+    r"[A-Za-z]{1,4}|[0-9]{1,3}|  +|[\t\r\n]{1,2}|[\x00-\x08\x0b\x0c\x0e-\x1f!-/:-@\[-`{-\x7f]"
+)
 _OTHERS: Final = re.compile(r"[^\x00-\x7f]+")
 
 
@@ -73,7 +75,7 @@ def tokenizer(named: str | Tokenizer = ESTIMATE) -> Tokenizer:
 @functools.cache
 def _tiktoken(encoding: str) -> Tokenizer:
     try:
-        import tiktoken
+        import tiktoken  # type: ignore[import-not-found,unused-ignore]  # optional
     except ModuleNotFoundError as error:
         raise HostUnsupported(
             "tiktoken is not installed", hint=f"pip install tiktoken, or use {ESTIMATE}."

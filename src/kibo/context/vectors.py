@@ -72,7 +72,9 @@ def search(store: Store, of: str, query: str, limit: int, embedding: Embedding) 
     """
     check_limit(limit)
     if not 0 < len(embedding.name) <= 200:
-        raise ContextInvalid("an embedding has no name", hint="Give 1 to 200 characters: vectors are kept under it.")
+        raise ContextInvalid(
+            "an embedding has no name", hint="Give 1 to 200 characters: vectors are kept under it."
+        )
     (wanted,) = _vectors(embedding, [query])
     segments = catch_up(store, of)
     for some, named in batches(segments):
@@ -87,7 +89,9 @@ def search(store: Store, of: str, query: str, limit: int, embedding: Embedding) 
 def _embed(store: Store, embedding: Embedding, positions: Sequence[int], length: int) -> None:
     at = store.read(lambda tx: placed_in(tx, positions))
     made = {position: read(at[position]) for position in positions if position in at}
-    texts = {p: entry.text for p, entry in made.items() if entry is not None and not isinstance(entry, Pin | Unpin)}
+    texts = {
+        p: entry.text for p, entry in made.items() if entry is not None and not isinstance(entry, Pin | Unpin)
+    }
     vectors = _vectors(embedding, list(texts.values()), length)
     rows = [
         {"position": position, "model": embedding.name, "vector": _packed(vector)}
@@ -123,7 +127,7 @@ def _vectors(embedding: Embedding, texts: Sequence[str], length: int | None = No
     lengths = {len(vector) for vector in made} | ({length} if length is not None else set())
     if len(made) != len(texts) or len(lengths) != 1 or not 0 < min(lengths) <= MAX_NUMBERS:
         raise ContextInvalid(
-            f"embedding {embedding.name!r} gave {len(made)} vectors of lengths {sorted(lengths)} for {len(texts)} texts",
+            f"embedding {embedding.name!r} gave {len(made)} vectors of lengths {sorted(lengths)}, of {len(texts)} texts",
             hint="It returns one for each text, all of one length. Another model needs another name.",
             details={"embedding": embedding.name, "lengths": sorted(lengths)},
         )
@@ -133,7 +137,9 @@ def _vectors(embedding: Embedding, texts: Sequence[str], length: int | None = No
 def _normal(vector: list[float], name: str) -> list[float]:
     size = math.sqrt(math.fsum(number * number for number in vector))
     if not math.isfinite(size):
-        raise ContextInvalid(f"embedding {name!r} gave a number that is none", hint="Vectors have finite numbers.")
+        raise ContextInvalid(
+            f"embedding {name!r} gave a number that is none", hint="Vectors have finite numbers."
+        )
     return [number / size for number in vector] if size else vector
 
 
@@ -158,5 +164,10 @@ def _near(
     for some, named in batches(segments):
         rows = store.read(lambda tx: tx.rows(_known(len(some)), model=model, **named))  # noqa: B023
         for position, raw in rows:
-            if len(raw) == 4 * len(wanted):
-                yield sum(map(float.__mul__, wanted, _unpacked(raw))), int(position)
+            if len(raw) != 4 * len(wanted):
+                raise ContextInvalid(
+                    f"embedding {model!r} gave vectors of {len(raw) // 4} numbers before, and of {len(wanted)} now",
+                    hint="Give another model another name.",
+                    details={"embedding": model, "position": int(position)},
+                )
+            yield sum(map(float.__mul__, wanted, _unpacked(raw))), int(position)

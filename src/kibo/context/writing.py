@@ -126,7 +126,8 @@ def call_unknown(result: ToolResult, before: Grouped, index: int | None) -> Call
     where = "" if index is None else f" (message {index})"
     return CallUnknown(
         f"no call {result.call_id!r} waits for a result{where}",
-        hint="Write the call first, with assistant(..., tool_calls=[...]) or tool_call(...). A call is given up when a user "
-        f"or a model says something else; what came too late can be told as a note. Calls that wait: {waiting}.",
+        hint="Write the call first, with assistant(..., tool_calls=[...]) or tool_call(...). A call is given up when "
+        "a user or a model says something else; what came too late can be told as a note. "
+        f"Calls that wait: {waiting}.",
         details={"call": result.call_id, "waiting": list(before.waiting), "index": index},
     )

@@ -12,11 +12,12 @@ from kibo.box.define import Box
 from kibo.branch.async_branch import AsyncBranch
 from kibo.branch.family import Family
 from kibo.branch.running import RunningBranch
+from kibo.context.async_context import AsyncContext
 from kibo.effects.records import Effect
 from kibo.runtime.anyio_waiting import AnyioWaiting
 from kibo.runtime.egress import Tape
 from kibo.runtime.states import Progress, State, States
-from kibo.wiring import Runtime, approving, runtime
+from kibo.wiring import Runtime, approving, contexts, runtime
 from kibo.wiring.branches import taped
 
 
@@ -83,6 +84,12 @@ def checkout(ref: str, *boxes: Box, name: str = "") -> Branching:
         return found
 
     return Branching(begin)
+
+
+async def context_of(ref: str) -> AsyncContext:
+    """Finds the context of a branch or a snapshot, to be read; see `kibo.context_of`."""
+    aside = AnyioWaiting().aside
+    return AsyncContext(await aside(lambda: contexts.context_of(ref)), aside)
 
 
 async def approve(effect: str, *, digest: str) -> Effect:

@@ -30,7 +30,9 @@ class Sqlite:
     """The embedded default: WAL, and every commit on the disk before it returns."""
 
     one_writer = True
-    matching = "context_words.position IN (SELECT rowid FROM context_search WHERE context_search MATCH :wanted)"
+    matching = (
+        "context_words.position IN (SELECT rowid FROM context_search WHERE context_search MATCH :wanted)"
+    )
 
     def connect_arguments(self, timeout_s: float) -> dict[str, Any]:
         """One thread uses a connection at a time, and another may close it."""

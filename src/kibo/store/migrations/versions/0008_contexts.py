@@ -21,7 +21,9 @@ _SQLITE = (
     "CREATE TRIGGER context_words_removed AFTER DELETE ON context_words BEGIN "
     "INSERT INTO context_search(context_search, rowid, words) VALUES ('delete', old.position, old.words); END",
 )
-_POSTGRESQL = ("CREATE INDEX ix_context_words_text ON context_words USING gin (to_tsvector('simple', words))",)
+_POSTGRESQL = (
+    "CREATE INDEX ix_context_words_text ON context_words USING gin (to_tsvector('simple', words))",
+)
 _MYSQL = ("ALTER TABLE context_words ADD FULLTEXT INDEX ix_context_words_text (words)",)
 _SEARCH = {"sqlite": _SQLITE, "postgresql": _POSTGRESQL, "mysql": _MYSQL, "mariadb": _MYSQL}
 
@@ -84,7 +86,7 @@ def upgrade() -> None:
 
 
 def _indexes(bind: sa.Connection) -> set[str]:
-    """Names the indexes of words, those of expressions included, which SQLAlchemy reads with a warning or not at all."""
+    """Names the indexes of words, those of expressions included, of which SQLAlchemy would warn."""
     if bind.dialect.name == "postgresql":
         found = bind.execute(sa.text("SELECT indexname FROM pg_indexes WHERE tablename = 'context_words'"))
         return {name for (name,) in found}
