@@ -13,6 +13,7 @@ from benchmarks.scale import Scale
 #: In the order in which they run.
 BENCHES = (
     "history",
+    "context",
     "branches",
     "workspaces",
     "large",

@@ -20,6 +20,9 @@ HELD = {
     " | kibo.runtime.handle: Change | kibo.runtime.files: FileInfo FileChange",
     "Pools": "kibo.runtime.pool: Pool",
     "Branches": "kibo.branch.branch: Branch",
+    "Contexts": "kibo.context.context: Context | kibo.context.prompt: Prompt Dropped | kibo.context.parts: Opaque Call"
+    " | kibo.context.compaction: Summarised | kibo.context.searching: Hit | kibo.context.vectors: Embedding"
+    " | kibo.context.tokens: Tokenizer",
     "Mail": "kibo.runtime.mailing: Receipt Mailbox | kibo.model.message: Message Delivery DeadLetter Progress Posting"
     " | kibo.branch.mail_faces: Delegated BranchMail BranchBoard",
     "Sessions": "kibo.wiring.sessions: Profile Lease | kibo.effects.sessions.leasing: Saved"

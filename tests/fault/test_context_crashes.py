@@ -1,4 +1,4 @@
-"""A process is killed at every named point of writing a context; after it, the step has happened entirely or not at all."""
+"""A process is killed at every named point of writing a context: the step has happened entirely or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ SOURCE = TESTS.parent / "src"
 
 #: Every step with what it writes, and the points that it passes.
 STEPS = {
-    "remember": ("ctx.remember('the till closes at five', source=first)", 1, ["append.before_tail", "append.before_commit"]),
+    "remember": (
+        "ctx.remember('the till closes at five', source=first)",
+        1,
+        ["append.before_tail", "append.before_commit"],
+    ),
     "pin": ("ctx.pin(first)", 1, ["append.before_tail", "append.before_commit"]),
     "compact": (
         "ctx.compact(lambda entries, before: 'before', keep_tokens=0)",
@@ -53,7 +57,9 @@ def test_every_point_of_a_context_is_tried():
     assert found <= {point for _, _, points in STEPS.values() for point in points}
 
 
-@pytest.mark.parametrize(("name", "point"), [(name, point) for name, (_, _, points) in STEPS.items() for point in points])
+@pytest.mark.parametrize(
+    ("name", "point"), [(name, point) for name, (_, _, points) in STEPS.items() for point in points]
+)
 def test_a_killed_step_has_happened_entirely_or_not_at_all(tmp_path: Path, name: str, point: str):
     step, count, _ = STEPS[name]
     url = f"sqlite:///{tmp_path / 'history.db'}"

@@ -341,13 +341,34 @@ def test_where_to_cache_is_not_kept_and_other_blocks_are(ctx: Context):
     ]
 
 
-def test_a_row_that_is_no_entry_is_told_as_damage(history: History, ctx: Context):
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xff",
+        b"[" * 100_000,
+        b'{"id":"ctx_0","parts":["half \\ud800"]}',
+        b'{"id":"ctx_0","parts":[{"format":"openai","value":' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"}]}",
+        {"id": "ctx_0", "parts": [{"format": "x"}]},
+        {"id": "br_0", "parts": ["x"]},
+        {"id": "ctx_0", "parts": "x"},
+        {"id": "ctx_0", "parts": [5]},
+        5,
+    ],
+)
+def test_a_row_that_is_no_entry_is_told_as_damage(history: History, ctx: Context, body: Any):
     of = ctx._place.of
-    history.log.append(of, "context.user", {"id": "ctx_0", "parts": [{"format": "x"}]})
-    history.log.append(of, "context.unheard_of", b"\xff")
-    for attempt in (lambda: ctx.prompt(100), lambda: ctx.entries()):
+    history.log.append(of, "context.user", body)
+    for attempt in (lambda: ctx.prompt(100), ctx.entries):
         with pytest.raises(StoreDamaged):
             attempt()
+    assert ctx.search("anything") == []
+
+
+def test_an_entry_of_a_kind_that_a_later_version_wrote_is_passed_over(history: History, ctx: Context):
+    history.log.append(ctx._place.of, "context.unheard_of", b"\xff")
+    said = ctx.user("x")
+    assert ctx.entries() == [said]
+    assert ctx.prompt(100).entries == (said.id,)
 
 
 def test_an_entry_that_is_not_there_and_a_snapshot_that_is_written(history: History, ctx: Context):
@@ -356,7 +377,7 @@ def test_an_entry_that_is_not_there_and_a_snapshot_that_is_written(history: Hist
     said = ctx.user("x")
     sealed = context(history, history.snapshot(ctx._place.of, {"n": 1}).id)
     assert sealed.prompt(100).entries == (said.id,)
-    for attempt in (lambda: sealed.user("y"), lambda: sealed.compact(), lambda: sealed.pin(said)):
+    for attempt in (lambda: sealed.user("y"), sealed.compact, lambda: sealed.pin(said)):
         with pytest.raises(WrongState):
             attempt()
 

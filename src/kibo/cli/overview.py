@@ -17,6 +17,7 @@ COMMANDS = {
     "Instances": ("ps", "call", "exec", "shell", "logs", "stop"),
     "Branches": (
         "tree",
+        "context",
         "diff",
         "commit",
         "merge",

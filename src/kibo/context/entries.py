@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeVar
 
+from kibo.context.canonical import checked_json, checked_text
 from kibo.context.parts import FORMATS, Call, Opaque, Part, Text, text_of
-from kibo.model.errors import StoreDamaged
+from kibo.model.errors import ContextInvalid, StoreDamaged
 from kibo.model.ids import BranchId, EntryId
 from kibo.store.log import Entry as LogEntry
 
@@ -233,7 +234,7 @@ def read(entry: LogEntry) -> ContextEntry | None:
         return None
     try:
         return _made(word, entry.value, entry.seq, entry.at_s, entry.origin)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ContextInvalid) as error:
         raise StoreDamaged(
             f"entry {entry.seq} at position {entry.position} is no {entry.kind}: {error!r}",
             details={"table": "entries", "column": "body", "row": {"position": entry.position}},
@@ -246,7 +247,7 @@ def from_json(
     """Makes an entry of its word and its body.
 
     Raises:
-        ValueError, KeyError, TypeError: They are none.
+        ValueError, KeyError, TypeError, ContextInvalid: They are none.
     """
     return _made(word, body, seq, at_s, origin)
 
@@ -267,11 +268,11 @@ def _said(body: Any) -> dict[str, Any]:
 
 def _read_part(value: Any) -> Part:
     if isinstance(value, str):
-        return Text(value)
+        return Text(_text(value))
     format, held, tokens = value["format"], value["value"], value.get("tokens")
     if format not in FORMATS or not isinstance(held, dict) or not (tokens is None or type(tokens) is int):
         raise ValueError("a part that is none")
-    return Opaque(format, held, tokens)
+    return Opaque(format, checked_json(held, "a part"), tokens)
 
 
 def _written(part: Part) -> Any:
@@ -318,7 +319,7 @@ def _held(value: Any) -> ContextEntry:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{type(value).__name__} for text")
-    return value
+    return checked_text(value, "a text")
 
 
 def _number(value: Any) -> int:

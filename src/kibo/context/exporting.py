@@ -8,18 +8,21 @@ from typing import Any, Final
 
 from kibo.context.canonical import canonical, checked_json
 from kibo.context.entries import (
+    Assistant,
     ContextEntry,
     Covered,
     Memory,
     Pin,
+    Said,
     Summary,
     System,
+    ToolResult,
     Unpin,
     from_json,
 )
-from kibo.context.parts import Format
+from kibo.context.parts import Format, checked_calls, checked_parts
 from kibo.context.rendering import joined, pieces_of, system_piece
-from kibo.context.units import group
+from kibo.context.units import calls_of, group
 from kibo.model.errors import ContextInvalid
 from kibo.model.ids import EntryId
 
@@ -100,6 +103,9 @@ class _Renewed:
         self._new: dict[str, ContextEntry] = {}
 
     def add(self, old: ContextEntry, number: int) -> None:
+        if isinstance(old, Said):
+            checked_parts(old.parts, f"line {number + 1}", empty=isinstance(old, ToolResult | Assistant))
+        checked_calls(calls_of(old))
         body: dict[str, Any] = old.body() | {"id": EntryId.new()}
         seq = self._start + len(self.entries) + 1
         if isinstance(old, Memory):

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from sqlalchemy import bindparam, func, insert, select, text
+from sqlalchemy import and_, bindparam, func, insert, or_, select, text
 
 from kibo.context.entries import ContextEntry, Pin, Unpin, is_context, read
 from kibo.context.words import indexed
@@ -22,8 +22,8 @@ from kibo.store.log import COLUMNS, Entry, Lineage, batches
 from kibo.store.prepared import Prepared
 from kibo.store.schema import context_words, entries
 
-#: Entries that one transaction looks at: some 20 ms, for which other writers wait.
-_PAGE: Final = 1000
+#: Entries that one transaction looks at: some 40 ms, for which other writers wait.
+_PAGE: Final = 250
 
 _ADD: Final = Prepared(
     insert(context_words).values({column.name: bindparam(column.name) for column in context_words.columns})
@@ -47,14 +47,16 @@ _NEXT: Final = Prepared(
 
 
 @functools.cache
-def _marks(size: int) -> Prepared:
-    within = context_words.c.segment.in_([bindparam(f"s{number}") for number in range(size)])
-    query = select(context_words.c.segment, func.max(context_words.c.seq)).where(within)
-    return Prepared(query.group_by(context_words.c.segment), checked=False)
+def _ends(size: int) -> Prepared:
+    ends = [
+        and_(context_words.c.segment == bindparam(f"s{number}"), context_words.c.seq == bindparam(f"l{number}"))
+        for number in range(size)
+    ]
+    return Prepared(select(context_words.c.segment).where(or_(*ends)))
 
 
 def catch_up(store: Store, of: str) -> list[int]:
-    """Brings the index up to what a branch or a snapshot sees now: about 50 us for each entry that is new.
+    """Brings the index up to what a branch or a snapshot sees now: about 0.2 ms for each entry that is new.
 
     Returns:
         The segments that it sees, the newest first.
@@ -62,22 +64,24 @@ def catch_up(store: Store, of: str) -> list[int]:
     Raises:
         BranchUnknown, SnapshotUnknown: There is none, or it was collected.
     """
-    stretches, marks = store.read(lambda tx: _state(tx, of))
+    stretches, done = store.read(lambda tx: _state(tx, of))
     for segment, _, _, last in stretches:
-        while marks.get(segment, 0) < last:
+        mark = last if segment in done else 0
+        while mark < last:
             found = store.write(lambda tx, segment=segment, last=last: _page(tx, segment, last))  # type: ignore[misc]
-            if found is None:
-                break
-            marks[segment] = found
+            mark = last if found is None else found
     return [stretch[0] for stretch in stretches]
 
 
-def _state(tx: Transaction, of: str) -> tuple[list[Stretch], dict[int, int]]:
+def _state(tx: Transaction, of: str) -> tuple[list[Stretch], set[int]]:
+    """Returns what a branch or a snapshot sees, and which segments have been looked at up to their ends."""
     stretches = visible_in(tx, of)
-    marks: dict[int, int] = {}
-    for some, named in batches([stretch[0] for stretch in stretches]):
-        marks.update((int(segment), int(last)) for segment, last in tx.rows(_marks(len(some)), **named))
-    return stretches, marks
+    last = {segment: end for segment, _, _, end in stretches}
+    done: set[int] = set()
+    for some, named in batches(list(last)):
+        ends = {f"l{number}": last[segment] for number, segment in enumerate(some)}
+        done.update(int(segment) for (segment,) in tx.rows(_ends(len(some)), **named, **ends))
+    return stretches, done
 
 
 def visible_in(tx: Transaction, of: str) -> list[Stretch]:

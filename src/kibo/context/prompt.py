@@ -147,6 +147,8 @@ def assemble(standing: Standing, grouped: Grouped, wanted: Wanted, *, whole: boo
         lead.insert(0, before_piece())
     through = units.units[start - 1].last.seq if start else 0
     begins = kept[0].id if kept and start else ""
+    if any(unit.id in units.cut or unit.id in units.left_out for unit in units.units[start:]):
+        begins += f" {room}"  # how much is cut depends on it, and another pin takes of it
     return _made(
         wanted,
         fixed.system,

@@ -127,7 +127,7 @@ def _vectors(embedding: Embedding, texts: Sequence[str], length: int | None = No
     lengths = {len(vector) for vector in made} | ({length} if length is not None else set())
     if len(made) != len(texts) or len(lengths) != 1 or not 0 < min(lengths) <= MAX_NUMBERS:
         raise ContextInvalid(
-            f"embedding {embedding.name!r} gave {len(made)} vectors of lengths {sorted(lengths)}, of {len(texts)} texts",
+            f"embedding {embedding.name!r} gave {len(made)} vectors of lengths {sorted(lengths)} to {len(texts)}",
             hint="It returns one for each text, all of one length. Another model needs another name.",
             details={"embedding": embedding.name, "lengths": sorted(lengths)},
         )
