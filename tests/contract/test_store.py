@@ -47,6 +47,11 @@ def test_a_new_store_is_made_once_by_whichever_process_is_first(url):
         assert {branch.id for branch in History(store).roots()} == set(made)
 
 
+def described(name: str | None, _type: str, _parents: object) -> bool:
+    """Leaves out indexes of words, and the tables that FTS5 makes of one: each database has its own."""
+    return name is None or not name.startswith(("context_search", "ix_context_words_text"))
+
+
 def test_the_migrations_make_what_the_code_describes(url, store):
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
@@ -57,9 +62,10 @@ def test_the_migrations_make_what_the_code_describes(url, store):
     assert ScriptDirectory(str(SCRIPTS)).get_current_head() == schema.REVISION
     engine = create_engine(url)
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
+        context = MigrationContext.configure(connection, opts={"include_name": described})
+        assert compare_metadata(context, schema.metadata) == []
         found = MetaData()
-        found.reflect(connection)
+        found.reflect(connection, only=lambda name, _: described(name, "table", None))
     engine.dispose()
     assert {*schema.metadata.tables, "alembic_version"} == set(found.tables)
 
