@@ -46,7 +46,10 @@ def test_a_context_is_listed_searched_prompted_and_exported(cli: Cli, sealed: st
     ]
     entries: list[dict[str, Any]] = cli.json("context", sealed)
     assert [entry["kind"] for entry in entries] == ["system", "user", "assistant", "tool_result"]
-    assert [entry["text"] for entry in cli.json("context", "talk", "--search", "LATE")] == ["late", "It is late."]
+    assert [entry["text"] for entry in cli.json("context", "talk", "--search", "LATE")] == [
+        "late",
+        "It is late.",
+    ]
     made = cli.json("context", "asked", "--prompt", "--budget", "1000", "--format", "openai")
     assert [message["role"] for message in made["messages"]] == ["system", "user", "assistant", "tool"]
     told = cli("context", "talk", "--prompt")
@@ -55,12 +58,19 @@ def test_a_context_is_listed_searched_prompted_and_exported(cli: Cli, sealed: st
     assert json.loads(cli("context", "talk", "--export", "openai").stdout)[-1]["content"] == "It is late."
     assert len(cli("context", "talk", "--export", "jsonl").stdout.splitlines()) == 6
     assert cli.json("context", "nobody", status=66)["error"]["code"] == "snapshot.unknown"
-    assert cli.json("context", "talk", "--prompt", "--search", "x", status=65)["error"]["code"] == "input.invalid"
+    assert (
+        cli.json("context", "talk", "--prompt", "--search", "x", status=65)["error"]["code"]
+        == "input.invalid"
+    )
 
 
 def test_the_example_keeps_what_its_agent_knows(cli: Cli) -> None:  # noqa: F811
     done = subprocess.run(
-        [sys.executable, "-m", "examples.remember.demo"], capture_output=True, text=True, env=cli.variables, cwd=ROOT
+        [sys.executable, "-m", "examples.remember.demo"],
+        capture_output=True,
+        text=True,
+        env=cli.variables,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     assert "begin with the same bytes: True" in done.stdout

@@ -49,7 +49,9 @@ _NEXT: Final = Prepared(
 @functools.cache
 def _ends(size: int) -> Prepared:
     ends = [
-        and_(context_words.c.segment == bindparam(f"s{number}"), context_words.c.seq == bindparam(f"l{number}"))
+        and_(
+            context_words.c.segment == bindparam(f"s{number}"), context_words.c.seq == bindparam(f"l{number}")
+        )
         for number in range(size)
     ]
     return Prepared(select(context_words.c.segment).where(or_(*ends)))
