@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Text, bindparam, func, insert, or_, select, update
+from sqlalchemy import Text, bindparam, func, insert, or_, select, text, update
 
 from kibo.model.errors import InvalidInput, SnapshotUnknown, StoreDamaged
 from kibo.model.ids import BranchId, SnapshotId
@@ -26,7 +26,7 @@ from kibo.store import crash, fencing
 from kibo.store.database import Store, Transaction
 from kibo.store.lineage import NEAR, Stretch, collect, farthest, segment_of
 from kibo.store.prepared import Prepared, Row
-from kibo.store.schema import branches, entries, snapshots
+from kibo.store.schema import RARE, branches, entries, snapshots
 
 _KIND: Final = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z][a-z0-9_-]*)*")
 _MAX_KIND: Final = 64
@@ -374,7 +374,7 @@ def of_kinds_in(tx: Transaction, of: str, kinds: tuple[str, ...]) -> list[Entry]
     Args:
         tx: A transaction.
         of: A branch or a snapshot, by id.
-        kinds: Each for itself alone.
+        kinds: Of `RARE_KINDS`, each for itself alone.
 
     Raises:
         BranchUnknown, SnapshotUnknown: There is none, or it was collected.
@@ -454,6 +454,7 @@ def _query_kinds(size: int, kinds: int) -> Prepared:
     return Prepared(
         select(*COLUMNS).where(
             table.segment.in_([bindparam(f"s{number}") for number in range(size)]),
+            text(f"entries.{RARE}"),
             table.kind.in_([bindparam(f"k{number}") for number in range(kinds)]),
         )
     )

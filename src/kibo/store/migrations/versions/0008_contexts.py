@@ -27,6 +27,9 @@ _POSTGRESQL = (
 _MYSQL = ("ALTER TABLE context_words ADD FULLTEXT INDEX ix_context_words_text (words)",)
 _SEARCH = {"sqlite": _SQLITE, "postgresql": _POSTGRESQL, "mysql": _MYSQL, "mariadb": _MYSQL}
 
+#: Of most entries nobody looks for the kind: an index of all would cost each append a page.
+_RARE = "kind IN ('context.memory', 'context.pin', 'context.summary', 'context.system', 'context.unpin')"
+
 
 def _on_mysql(kind: Any, variant: Any) -> Any:
     return kind.with_variant(variant, "mysql", "mariadb")
@@ -73,7 +76,8 @@ def upgrade() -> None:
     bind = op.get_bind()
     entries = sa.Table("entries", sa.MetaData(), autoload_with=bind)
     if "ix_entries_kind" not in {index.name for index in entries.indexes}:
-        op.create_index("ix_entries_kind", "entries", ["segment", "kind", "seq"])
+        some = {"sqlite_where": sa.text(_RARE), "postgresql_where": sa.text(_RARE)}
+        op.create_index("ix_entries_kind", "entries", ["segment", "kind", "seq"], **some)
     for table in _tables(entries):
         table.create(bind, checkfirst=True)
         for index in table.indexes:  # those of a table that was there already
