@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
-revision = "0008"
-down_revision = "0006"
+revision = "0010"
+down_revision = "0009"
 
 #: Words are found through an index of FTS5's, which triggers keep: whoever deletes an entry need not know of it.
 _SQLITE = (
@@ -76,7 +76,7 @@ def upgrade() -> None:
     bind = op.get_bind()
     entries = sa.Table("entries", sa.MetaData(), autoload_with=bind)
     if "ix_entries_kind" not in {index.name for index in entries.indexes}:
-        some = {"sqlite_where": sa.text(_RARE), "postgresql_where": sa.text(_RARE)}
+        some: dict[str, Any] = {"sqlite_where": sa.text(_RARE), "postgresql_where": sa.text(_RARE)}
         op.create_index("ix_entries_kind", "entries", ["segment", "kind", "seq"], **some)
     for table in _tables(entries):
         table.create(bind, checkfirst=True)
