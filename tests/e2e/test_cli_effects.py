@@ -105,3 +105,24 @@ def test_calls_are_shown_and_what_an_abort_leaves_to_undo_is_listed_and_resolved
     assert cli("effects", "resolve", made.id, "--undone", "--done", status=65).stderr
     assert "is undone" in cli("effects", "resolve", made.id, "--undone").stdout
     assert cli("effects", "resolve", made.id, "--undone", status=75).stderr
+
+
+def test_gc_lets_effects_go_that_ended_long_ago_with_their_branches(
+    cli: Cli,  # noqa: F811
+    home: Path,  # noqa: F811
+    ledger: Ledger,
+) -> None:
+    history = History(ledger._store)
+    (fork,) = history.fork(history.create().id)
+    for branch in ("", fork.id):
+        ledger.answer(ledger.begin(draft(branch), "gw_elsewhere").id, Outcome(200, [], b"", True))
+    kept = ledger.begin(draft(), "gw_elsewhere")
+    ledger.lose(kept.id, "no answer")
+    assert cli.json("gc")["effects"] == 0, "thirty days by default"
+    planned = cli("gc", "--effects", "0s", "--dry-run").stdout
+    assert "would remove 1 effect from the ledger" in planned
+    assert cli.json("gc", "--effects", "0s")["effects"] == 1
+    assert [effect.origin for effect in ledger.listed()] == [fork.id, ""]
+    history.abort(fork.id)
+    assert cli.json("gc", "--effects", "0s", "--closed", "0s")["effects"] == 1
+    assert [effect.id for effect in ledger.listed()] == [kept.id]

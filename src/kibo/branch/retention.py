@@ -47,6 +47,7 @@ class Collected:
         entries: How many are gone.
         thinned: Snapshots whose log stays and whose files go.
         resources: What no world names any more: to be removed from disk, then told to `History.released`.
+        effects: How many of the ledger are gone.
     """
 
     branches: tuple[BranchId, ...]
@@ -54,6 +55,7 @@ class Collected:
     entries: int
     thinned: int
     resources: tuple[str, ...]
+    effects: int = 0
 
 
 _in_tree: Final[Any] = bindparam("tree")

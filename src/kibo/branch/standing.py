@@ -6,6 +6,7 @@ is refused, and what it has not sealed is not seen.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from kibo.branch.records import BranchRecord, Committed, SnapshotRecord
 from kibo.branch.retention import Collected
 from kibo.branch.workspaces import write_workspaces
 from kibo.branch.worlds import InstanceWorld, World, layers, to_json, world_of
+from kibo.effects import retention
 from kibo.effects.calls import Calls
 from kibo.effects.records import Effect
 from kibo.effects.sessions import versions
@@ -366,17 +368,25 @@ class Standing:
 
     # -- the disk
 
-    def collect(self, closed_s: float, unused_s: float, *, dry: bool = False) -> Collected:
+    def collect(
+        self, closed_s: float, unused_s: float, effects_s: float = math.inf, *, dry: bool = False
+    ) -> Collected:
         """Removes branches that ended some time ago, and all that nothing names any more.
 
         Args:
             closed_s: How long ago, in seconds.
             unused_s: How long ago a host directory must have been frozen last for what the next freeze of it would
                 begin from to go.
+            effects_s: How long ago an effect must have ended, in seconds, that no branch has; see
+                `kibo.effects.retention`.
             dry: Only find out what would go.
         """
-        step = foreseen if dry else collect
-        return step(self.deltas.home, self.history, Retention(closed_s=closed_s), unused_s=unused_s)
+        home, store, keep = self.deltas.home, self.history.store, Retention(closed_s=closed_s)
+        if dry:
+            found = foreseen(home, self.history, keep, unused_s=unused_s)
+            return replace(found, effects=retention.foreseen(store, effects_s, found.branches))
+        found = collect(home, self.history, keep, unused_s=unused_s)
+        return replace(found, effects=retention.collect(store, effects_s))
 
     def layers(self) -> set[str]:
         """Returns the layers of environments that branches lie over; all there are where one cannot be read."""

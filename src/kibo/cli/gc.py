@@ -19,32 +19,36 @@ def gc(
     *,
     unused: str = "7d",
     closed: str = "7d",
+    effects: str = "30d",
     all: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
     """Remove what nothing needs: layers that no process uses and no build has asked for lately, branches that ended.
 
-    The files of branches go with them, unless a label, a branch or a later snapshot still reaches them.
+    The files of branches go with them, unless a label, a branch or a later snapshot still reaches them. Effects that
+    ended go once their branch is gone and their key stands for nothing; what waits or is in doubt stays.
 
     Args:
         unused: How long ago a layer must have been used last, or a workspace frozen, such as 12h or 7d.
         closed: How long ago a branch must have been committed or aborted, such as 0s or 30d.
+        effects: How long ago an effect must have ended, such as 0s or 90d.
         all: Remove every layer that no process uses now, those that branches lie over too.
         dry_run: Only tell what would go.
         common: Options of every command.
     """
     unused_s = 0.0 if all else seconds(unused)
-    closed_s = seconds(closed)
+    closed_s, effects_s = seconds(closed), seconds(effects)
     home = state_home()
     prepare_home(home)
     with standing() as here:
-        ended = here.collect(closed_s, unused_s, dry=dry_run)
+        ended = here.collect(closed_s, unused_s, effects_s, dry=dry_run)
         keep = [] if all else sorted(here.layers())
     with BuildDisplay() as display:
         layers = collect_layers(home, unused_s=unused_s, keep=keep, dry=dry_run, progress=display)
     facts = asdict(layers)
     facts |= {"branches": ended.branches, "snapshots": ended.snapshots, "deltas": ended.resources}
+    facts["effects"] = ended.effects
     if common.json:
         print_json({**facts, "dry_run": dry_run})
         return
@@ -53,6 +57,8 @@ def gc(
     if ended.snapshots or ended.resources:
         snapshots = counted(ended.snapshots, "snapshot", "snapshots")
         lines.append(f"{verb} {snapshots}, {counted(len(ended.resources), 'layer', 'layers')} of branches")
+    if ended.effects:
+        lines.append(f"{verb} {counted(ended.effects, 'effect', 'effects')} from the ledger")
     lines += [f"{verb} {layer}" for layer in facts["layers"]]
     lines += [f"swept {name}" for name in facts["swept"]]
     lines.append(

@@ -18,7 +18,7 @@ from sqlalchemy import and_, bindparam, not_, or_, select, update
 from kibo.effects.lifecycle import State, after, before, reached
 from kibo.effects.records import payload_digest
 from kibo.model.clock import Moment, moment
-from kibo.model.errors import InvalidInput, WrongState
+from kibo.model.errors import EffectUnknown, InvalidInput, WrongState
 from kibo.model.limits import MAX_WHY
 from kibo.store.database import Transaction
 from kibo.store.prepared import Prepared
@@ -255,7 +255,12 @@ def _left_s(due: float | None, up: float | None, boot: str | None, within_s: flo
 
 def _found(tx: Transaction, effect: str) -> tuple[_Asked, WrongState | None]:
     row = tx.row(_FOUND, effect=effect)
-    assert row is not None, "effects are never removed"
+    if row is None:
+        raise EffectUnknown(
+            f"{effect} is not in the ledger any more",
+            hint="It had ended, and was collected: `kibo effects` lists what there is.",
+            details={"effect": effect},
+        )
     if row[2] is None:
         hint = "`kibo effects` lists what waits for a person first."
         return _Asked(*row), _wrong(effect, "needs no approval", hint)

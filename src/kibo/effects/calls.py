@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, insert, or_, select, update
+from sqlalchemy import bindparam, delete, insert, or_, select, update
 
 from kibo.effects.ledger import LONG, OWE, SHORT, VOID, effect_of, exact_of, fate, insert_effect, is_any, step
 from kibo.effects.lifecycle import SENT
@@ -35,6 +35,16 @@ _LOCK_KEY: Final = Prepared(
     select(call_keys.c.name).where(call_keys.c.name == bindparam("key_name")).with_for_update()
 )
 _MAKE_KEY: Final = Prepared(insert(call_keys).values(name=bindparam("key_name")))
+_DROP_KEY: Final = Prepared(delete(call_keys).where(call_keys.c.name == bindparam("key_name")))
+_WITH_KEY: Final = Prepared(
+    select(effects.c.id)
+    .where(
+        effects.c.scope == bindparam("scope"),
+        effects.c.key == bindparam("key"),
+        effects.c.action.is_not(None),
+    )
+    .limit(1)
+)
 _PARTS: Final = Prepared(
     select(effects.c.state, effects.c.status).where(
         effects.c.within == bindparam("effect"), is_any((*SENT, "released"))
@@ -252,9 +262,20 @@ class Calls:
 
 def _lock_key(tx: Transaction, scope: str, key: str) -> None:
     """Has those who call with one key look for what it stands for one by one. Who makes its row second begins again."""
-    name = key_digest(f"{scope}:{key}".encode())
+    name = _key_name(scope, key)
     if tx.row(_LOCK_KEY, key_name=name) is None:
         tx.run(_MAKE_KEY, key_name=name)
+
+
+def forget_key(tx: Transaction, scope: str, key: str) -> None:
+    """Lets a key go that no call has any more, in the transaction that removes one which had it."""
+    name = _key_name(scope, key)
+    if tx.row(_LOCK_KEY, key_name=name) is not None and tx.row(_WITH_KEY, scope=scope, key=key) is None:
+        tx.run(_DROP_KEY, key_name=name)
+
+
+def _key_name(scope: str, key: str) -> str:
+    return key_digest(f"{scope}:{key}".encode())
 
 
 def _visible(tx: Transaction, branch: str, scope: str, key: str) -> Found | None:

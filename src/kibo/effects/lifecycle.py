@@ -97,6 +97,8 @@ SENT: Final[tuple[State, ...]] = ("sending", "done", "in_doubt", "replayed")
 STANDING: Final[tuple[State, ...]] = ("held", "asking", "sending", "done", "in_doubt", "replayed")
 #: Those that wait for their gateway.
 OPEN: Final[tuple[State, ...]] = ("held", "asking", "released", "sending")
+#: Those in which nobody has to do anything about one any more.
+ENDED: Final[tuple[State, ...]] = ("done", "failed", "not_done", "dropped", "replayed", "undone")
 
 
 def after(state: State, event: Event | CallEvent) -> State:

@@ -98,6 +98,10 @@ DEFAULT_APPROVAL_S = 3600.0
 #: ago nobody remembers.
 MAX_APPROVAL_S = 30 * 86400.0
 
+#: How long a key that an action or a client names something with stands for it outside of branches, from its end: a
+#: quarter. Longer than anybody tries again what was asked for, and than servers know their keys (a day to a month).
+KEY_STANDS_S = 90 * 86400.0
+
 #: What somebody may say of why a request is refused: the box reads it.
 MAX_WHY = 1000
 
