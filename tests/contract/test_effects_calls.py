@@ -230,3 +230,64 @@ def test_what_a_power_cut_takes_a_commit_of_is_its_branchs_again(store: Store) -
     assert {each.branch for each in ledger.listed()} == {outer.id}
     calls.bury("call_1")
     assert states(ledger) == ["not_undone", "not_undone"]
+
+
+@pytest.mark.parametrize("who", ["verify", "a person"])
+@pytest.mark.parametrize("happened", [True, False])
+def test_what_is_found_out_about_a_call_is_found_out_about_its_requests_in_doubt(
+    ledger: Ledger, calls: Calls, who: str, happened: bool
+) -> None:
+    made = begun(calls, undo=None)
+    for answered in (True, False):
+        part = ledger.begin(draft(within=made.id), "gw_1")
+        if answered:
+            ledger.answer(part.id, Outcome(200, [], b"", True))
+    alone = ledger.begin(draft(), "gw_1")
+    ledger.bury("gw_1")
+    calls.bury("call_1")
+    assert states(ledger) == ["in_doubt", "done", "in_doubt", "in_doubt"]
+    if who == "a person":
+        ledger.resolve(made.id, done=happened, by="ada")
+    elif happened:
+        calls.confirm(made.id, PACK.encode("receipt"), "find() says so")
+    else:
+        calls.deny(made.id, "find() says so")
+    found = "done" if happened else "not_done"
+    assert states(ledger) == [found, "done", found, "in_doubt"]
+    assert ledger.get(alone.id).effect.reason != ledger.get(made.id).effect.reason
+    outcome = ledger.get(made.id).outcome
+    assert (outcome is not None) == (happened and who == "verify")
+
+
+def test_a_call_of_which_a_request_is_on_its_way_has_not_failed_to_happen_yet(
+    ledger: Ledger, calls: Calls
+) -> None:
+    made = begun(calls, undo=None)
+    part = ledger.begin(draft(within=made.id), "gw_1")
+    calls.lost(made.id, "it ran out of time")
+    assert not calls.deny(made.id, "find() says so")
+    with pytest.raises(WrongState, match="is still on its way"):
+        ledger.resolve(made.id, done=False, by="ada")
+    assert states(ledger) == ["in_doubt", "sending"]
+    ledger.answer(part.id, Outcome(503, [], b"", True))
+    assert calls.deny(made.id, "find() says so")
+    assert states(ledger) == ["not_done", "done"]
+
+
+@pytest.mark.parametrize("end", ["lose", "bury"])
+@pytest.mark.parametrize("found_out", [True, False])
+def test_what_is_lost_after_its_call_was_found_out_is_what_that_is(
+    ledger: Ledger, calls: Calls, end: str, found_out: bool
+) -> None:
+    made = begun(calls, undo=None)
+    part = ledger.begin(draft(within=made.id), "gw_1")
+    if found_out:
+        calls.lost(made.id, "it ran out of time")
+        calls.confirm(made.id, None, "find() says so")
+    else:
+        calls.returned(made.id, PACK.encode("what the program made of no answer"))
+    if end == "lose":
+        assert ledger.lose(part.id, "no answer")
+    else:
+        ledger.bury("gw_1")
+    assert states(ledger) == ["done", "done" if found_out else "in_doubt"]

@@ -12,7 +12,20 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, delete, insert, or_, select, update
 
-from kibo.effects.ledger import LONG, OWE, SHORT, VOID, effect_of, exact_of, fate, insert_effect, is_any, step
+from kibo.effects.ledger import (
+    LONG,
+    OWE,
+    SHORT,
+    VOID,
+    effect_of,
+    exact_of,
+    fate,
+    find_out,
+    insert_effect,
+    is_any,
+    on_its_way,
+    step,
+)
 from kibo.effects.lifecycle import SENT
 from kibo.effects.records import Draft, Effect, Exact, key_digest
 from kibo.model.errors import BranchClosed
@@ -82,8 +95,7 @@ _DROP: Final = step("drop", **_ENDED)
 _RETURN: Final = step("answer", ended=bindparam("now"), **_ANSWER)
 _RAISE: Final = step("raise", **_ENDED)
 _LOSE: Final = step("lose", **_ENDED)
-_CONFIRM: Final = step("confirm", **_ENDED, **_ANSWER)
-_DENY: Final = step("deny", **_ENDED)
+_RESULT: Final = Prepared(update(effects).where(effects.c.id == bindparam("effect")).values(**_ANSWER))
 _UNDO: Final = step("undo", gateway=bindparam("owner"))
 _UNDONE: Final = step("undone", **_ENDED)
 _STICK: Final = step("stick", reason=bindparam("why"))
@@ -176,13 +188,23 @@ class Calls:
         self._store.write(lambda tx: _lose(tx, effect, why))
 
     def confirm(self, effect: str, result: bytes | None, why: str) -> None:
-        """Records that a call in doubt has happened, and what it was to return, if that is known."""
-        values = {"answer_body": result, "answer_whole": None if result is None else 1}
-        self._run(_CONFIRM, effect=effect, why=why, now=time.time(), **values)
+        """Records that a call in doubt has happened, with what it asked for, and what it was to return, if known."""
 
-    def deny(self, effect: str, why: str) -> None:
-        """Records that a call in doubt has not happened."""
-        self._run(_DENY, effect=effect, why=why, now=time.time())
+        def work(tx: Transaction) -> None:
+            if find_out(tx, effect, "confirm", why) and result is not None:
+                tx.run(_RESULT, effect=effect, answer_body=result, answer_whole=1)
+
+        self._store.write(work)
+
+    def deny(self, effect: str, why: str) -> bool:
+        """Records that a call in doubt has not happened, nor what it asked for last.
+
+        Returns:
+            Whether it is so: by a request that is still on its way it may happen yet.
+        """
+        return self._store.write(
+            lambda tx: on_its_way(tx, effect) is None and find_out(tx, effect, "deny", why)
+        )
 
     # -- undoing
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 from sqlalchemy import bindparam, insert, or_, select, update
@@ -210,6 +210,27 @@ _STEPS: Final[dict[Event | CallEvent, Prepared]] = {
     "replay": step("replay", **_OUTCOME),
     "settle": step("settle", **_ENDED),
 }
+#: What is found out about a call is found out about what it was asking for when it was lost.
+_OF_CALL: Final[dict[Event, Prepared]] = {
+    event: Prepared(
+        update(effects)
+        .where(effects.c.within == bindparam("effect"), is_any(before(event)))
+        .values(state=reached(event), **_ENDED)
+    )
+    for event in ("confirm", "deny")
+}
+_ON_ITS_WAY: Final = Prepared(
+    select(effects.c.id)
+    .where(effects.c.within == bindparam("effect"), is_any(("released", "sending")))
+    .limit(1)
+)
+_LOST_PARTS: Final = Prepared(
+    select(effects.c.id, effects.c.within).where(
+        effects.c.gateway == bindparam("gateway"),
+        effects.c.state == "in_doubt",
+        effects.c.within.is_not(None),
+    )
+)
 VOID: Final = step("void", **_ENDED)
 _FORGET: Final = step("forget", **_ENDED)
 #: A call that is to be undone: its branch has come to nothing.
@@ -320,6 +341,36 @@ def fate(tx: Transaction, branch: str) -> tuple[str, State]:
             return at, "held"
         at = parent
     return at, "held"  # it is being forked at this moment: nobody can have ended it yet
+
+
+def find_out(tx: Transaction, effect: str, event: Literal["confirm", "deny"], why: str) -> bool:
+    """Records what was found out about one in doubt, and of a call about its requests in doubt.
+
+    Returns:
+        Whether it was in doubt.
+    """
+    values = {"effect": effect, "why": why, "now": time.time()}
+    if not tx.run(_STEPS[event], **values):
+        return False
+    tx.run(_OF_CALL[event], **values)
+    return True
+
+
+def on_its_way(tx: Transaction, call: str) -> str | None:
+    """Returns a request of a call that may reach its server yet; None where there is none. Before that has an outcome,
+    nobody can say that the call has not happened.
+    """
+    row = tx.row(_ON_ITS_WAY, effect=call)
+    return None if row is None else row[0]
+
+
+def _follow(tx: Transaction, part: str, call: str) -> None:
+    """Has a request that is lost be what was found out meanwhile about the call that it is part of."""
+    row = tx.row(_NAMED, id=call)
+    found = None if row is None else effect_of(row)
+    # One that was answered has nothing that needs a reason: it was not found out.
+    if found is not None and found.state == "done" and found.reason:
+        tx.run(_STEPS["confirm"], effect=part, why=found.reason, now=time.time())
 
 
 def _repeats(tx: Transaction, scope: str, key: str | None) -> bool:
@@ -440,7 +491,17 @@ class Ledger:
 
     def lose(self, effect: str, why: str) -> bool:
         """Records that it is not known whether one has happened."""
-        return self._move(effect, "lose", why)
+
+        def work(tx: Transaction) -> bool:
+            if not tx.run(_STEPS["lose"], effect=effect, why=why, now=time.time()):
+                return False
+            row = tx.row(_NAMED, id=effect)
+            if row is not None and (call := effect_of(row).within) is not None:
+                _follow(tx, effect, call)
+            return True
+
+        crash.point("effect.before_lose")
+        return self._store.write(work)
 
     def drop(self, effect: str, why: str) -> bool:
         """Records that one that waits is wanted no more. Returns whether it waited."""
@@ -481,6 +542,8 @@ class Ledger:
             tx.run(_DROP_OF_DEAD, old=gateway, why="the gateway that held it ended", now=now)
             why = "the gateway that sent it ended before there was an answer"
             tx.run(_LOSE_OF_DEAD, old=gateway, why=why, now=now)
+            for part, call in tx.rows(_LOST_PARTS, gateway=gateway):
+                _follow(tx, part, call)
             why = "the gateway that replayed it ended"
             for each in (_DROP_OF_DEAD, _FAIL_OF_DEAD):
                 tx.run(each, old=_player(gateway), why=why, now=now)
@@ -535,7 +598,7 @@ class Ledger:
         )
 
     def resolve(self, ref: str, *, done: bool, by: str) -> Effect:
-        """Records what somebody has found out about an effect in doubt.
+        """Records what somebody has found out about an effect in doubt, of a call about its requests in doubt as well.
 
         Args:
             ref: See `get`.
@@ -544,14 +607,20 @@ class Ledger:
 
         Raises:
             EffectUnknown: See `get`.
-            WrongState: It is not in doubt.
+            WrongState: It is not in doubt; or it is said not to have happened, and a request of it is still on its way.
         """
         found = self.get(ref).effect
-        event: Event = "confirm" if done else "deny"
+        event: Literal["confirm", "deny"] = "confirm" if done else "deny"
         why = f"{by} found that it has{'' if done else ' not'} happened"
 
-        def work(tx: Transaction) -> int:
-            moved = tx.run(_STEPS[event], effect=found.id, why=why, now=time.time())
+        def work(tx: Transaction) -> bool:
+            if not done and (part := on_its_way(tx, found.id)) is not None:
+                raise WrongState(
+                    f"a request of {found.id}, {part}, is still on its way",
+                    hint="It has an outcome once its server has answered, or its gateway has ended: say it then.",
+                    details={"effect": found.id, "request": part},
+                )
+            moved = find_out(tx, found.id, event, why)
             if moved and done and found.undo and fate(tx, found.branch)[1] == "dropped":
                 tx.run(OWE, effect=found.id, why=f"{why}, and its branch is aborted")
             return moved

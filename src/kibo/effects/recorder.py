@@ -11,6 +11,7 @@ import msgspec
 
 from kibo.effects import presence
 from kibo.effects.calls import Calls, Found
+from kibo.effects.ledger import Ledger
 from kibo.effects.records import PACK, Called, Draft, key_digest
 from kibo.model.calls import Begun, Call
 from kibo.model.ids import CallerId, EffectId
@@ -28,11 +29,13 @@ class Recorder:
     Args:
         store: The store that has the ledger.
         callers: The directory by which processes of a state directory that call recorded actions know each other.
+        gateways: The same for gateways.
     """
 
-    def __init__(self, store: Store, callers: Path) -> None:
+    def __init__(self, store: Store, callers: Path, gateways: Path) -> None:
         self.calls: Final = Calls(store)
-        self._callers = callers
+        self._ledger = Ledger(store)
+        self._callers, self._gateways = callers, gateways
         self._guard = threading.Lock()
         self._me = ""
         #: By what each call was made that is not undone yet: what made it can undo it, as long as it lives.
@@ -79,9 +82,9 @@ class Recorder:
         """See the port."""
         self.calls.confirm(effect, PACK.encode(result) if known else None, why)
 
-    def deny(self, effect: str, why: str) -> None:
+    def deny(self, effect: str, why: str) -> bool:
         """See the port."""
-        self.calls.deny(effect, why)
+        return self.calls.deny(effect, why)
 
     def maker_of(self, effect: str) -> Any:
         """Returns what made a call, where that lives; else None."""
@@ -102,7 +105,8 @@ class Recorder:
             return self._me
 
     def bury_dead(self) -> None:
-        """Settles what processes have left that have ended."""
+        """Settles what processes have left that have ended: gateways first, whose requests are parts of calls."""
+        presence.bury_dead(self._ledger, self._gateways, None)
         for caller in presence.known(self._callers):
             with presence.buried(self._callers, caller) as dead:
                 if dead:

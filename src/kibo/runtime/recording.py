@@ -45,8 +45,8 @@ class Recorder(Protocol):
     def confirm(self, effect: str, result: Any, why: str, *, known: bool) -> None:
         """Records that one in doubt has happened, and what it was to return where that is known."""
 
-    def deny(self, effect: str, why: str) -> None:
-        """Records that one in doubt has not happened."""
+    def deny(self, effect: str, why: str) -> bool:
+        """Records that one in doubt has not happened. Returns whether it is so: a request of it may be on its way."""
 
     def maker_of(self, effect: str) -> Any:
         """Returns what made a call, where that lives; else None."""
@@ -118,8 +118,8 @@ async def _verified(
     if found is None:
         return begun
     if found is False:
-        await talk.waiting.aside(lambda: recorder.deny(begun.effect, why))
-        return begun._replace(state="new")
+        denied = await talk.waiting.aside(lambda: recorder.deny(begun.effect, why))
+        return begun._replace(state="new" if denied else "going")
     known = found is not True
     await talk.waiting.aside(lambda: recorder.confirm(begun.effect, found, why, known=known))
     return Begun(begun.effect, "done", found if known else None, True)
@@ -219,8 +219,8 @@ def _repeated(spec: ActionSpec, key: str | None, begun: Begun) -> Any:
         )
     if begun.state == "going":
         raise StateLocked(
-            f"{what} is being called elsewhere, as {effect}",
-            hint="Call again when that has returned: its result is what this returns.",
+            f"{what} is being called elsewhere, as {effect}, or a request of it is still on its way",
+            hint="Call again when that has come to an end: its result is what this returns.",
             details=details,
         )
     if begun.state == "in_doubt":

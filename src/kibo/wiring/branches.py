@@ -24,7 +24,6 @@ from kibo.branch.watching import DiskWatch
 from kibo.effects.approvals import person
 from kibo.effects.bells import ringing
 from kibo.effects.ledger import Ledger
-from kibo.effects.presence import bury_dead
 from kibo.effects.recorder import Recorder
 from kibo.effects.records import Effect
 from kibo.model.errors import HostUnsupported
@@ -57,8 +56,7 @@ class Records:
         self.ledger = Ledger(self.store)
         self._gateways = home / "gateways"
         # What a gateway left that was killed is told as it is, before anybody asks; the next gateway sends.
-        bury_dead(self.ledger, self._gateways, None)
-        self.recorder = Recorder(self.store, home / "callers")
+        self.recorder = Recorder(self.store, home / "callers", self._gateways)
         _end_applies(home)
         sweep(home, self.history)
         self.owner = Owner(home)
