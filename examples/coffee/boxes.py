@@ -200,6 +200,11 @@ class Account(Box):
             self.browser.visit(self.shop + path)
 
 
+def purchase(note: str) -> str:
+    """Names what is bought once, by what stands on the cup; without a note every coffee is another."""
+    return note or secrets.token_hex(8)
+
+
 class Coffee(Box):
     """Order coffee. Prices may rise while you are at the checkout; small rises are accepted."""
 
@@ -211,16 +216,16 @@ class Coffee(Box):
     )
     card: str = "4242 4242 4242 4242"
 
-    @action(effect="irreversible", timeout_s=ORDER_S)
-    def buy_coffee(self, kind: str, size: str = "small") -> Receipt:
-        """Buy one coffee and return the receipt.
+    @action(effect="irreversible", key=purchase, verify="find_order", timeout_s=ORDER_S)
+    def buy_coffee(self, kind: str, size: str = "small", note: str = "") -> Receipt:
+        """Buy one coffee and return the receipt. With a note, it is bought once, however often it is asked for.
 
         Args:
             kind: As on the menu, such as "latte" or "flat-white".
             size: "small", "medium" or "large".
+            note: What to write on the cup, and so in the order history: it tells this purchase from every other.
         """
-        # Written on the cup, and so in the order history: it tells this purchase from every other.
-        note = f"{self.account.customer} {secrets.token_hex(3)}"
+        note = note or f"{self.account.customer} {secrets.token_hex(3)}"
         limit: int | None = None
         for _ in range(TRIES):
             self._fill_basket(kind, size)
@@ -286,18 +291,23 @@ class Coffee(Box):
     def find_order(self, note: str) -> Receipt | None:
         """Look in the order history for the order with this on its cup, and return its receipt if it is there.
 
+        That it is not there proves nothing: it may still be on its way.
+
         Raises:
             OutcomeUnknown: The history cannot be read.
         """
         from playwright.sync_api import Error
 
+        if not note:
+            return None
         try:
             self.account.visit("/orders")
         except (Error, ShopError) as error:
             raise OutcomeUnknown(
                 f"paid for {note!r}, and the shop does not say whether it was charged"
             ) from error
-        row = self.browser.page.locator(".orders tr").filter(has_text=note)
+        page = self.browser.page
+        row = page.locator(".orders tr").filter(has=page.get_by_text(note, exact=True))
         if row.count() == 0:
             return None
         self.account.visit(str(row.get_by_role("link").get_attribute("href")))
@@ -321,10 +331,10 @@ class Coffee(Box):
 class OatCoffee(Coffee):
     """Order coffee with oat milk. Only the latte comes with it."""
 
-    @action(effect="irreversible", timeout_s=ORDER_S)
-    def buy_coffee(self, kind: str = "latte", size: str = "small") -> Receipt:
+    @action(effect="irreversible", key=purchase, verify="find_order", timeout_s=ORDER_S)
+    def buy_coffee(self, kind: str = "latte", size: str = "small", note: str = "") -> Receipt:
         """Buy one coffee with oat milk and return the receipt."""
-        return super().buy_coffee(f"oat-{kind}", size)
+        return super().buy_coffee(f"oat-{kind}", size, note)
 
 
 #: By their names, as a program is told which one this host can have.

@@ -134,23 +134,22 @@ def race_for_the_cheapest(browser: Browser, shop: str) -> Receipt:
 
 
 def be_killed(browser: Browser, shop: str, charged: Callable[[], bool]) -> list[Receipt]:
-    """Has another program pay, kills it once the shop has charged, and finds out what it has left."""
-    known = {effect["id"] for effect in killed.in_doubt()}
-    began = time.monotonic()
+    """Has another program pay, kills it once the shop has charged, and does what it did again."""
+    kind, note = type(browser).__name__, f"ada {secrets.token_hex(3)}"
+    known, began = killed.in_doubt(), time.monotonic()
     told("killing", "another program buys a latte, and is killed between the charge and its record")
-    killed.kill_after_the_charge(type(browser).__name__, shop, charged)
-    told("killed", "kill -9, of the program and its gateway", since(began))
-    found = []
-    with (browser + customer_of(shop) + Coffee()).spawn() as box:
-        for effect in killed.in_doubt():
-            if effect["id"] not in known:
-                told("in doubt", f"{effect['method']} {effect['url']}, {effect['reason']}")
-                receipt = killed.settle(effect["id"], box)
-                if receipt is not None:
-                    found.append(receipt)
-                outcome = "no order" if receipt is None else f"order {receipt.order}"
-                told("found out", f"the order history has {outcome}: it is not paid again")
-    return found
+    killed.kill_after_the_charge(kind, shop, note, charged)
+    told("killed", "kill -9, of the program; its gateway ends with it", since(began))
+    for effect, said in killed.in_doubt().items():
+        if effect not in known:
+            told("in doubt", said)
+    told("again", f"the same call: is there an order with {note!r} on its cup?")
+    receipt = killed.buy(kind, shop, note)
+    if left := killed.in_doubt().keys() - known:
+        told("in doubt", f"[red]still: {', '.join(left)}[/]")
+        return []
+    told("found out", f"the order history has order {receipt.order}: it is not paid again")
+    return [receipt]
 
 
 def choose_browser() -> Browser:

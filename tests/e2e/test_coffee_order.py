@@ -202,5 +202,6 @@ def test_the_demo_runs_and_leaves_a_picture_and_nothing_else(tmp_path: Path) -> 
     # One coffee; then one of three that raced to the payment; then one whose program was killed after the charge.
     assert done.stdout.count("one order, the one on the receipt") == 3
     assert done.stdout.count("stopped: its payment was never sent") == 2
+    assert "in doubt             CALL Coffee.buy_coffee, " in done.stdout
     assert "the order history has order 1: it is not paid again" in done.stdout
     assert (tmp_path / "receipt.png").read_bytes().startswith(b"\x89PNG")
