@@ -530,6 +530,27 @@ def test_a_packed_answer_that_cannot_be_looked_into_is_passed_on_and_not_recorde
     replay.drop()
 
 
+def test_a_host_that_may_know_a_secret_is_asked_for_no_coding_that_cannot_be_unpacked(place: Place) -> None:
+    place.site.answers = lambda head, body: ok(
+        gzip.compress(b"gzip, say", mtime=0), b"content-encoding: gzip\r\nvary: accept-encoding"
+    )
+    asked = (
+        ask("GET", "/", b"", "Accept-Encoding: gzip;q=0.5, br, ZSTD,*"),
+        ask("GET", "/", b"", "Accept-Encoding: br"),
+    )
+    tape = place.record()
+    for each in asked:
+        place.box(tape, secrets=[TOKEN]).send(each)
+    place.box(tape).send(asked[0])
+    tape.close()
+    accepted = [head.partition(b"accept-encoding: ")[2].partition(b"\r\n")[0] for head in place.site.requests]
+    assert accepted == [b"gzip;q=0.5, ZSTD", b"identity", b"gzip;q=0.5, br, ZSTD,*"]
+    replay = place.replay()
+    for each in asked:
+        assert page(place.box(replay, secrets=[TOKEN]).send(each)) == b"gzip, say"
+    replay.close()
+
+
 def test_packed_answers_to_a_box_without_secrets_stay_as_they_are(place: Place) -> None:
     place.site.answers = lambda head, body: ok(b"brotli, say", b"content-encoding: br")
     tape = place.record()

@@ -20,6 +20,7 @@ import pytest
 
 import leftovers
 from patience import eventually
+from running_till import running_till
 
 BOXES = Path(__file__).parents[1] / "cli_boxes.py"
 KIBO = [sys.executable, "-m", "kibo.cli"]
@@ -102,6 +103,34 @@ def test_help_imports_no_library(cli: Cli) -> None:
         "sys.exit(any(name in sys.modules for name in ('cyclopts', 'rich', 'pydantic', 'anyio', 'kibo.wiring')))"
     )
     subprocess.run([sys.executable, "-c", program], env=cli.variables, check=True, stdout=subprocess.DEVNULL)
+
+
+LOOKER = """
+from urllib.request import urlopen
+from kibo import Allow, Box, action
+
+class Looker(Box):
+    egress = [Allow("shop.example", to={address!r})]
+
+    @action
+    def look(self, path: str) -> str:
+        with urlopen("http://shop.example" + path) as answer:
+            return answer.read().decode()
+"""
+
+
+def test_run_records_what_a_box_is_answered_and_replays_it(cli: Cli) -> None:
+    with running_till() as shop:
+        (cli.work / "looker.py").write_text(LOOKER.format(address=shop.address))
+        look = ("run", "looker.py:Looker", "look")
+        assert cli(*look, "/price", "--record", "prices").stdout == "looked\n"
+    cli("recordings", "export", "prices", "prices.recording")
+    assert cli(*look, "/price", "--replay", "prices").stdout == "looked\n"
+    assert cli.json(*look, "/price", "--replay", "./prices.recording")["result"] == "looked"
+    assert (
+        "has no answer to GET http://shop.example/other"
+        in cli(*look, "/other", "--replay", "prices", status=1).stderr
+    )
 
 
 def test_run_prints_the_result_and_what_the_action_printed(cli: Cli) -> None:

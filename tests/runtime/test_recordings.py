@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import kibo
 from inn_boxes import Inn
 from kibo import Allow, Secret, aio, wiring
 from kibo.effects.recordings import Recordings
-from kibo.model.errors import ActionRaised, InvalidInput, RecordingUnknown, RequestUnknown
+from kibo.model.errors import ActionRaised, InvalidInput, RecordingUnknown, RequestUnknown, SnapshotUnknown
 from patience import eventually
 from recorded_boxes import Watcher
 from running_till import Till
@@ -64,11 +65,11 @@ def test_a_branch_is_replayed_with_its_launch_its_payments_and_its_forks_and_the
             box = main.spawn(watcher())
             said = [*box.saw(), box.pay("/root")]
             forks = main.fork(3)
-            paying = [calls.submit(fork[box].pay, f"/pay/{number}") for number, fork in enumerate(forks)]
+            committing = [calls.submit(fork[box].pay, f"/pay/{number}") for number, fork in enumerate(forks)]
             eventually(lambda: all(fork.waits_at_boundary() for fork in forks))
             done = forks[1].commit()
-            said.append(paying[1].result(20))
-            for each in (paying[0], paying[2]):
+            said.append(committing[1].result(20))
+            for each in (committing[0], committing[2]):
                 assert each.exception(20) is not None
             assert main.unrecorded() == []
             states = [each.state for each in main.effects()]
@@ -166,10 +167,10 @@ def test_a_fork_whose_payment_was_not_recorded_fails_when_it_is_committed(
     with pytest.raises(RequestUnknown), kibo.branch(replay="unpaid") as main:
         box = main.spawn(watcher())
         (fork,) = main.fork()
-        paying = calls.submit(fork[box].pay)
+        committing = calls.submit(fork[box].pay)
         eventually(fork.waits_at_boundary)
         assert [each.state for each in fork.commit().effects] == ["failed"]
-        assert "599" in str(paying.exception(20))
+        assert "599" in str(committing.exception(20))
     assert shop.paid == []
 
 
@@ -246,6 +247,44 @@ def test_curl_and_urllib_are_replayed_like_actions(watcher: type[Watcher], shop:
 
     assert play(record="programs") == play(replay="programs")
     assert shop.paid == ["/pay/curl"]
+
+
+def test_what_is_checked_out_is_recorded_until_its_block_ends_committed_or_not(
+    watcher: type[Watcher], shop: Till, nobody: Callable[[], None]
+) -> None:
+    with kibo.branch() as main:
+        main.spawn(watcher())
+        begun = main.snapshot().id
+
+    def play(committing: bool, **tape: Any) -> list[str]:
+        standing, _ = wiring.runtime().records().standing().checkout(begun)
+        with kibo.checkout(standing.id, watcher(), **tape) as branch:
+            (box,) = branch.instances.values()
+            seen = [*box.saw(), box.ask("/checked-out")]
+            if committing:
+                branch.commit()
+        return seen
+
+    async def play_aside(**tape: Any) -> str:
+        async with aio.checkout(begun, watcher(), **tape) as branch:
+            (box,) = branch.instances.values()
+            return str(await box.ask("/aside"))
+
+    seen = [play(committing, record=f"checked-out-{committing}") for committing in (True, False)]
+    aside = anyio.run(partial(play_aside, record="aside"))
+    assert recorded("checked-out-True") == recorded("checked-out-False")
+    assert recorded("aside")[-1:] == [b"/aside"]
+    nobody()
+    assert [play(committing, replay=f"checked-out-{committing}") for committing in (True, False)] == seen
+    assert anyio.run(partial(play_aside, replay="aside")) == aside
+    with pytest.raises(RequestUnknown), kibo.checkout(begun, watcher(), replay="aside") as branch:
+        (box,) = branch.instances.values()
+        with pytest.raises(ActionRaised):
+            box.ask("/other")
+    with pytest.raises(SnapshotUnknown):
+        kibo.checkout("snap_none", watcher(), record="kept")
+    assert "kept" not in names()
+    assert shop.paid == []
 
 
 def test_coroutines_record_and_replay(watcher: type[Watcher], shop: Till) -> None:

@@ -682,6 +682,7 @@ class RunningBranch:
             keep: Whether to record what it is, so that it can be looked at, applied and gone on from.
         """
         if self._ended:
+            await self._end_tape(keep=keep)  # of what was checked out, and committed
             return
         for child in list(self._children.values()):
             await child.abort()

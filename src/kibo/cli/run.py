@@ -25,6 +25,8 @@ def run(
     action: str,
     /,
     *arguments: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    record: str | None = None,
+    replay: str | None = None,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
     """Spawn a box, call one action, print its result, and destroy the box.
@@ -35,6 +37,8 @@ def run(
         box: Where the box is defined: module:Name, file.py:Name, or a sum of such.
         action: The action's name.
         arguments: name=value, plain values by position, or a JSON object or list.
+        record: Record what the box asks servers for, and is answered, under this name.
+        replay: The recording, by its name or its file, that answers in place of servers.
         common: Options of every command.
     """
     definition = load_box(box)
@@ -50,7 +54,7 @@ def run(
     spec.check_arguments(positional, named)
     with BuildDisplay() as display:
         begin = time.monotonic()
-        instance = runtime().spawn(definition, progress=display)
+        instance = runtime().spawn(definition, progress=display, record=record or False, replay=replay)
         spawned = time.monotonic()
     with instance:
         try:

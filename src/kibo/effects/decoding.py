@@ -105,6 +105,13 @@ _DECODERS: Final[dict[bytes, Callable[[], Decoder]]] = {
 }
 
 
+def unpackable(accepted: bytes) -> bytes:
+    """Returns what of an Accept-Encoding can be unpacked here."""
+    words = [word.strip() for word in accepted.split(b",")]
+    kept = [word for word in words if word.partition(b";")[0].strip().lower() in (*_DECODERS, b"identity")]
+    return b", ".join(kept) or b"identity"
+
+
 def decoder(codings: bytes) -> Decoder | None:
     """Makes what unpacks a body.
 

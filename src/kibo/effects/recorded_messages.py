@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
-from kibo.effects.decoding import CodingError, Decoder, decoder
+from kibo.effects.decoding import CodingError, Decoder, decoder, unpackable
 from kibo.effects.exchange import Fields, Request
 from kibo.effects.notations import Replacing, Table, replaced
 from kibo.effects.recording_file import Question
 
-__all__ = ["CodingError", "Form", "asked_question", "values"]
+__all__ = ["CodingError", "Form", "asked_question", "readable", "values"]
 
 _BOUNDARY: Final = re.compile(
     rb'(?i)^multipart/[^;]+;.*\bboundary="?([0-9A-Za-z\'()+_,./:=? -]{8,70}?)"?\s*(?:;|$)'
@@ -81,6 +82,19 @@ class Form:
 def values(fields: Fields, name: bytes) -> list[bytes]:
     """Lists the values of the fields of a name."""
     return [value for each, value in fields if each == name]
+
+
+def readable(request: Request) -> Request:
+    """Returns a request with what it accepts cut down to what can be unpacked, where its host may know a secret."""
+    if not request.secrets:
+        return request
+    return replace(
+        request,
+        fields=[
+            (name, unpackable(value) if name == b"accept-encoding" else value)
+            for name, value in request.fields
+        ],
+    )
 
 
 def asked_question(

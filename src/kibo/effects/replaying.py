@@ -12,7 +12,7 @@ from kibo.box.policy import Allow
 from kibo.effects.destinations import Refused, show
 from kibo.effects.exchange import Answer, Fields, Interim, Request
 from kibo.effects.matching import Matching, Unrecorded
-from kibo.effects.recorded_messages import CodingError, Form, asked_question
+from kibo.effects.recorded_messages import CodingError, Form, asked_question, readable
 from kibo.effects.recording_file import DIGEST_BYTES, Recorded, Reply, Stored
 from kibo.effects.records import write_url
 from kibo.effects.wires import CHUNK_BYTES, Plain
@@ -46,6 +46,7 @@ class Replay:
         Raises:
             Refused: It is not in the recording, or got a page of the gateway's own there too.
         """
+        request = readable(request)
         body, trailers = await self._body(request, interim)
         if request.upgrade:
             raise self._miss(request, "WebSockets are not recorded")

@@ -11,7 +11,7 @@ from kibo.effects.destinations import Refused
 from kibo.effects.exchange import Answer, Body, Fields, Interim, Request, Sender
 from kibo.effects.http_head import SecretValue
 from kibo.effects.notations import Table, replaced, table_of
-from kibo.effects.recorded_messages import CodingError, Form, asked_question, values
+from kibo.effects.recorded_messages import CodingError, Form, asked_question, readable, values
 from kibo.effects.recording_file import Question, Recorded, Refusal, Reply, is_bodiless
 from kibo.effects.recording_writer import Copy, RecordingWriter
 from kibo.effects.wires import Plain
@@ -261,7 +261,7 @@ class RecordingSender:
         self._sender.close()
 
     async def _recorded(self, request: Request, send: Callable[[Request], Awaitable[Answer]]) -> Answer:
-        asked = request
+        asked = request = readable(request)
         take = self._writer.begin(lambda number: Take(self._writer, number, asked, self._table))
         if take is None:
             return await send(request)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextlib import ExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +16,6 @@ from kibo.branch.running import RunningBranch
 from kibo.context.async_context import AsyncContext
 from kibo.effects.records import Effect
 from kibo.runtime.anyio_waiting import AnyioWaiting
-from kibo.runtime.egress import Tape
 from kibo.runtime.states import Progress, State, States
 from kibo.wiring import Runtime, approving, contexts, runtime
 from kibo.wiring.branches import taped
@@ -45,28 +45,30 @@ def branch(
     """
 
     async def begin() -> Branch:
-        home, waiting = runtime(), AnyioWaiting()
-        tape = await waiting.aside(lambda: taped(home, record, replay))
-        try:
-            family, _ = await _family(home, tape)
-            made = await waiting.aside(lambda: home.records().history.create(goal, name))
+        home = runtime()
+        async with _family(home, record, replay) as family:
+            made = await family.waiting.aside(lambda: home.records().history.create(goal, name))
             root: Branch = RunningBranch(family, made, None, {}).face
-        except BaseException:
-            if tape is not None:
-                tape.drop()
-            raise
-        return root
+            return root
 
     return Branching(begin)
 
 
-def checkout(ref: str, *boxes: Box, name: str = "") -> Branching:
+def checkout(
+    ref: str,
+    *boxes: Box,
+    name: str = "",
+    record: bool | str = False,
+    replay: str | os.PathLike[str] | None = None,
+) -> Branching:
     """Begins a branch at a snapshot, with fresh guests over its files; see `kibo.checkout`.
 
     Args:
         ref: A snapshot's id or label, the beginning of its id, or a branch's id for its newest.
         boxes: The definitions of its instances, in any order.
         name: What to call the branch.
+        record: Whether to record, or what to call the recording.
+        replay: The recording that answers in place of servers.
 
     Returns:
         What to await for the branch, or to enter with ``async with``. Cancelled, it leaves no instance, and the branch
@@ -75,13 +77,15 @@ def checkout(ref: str, *boxes: Box, name: str = "") -> Branching:
 
     async def begin() -> Branch:
         home = runtime()
-        family, waiting = await _family(home)
-        history = home.records().history
-        record = await waiting.aside(lambda: history.at(history.find_snapshot(ref).id, name, ref=ref))
-        running = RunningBranch(family, record, None, {})
-        await running.restore(boxes)
-        found: Branch = running.face
-        return found
+        async with _family(home, record, replay) as family:
+            history = home.records().history
+            made = await family.waiting.aside(
+                lambda: history.at(history.find_snapshot(ref).id, name, ref=ref)
+            )
+            running = RunningBranch(family, made, None, {})
+            await running.restore(boxes)
+            found: Branch = running.face
+            return found
 
     return Branching(begin)
 
@@ -105,8 +109,13 @@ async def deny(effect: str, *, why: str = "") -> Effect:
     return await AnyioWaiting().aside(lambda: approving.deny(effect, why=why))
 
 
-async def _family(home: Runtime, tape: Tape | None = None) -> tuple[Family, AnyioWaiting]:
-    waiting = AnyioWaiting()
+@asynccontextmanager
+async def _family(
+    home: Runtime, record: bool | str, replay: str | os.PathLike[str] | None
+) -> AsyncIterator[Family]:
+    """Makes what the branches of a tree share; its recording or replay is dropped where a block fails."""
+    waiting, taping = AnyioWaiting(), taped(home, record, replay)
+    tape = await waiting.aside(taping.__enter__)
 
     async def ensure(box: Box, progress: Progress | None) -> tuple[States, State]:
         states = await _states(home)
@@ -115,8 +124,9 @@ async def _family(home: Runtime, tape: Tape | None = None) -> tuple[Family, Anyi
     def make() -> Family:
         return home.records().family(waiting, ensure, Instance, Branch, home.egress, tape)
 
-    family = await waiting.aside(make)
-    return family, waiting
+    with ExitStack() as ending:
+        ending.push(taping)
+        yield await waiting.aside(make)
 
 
 class Branching:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -207,54 +207,69 @@ def branch(
         RecordingUnknown, RecordingInvalid: There is no recording to replay, or it is damaged.
     """
     home = runtime()
-    tape = taped(home, record, replay)
-    try:
+    with taped(home, record, replay) as tape:
         family = _family(home, tape)
         root: Branch = RunningBranch(family, home.records().history.create(goal, name), None, {}).face
+        return root
+
+
+@contextmanager
+def taped(home: Runtime, record: bool | str, replay: str | os.PathLike[str] | None) -> Iterator[Tape | None]:
+    """Begins a recording or a replay of a tree, which is dropped where a block fails; gives None where neither is asked
+    for.
+    """
+    tape = None
+    if record or replay is not None:
+        from kibo.wiring.tapes import begin  # late: few record
+
+        tape = begin(home, record, replay)
+    try:
+        yield tape
     except BaseException:
         if tape is not None:
             tape.drop()
         raise
-    return root
 
 
-def taped(home: Runtime, record: bool | str, replay: str | os.PathLike[str] | None) -> Tape | None:
-    """Begins a recording or a replay of a tree; None where neither is asked for."""
-    if not record and replay is None:
-        return None
-    from kibo.wiring.tapes import begin  # late: few record
-
-    return begin(home, record, replay)
-
-
-def checkout(ref: str, *boxes: Box, name: str = "") -> Branch:
+def checkout(
+    ref: str,
+    *boxes: Box,
+    name: str = "",
+    record: bool | str = False,
+    replay: str | os.PathLike[str] | None = None,
+) -> Branch:
     """Begins a branch at a snapshot, with fresh guests over its files.
 
     Args:
         ref: A snapshot's id or label, the beginning of its id, or a branch's id for its newest.
         boxes: The definitions of its instances, in any order.
         name: What to call the branch.
+        record: See `branch`.
+        replay: See `branch`.
 
     Returns:
         The branch. Use it as a context manager. It commits into the branch that was named, or that the
-        snapshot was made in, if that runs in this process, as any other fork of it does.
+        snapshot was made in, if that runs in this process, as any other fork of it does; one that is recorded or
+        replayed is a tree of its own, and commits only into what runs nowhere.
 
     Raises:
+        RecordingUnknown, RecordingInvalid: There is no recording to replay, or it is damaged.
         SnapshotUnknown: There is none such, or several; ``details["candidates"]`` names these.
         WrongState: Its files are gone.
         UnmetNeed: A definition is missing; ``details["labels"]`` says of what.
     """
     home = runtime()
-    history = home.records().history
-    record = history.at(history.find_snapshot(ref).id, name, ref=ref)
-    parent = home.records().running.get(record.parent or "")
-    if parent is not None and isinstance(parent.family.waiting, Blocking):
-        running = parent.adopt(record)
-    else:
-        running = RunningBranch(_family(home), record, None, {})
-    run(running.restore(boxes))
-    found: Branch = running.face
-    return found
+    with taped(home, record, replay) as tape:
+        history, living = home.records().history, home.records().running
+        made = history.at(history.find_snapshot(ref).id, name, ref=ref)
+        parent = living.get(made.parent or "") if tape is None else None
+        if parent is not None and isinstance(parent.family.waiting, Blocking):
+            running = parent.adopt(made)
+        else:
+            running = RunningBranch(_family(home, tape), made, None, {})
+        run(running.restore(boxes))
+        found: Branch = running.face
+        return found
 
 
 def _family(home: Runtime, tape: Tape | None = None) -> Family:
