@@ -853,3 +853,144 @@ def test_a_box_cannot_say_that_it_is_within_a_call_and_a_door_that_is_closed_is_
     asking = Asking(box, request("/pay", "X-Kibo-Within: eff_1"))
     here.await_states("held")
     asking.leave()
+
+
+# -- what is answered before it is sent
+
+
+@pytest.fixture
+def mailing(here: Installation) -> Installation:
+    """An installation whose shop sends mail, too, and nobody waits for that."""
+    here.rules = [
+        Allow("shop.example", to=here.shop.address),
+        Allow("shop.example", to=here.shop.address, methods=("POST",), paths=("/mail",), effect="bufferable"),
+    ]
+    return here
+
+
+def effect_of(answer: bytes) -> str:
+    assert answer.startswith(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n"), answer
+    return answer.partition(b"kibo-effect: ")[2].split(b"\r\n")[0].decode()
+
+
+def test_mail_of_a_fork_is_answered_at_once_sent_at_its_commit_once_and_in_order_and_never_of_another(
+    mailing: Installation,
+) -> None:
+    here = mailing
+    main = here.history.create()
+    one, two = here.history.fork(main.id, 2)
+    box = here.box(one, secrets=[Secret("PASSWORD", hosts=["shop.example"])])
+    secret = "kibo-secret-PASSWORD"
+    first = box.send(request("/mail", f"authorization: Bearer {secret}", body=b"to=ada"))
+    waiting = Asking(box, request("/pay"))
+    here.await_states("held", "held")
+    assert here.ledger.waiting(one.id) == {"inst_1"}
+    lost = here.box(two).send(request("/mail"))
+    assert here.ledger.waiting(two.id) == set(), "it waits for nothing"
+    box.send(request("/mail", body=b"to=bob"))
+    assert here.shop.requests == []
+    here.commit(one)
+    assert here.shop.paths == [b"/mail", b"/pay", b"/mail"]
+    assert f"Bearer {VALUE}".encode() in here.shop.requests[0]
+    assert effect_of(first).encode() in here.shop.requests[0], "as its key"
+    assert waiting.wait() == ANSWER
+    here.history.abort(two.id)
+    assert here.states() == ["done", "done", "dropped", "done"]
+    assert here.ledger.get(effect_of(lost)).effect.state == "dropped"
+    assert here.ledger.get(effect_of(first)).effect.status == 200
+
+
+def test_in_a_root_mail_is_sent_at_once_and_its_answer_is_the_servers(mailing: Installation) -> None:
+    assert mailing.box(mailing.history.create()).send(request("/mail")) == ANSWER
+    assert mailing.states() == ["done"]
+
+
+def test_mail_is_sent_by_another_gateway_with_the_values_that_that_one_has(mailing: Installation) -> None:
+    here = mailing
+    (fork,) = here.history.fork(here.history.create().id)
+    box = here.box(fork, secrets=[Secret("PASSWORD", hosts=["shop.example"])])
+    box.send(request("/mail", "authorization: kibo-secret-PASSWORD"))
+    here.gateway.stop(box.name)
+    here.restart()
+    assert here.states() == ["held"]
+    here.commit(fork)
+    assert here.states() == ["released"], "this one has no value"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PASSWORD", VALUE)
+        here.restart()
+        here.await_states("done")
+    assert VALUE.encode() in here.shop.requests[0]
+
+
+@pytest.mark.parametrize("dies", ["before", "after"])
+def test_what_was_accepted_outlives_its_gateway_and_is_sent_once_by_the_next(
+    mailing: Installation, dies: str
+) -> None:
+    here = mailing
+    here.restart("effect.buffered" if dies == "before" else "effect.released")
+    (fork,) = here.history.fork(here.history.create().id)
+    answer = here.box(fork).send(request("/mail"))
+    assert (answer == b"") == (dies == "before")
+    if dies == "before":
+        here.await_states("held")
+    here.history.commit(fork.id)
+    if dies == "after":
+        parent = here.history.get(fork.parent or "")
+        with here.gateway.settle(fork.id, Asker(parent.id, parent.tree)) as told:
+            told.settimeout(20)
+            told.recv(1)
+    for _ in range(2):
+        here.restart()
+        here.await_states("done")
+    assert here.shop.paths == [b"/mail"]
+
+
+def test_mail_of_a_fork_that_is_stale_is_sent_if_that_is_merged(mailing: Installation) -> None:
+    here = mailing
+    main = here.history.create()
+    one, two = here.history.fork(main.id, 2)
+    box = here.box(two)
+    box.send(request("/mail"))
+    paying = Asking(box, request("/pay"))
+    here.await_states("held", "held")
+    here.history.snapshot(one.id, {"moved": 1})
+    here.commit(one)
+    here.ledger.abandon(two.id, "its branch became stale")
+    assert here.states() == ["held", "dropped"]
+    ours, theirs = here.history.get(main.id).head, here.history.get(two.id).head
+    here.history.record_merge(two.id, {"both": 1}, (ours, theirs))
+    with here.gateway.settle(two.id, Asker(main.id, main.tree)) as told:
+        told.settimeout(20)
+        assert told.recv(1) == b""
+    assert here.states() == ["done", "dropped"]
+    paying.leave()
+
+
+def test_what_has_an_answer_to_wait_for_is_not_answered_before_it_is_sent(mailing: Installation) -> None:
+    here = mailing
+    address = here.shop.address
+    here.rules = [
+        Allow("shop.example", to=address, effect="bufferable", approve=True),
+        Allow("ws.example", to=address, effect="bufferable"),
+    ]
+    (fork,) = here.history.fork(here.history.create().id)
+    asking = Asking(here.box(fork), request("/approve"))
+    upgrade = request("/ws", "Connection: Upgrade", "Upgrade: websocket", body=b"", method="GET")
+    upgrading = Asking(here.box(fork), upgrade.replace(b"shop.example", b"ws.example"))
+    here.await_states("held", "held")
+    assert here.ledger.waiting(fork.id) == {"inst_1", "inst_2"}
+    assert {effect.effect for effect in here.effects()} == {"irreversible"}
+    here.history.abort(fork.id)
+    for each in (asking, upgrading):
+        each.leave()
+
+
+def test_mail_with_a_key_is_accepted_twice_and_sent_once(mailing: Installation) -> None:
+    here = mailing
+    (fork,) = here.history.fork(here.history.create().id)
+    box = here.box(fork)
+    for _ in range(2):
+        effect_of(box.send(request("/mail", "Idempotency-Key: welcome")))
+    here.commit(fork)
+    assert here.shop.paths == [b"/mail"]
+    assert sorted(here.states()) == ["done", "failed"]

@@ -158,6 +158,31 @@ def test_a_key_that_a_replay_used_is_not_used_up(watcher: type[Watcher], shop: T
     assert shop.paid == ["/pay"]
 
 
+def test_what_nobody_waits_for_is_sent_at_the_commit_recorded_and_replayed(shop: Till) -> None:
+    class Mailer(Watcher):
+        """Sends mail, and goes on."""
+
+        egress = [
+            Allow("shop.example", to=shop.address),
+            Allow("shop.example", to=shop.address, paths=("/mail/*",), effect="bufferable"),
+        ]
+
+    def play(**tape: Any) -> list[str]:
+        with kibo.branch(**tape) as main:
+            mailer = main.spawn(Mailer())
+            one, two = main.fork(2)
+            assert [each[mailer].pay(f"/mail/{number}") for number, each in enumerate((one, two))] == ["", ""]
+            assert not one.waits_at_boundary()
+            assert shop.paid == []
+            return [effect.state for effect in one.commit().effects]
+
+    assert play(record="mail") == ["done"]
+    assert shop.paid == ["/mail/0"]
+    shop.paid.clear()
+    assert play(replay="mail") == ["replayed"]
+    assert shop.paid == []
+
+
 def test_a_fork_whose_payment_was_not_recorded_fails_when_it_is_committed(
     watcher: type[Watcher], shop: Till, calls: ThreadPoolExecutor, nobody: Callable[[], None]
 ) -> None:

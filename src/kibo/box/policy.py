@@ -22,7 +22,8 @@ class Allow(Record):
         paths: Where on the host, as in ``("/v1/*",)``: ``*`` is any characters, and the query does not count. Anywhere,
             when empty. Paths that servers may read in more than one way are then refused.
         effect: What requests that it covers do to the world: one of `EFFECTS`. By default those whose method is safe
-            read, and all others are irreversible.
+            read, and all others are irreversible. In a fork, what is bufferable is answered 202 at once, and sent when
+            the fork is committed; the rest of what changes something waits.
         tcp: Whether anything may be spoken there, and not only HTTP: a database's protocol, say. The target needs a
             port. Programs in the box connect to the same name and port, or through SOCKS. Kibo then sees bytes and
             nothing else, as with `passthrough`.

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from kibo.effects.destinations import Refused
 from kibo.effects.exchange import Answer, Body, Fields, Interim, Request, Sender, filled, gather
 from kibo.effects.http_head import MAX_SECRET_BODY_BYTES
-from kibo.effects.outbox import Held, Outbox
+from kibo.effects.outbox import Held, Outbox, Way
 from kibo.effects.packed import PackedRule, PackedSecret
 from kibo.effects.records import PACK, Draft, Payload, key_digest
 from kibo.effects.repeating import repetition
@@ -34,6 +34,8 @@ class Boundary:
         self._upstream = upstream
         self._outbox = outbox
         self._window: Window | None = None
+        #: What sends for the box what nobody in it waits for.
+        self._way = Way(upstream)
 
     def enter(self, window: Window) -> None:
         """Notes that what the box asks for is part of a call, for as long as a window is open."""
@@ -106,6 +108,8 @@ class Boundary:
         *,
         waits: bool,
     ) -> Answer | Held:
+        if waits and draft.effect == "bufferable":
+            return await outbox.buffer(draft, request, self._way)
         if waits:
             return await outbox.hold(draft, request, self._upstream, interim)
         request = self._made(request, draft.body, rest)
@@ -143,9 +147,11 @@ class Boundary:
             request.upgrade,
             request.fillable,
         )
+        # What has an answer that somebody waits for is nothing that can be sent later.
+        answered = request.upgrade or request.approve_within_s is not None
         return Draft(
             EffectId.new(),
-            request.effect,
+            "irreversible" if request.effect == "bufferable" and answered else request.effect,
             asker.branch,
             self._instance,
             asker.scope or self._instance,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
-from sqlalchemy import bindparam, insert, or_, select, update
+from sqlalchemy import and_, bindparam, insert, not_, or_, select, update
 
 from kibo.effects import approvals
 from kibo.effects.lifecycle import OPEN, SENT, STANDING, CallEvent, Event, State, after, before, reached
@@ -106,9 +106,11 @@ _RIVALS: Final = Prepared(
     .order_by(effects.c.position)
     .with_for_update()
 )
+#: Those whose client has been answered already: who holds them waits for nothing, and may be gone.
+_BUFFERED: Final = effects.c["class"] == "bufferable"
 _HOLDERS: Final = Prepared(
     select(effects.c.instance)
-    .where(effects.c.branch == bindparam("branch"), effects.c.state == "held")
+    .where(effects.c.branch == bindparam("branch"), effects.c.state == "held", not_(_BUFFERED))
     .distinct()
 )
 _STANDING_IN: Final = Prepared(
@@ -155,6 +157,12 @@ _DROP: Final = Prepared(
     .where(effects.c.branch == bindparam("old"), is_any(before("drop")))
     .values(state=reached("drop"), reason=bindparam("why"), ended=bindparam("now"))
 )
+#: Those that somebody in a box has waited for.
+_DROP_WAITING: Final = Prepared(
+    update(effects)
+    .where(effects.c.branch == bindparam("old"), is_any(before("drop")), not_(_BUFFERED))
+    .values(state=reached("drop"), reason=bindparam("why"), ended=bindparam("now"))
+)
 _UNDO: Final = Prepared(
     update(effects)
     .where(effects.c.origin == bindparam("asked_in"), is_any(before("fail")))
@@ -167,21 +175,25 @@ _BACK: Final = Prepared(
 )
 _ADOPT: Final = Prepared(
     update(effects)
-    .where(effects.c.gateway == bindparam("old"), effects.c.state == "released")
+    .where(
+        effects.c.gateway == bindparam("old"),
+        or_(effects.c.state == "released", and_(effects.c.state == "held", _BUFFERED)),
+    )
     .values(gateway=bindparam("new"))
 )
 
 
-def _of_dead(event: Event) -> Prepared:
+def _of_dead(event: Event, *conditions: Any) -> Prepared:
     """One event of all that a dead gateway left in a state for that."""
     return Prepared(
         update(effects)
-        .where(effects.c.gateway == bindparam("old"), is_any(before(event)))
+        .where(effects.c.gateway == bindparam("old"), is_any(before(event)), *conditions)
         .values(state=reached(event), reason=bindparam("why"), ended=bindparam("now"))
     )
 
 
-_DROP_OF_DEAD: Final = _of_dead("drop")
+_DROP_OF_DEAD: Final = _of_dead("drop", not_(_BUFFERED))
+_DROP_REPLAYED: Final = _of_dead("drop")
 _LOSE_OF_DEAD: Final = _of_dead("lose")
 _FAIL_OF_DEAD: Final = _of_dead("fail")
 
@@ -288,7 +300,7 @@ def settle(
     return tuple(held)
 
 
-def drop(tx: Transaction, branch: str, why: str, *, fork: bool = True) -> None:
+def drop(tx: Transaction, branch: str, why: str, *, fork: bool = True, buffered: bool = True) -> None:
     """Gives up what stands in a branch that ends, in the transaction that ends it: what waits in it is dropped, calls
     that can be undone are to be, and those that can have changed nothing are forgotten.
 
@@ -297,11 +309,12 @@ def drop(tx: Transaction, branch: str, why: str, *, fork: bool = True) -> None:
         branch: The branch.
         why: Why it ends.
         fork: Whether it held what it asked for, so that calls of other classes have changed nothing.
+        buffered: Whether what nobody waits for is given up as well.
     """
     effects = standing(tx, branch)
     now = time.time()
     if any(each.state in before("drop") for each in effects):
-        tx.run(_DROP, old=branch, why=why, now=now)
+        tx.run(_DROP if buffered else _DROP_WAITING, old=branch, why=why, now=now)
     for each in effects:
         if each.undo and each.state == "done":
             tx.run(OWE, effect=each.id, why=why)
@@ -517,8 +530,8 @@ class Ledger:
         return self._store.write(lambda tx: approvals.expire(tx, gateway))
 
     def abandon(self, branch: str, why: str) -> None:
-        """Drops what a branch holds whose boxes were stopped."""
-        self._store.write(lambda tx: drop(tx, branch, why))
+        """Drops what a branch holds whose boxes were stopped, but for what nobody in them waits for."""
+        self._store.write(lambda tx: drop(tx, branch, why, buffered=False))
 
     def unsent(self, gateway: str) -> list[Unsent]:
         """Lists what waits for a gateway, in order. What is damaged stays there, the rest goes on."""
@@ -530,7 +543,7 @@ class Ledger:
 
     def bury(self, gateway: str, heir: str | None = None) -> None:
         """Settles what a dead gateway has left: what it held is dropped, since its clients have heard of its end; what
-        it was sending is in doubt; what it had still to send is left to its heir.
+        it was sending is in doubt; what it had still to send, or holds and nobody waits for, is left to its heir.
 
         Args:
             gateway: One that is known to be dead.
@@ -545,7 +558,7 @@ class Ledger:
             for part, call in tx.rows(_LOST_PARTS, gateway=gateway):
                 _follow(tx, part, call)
             why = "the gateway that replayed it ended"
-            for each in (_DROP_OF_DEAD, _FAIL_OF_DEAD):
+            for each in (_DROP_REPLAYED, _FAIL_OF_DEAD):
                 tx.run(each, old=_player(gateway), why=why, now=now)
             crash.point("effect.before_adopt")
             if heir is not None:

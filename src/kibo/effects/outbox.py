@@ -14,7 +14,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -29,6 +29,7 @@ from kibo.effects.exchange import Answer, ClientGoneError, Interim, Request, Sen
 from kibo.effects.http_head import SecretValue
 from kibo.effects.link import BAD_GATEWAY, IDLE_S
 from kibo.effects.notations import taken_out
+from kibo.effects.packed import SECRETS
 from kibo.effects.records import Draft, Effect, Exact, Fields, Outcome, Unsent, line_of
 from kibo.effects.repeating import repetition
 from kibo.effects.sending import Kept, is_small, keyed, replay, restored
@@ -45,6 +46,8 @@ T = TypeVar("T")
 AGAIN_S: Final = 0.5
 #: Of two gateways of one store, the other was faster.
 OVERTAKEN: Final = "it, or another request with its key, is sent by another gateway. It is not sent twice."
+#: By which an answer names the effect that it stands for until that is sent.
+EFFECT: Final = b"kibo-effect"
 #: Waits for the answer to a request that is held.
 Held = Callable[[], Awaitable[Answer]]
 
@@ -82,6 +85,25 @@ class Waiter:
     asks: bool
 
 
+@dataclass(eq=False)
+class Way:
+    """What sends for one box what no client waits for.
+
+    Attributes:
+        upstream: What its box sends by.
+        secrets: With their values, by their placeholders: those that were to go into such a request.
+    """
+
+    upstream: Sender
+    secrets: dict[str, SecretValue] = field(default_factory=dict)
+
+    def secrets_of(self, unsent: Unsent) -> list[SecretValue] | None:
+        """Returns those that may go into a request; None where one is not known here."""
+        found = [self.secrets.get(each.placeholder) for each in SECRETS.decode(unsent.secrets)]
+        known = [each for each in found if each is not None]
+        return known if len(known) == len(found) else None
+
+
 class Outbox:
     """What one gateway has still to send.
 
@@ -97,6 +119,8 @@ class Outbox:
         # Of its own, so that nobody who only reads waits for a disk.
         self._thread = ThreadPoolExecutor(1, "kibo-ledger")
         self._waiters: dict[str, Waiter] = {}
+        #: By instance, as long as its door is open.
+        self._ways: WeakValueDictionary[str, Way] = WeakValueDictionary()
         self._releasing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._alone: WeakValueDictionary[tuple[str, str, str], asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -295,6 +319,27 @@ class Outbox:
             raise
         return partial(self._wait, draft.id, waiter, request)
 
+    async def buffer(self, draft: Draft, request: Request, way: Way) -> Answer:
+        """Records a request that is sent once its branch is committed, whoever has gone by then.
+
+        Returns:
+            What its client gets now.
+
+        Raises:
+            Refused: It was dropped, or could not be recorded.
+        """
+        way.secrets |= {secret.placeholder: secret for secret in request.secrets}
+        self._ways[draft.instance] = way
+        made = await self.ask(lambda ledger: ledger.hold(draft, self._place.gateway))
+        crash.point("effect.buffered")
+        if made.state == "dropped":
+            raise _not_sent(made)
+        if made.state == "released":
+            self._background(self._release(line_of(made)))
+        return Answer(
+            202, b"Accepted", [(b"content-length", b"0"), (EFFECT, made.id.encode())], Whole(), _nothing
+        )
+
     async def _wait(self, effect: str, waiter: Waiter, request: Request) -> Answer:
         """Waits for the answer to a request that is held.
 
@@ -432,21 +477,28 @@ class Outbox:
     async def _send_released(self, unsent: Unsent, waiter: Waiter | None) -> Answer:
         crash.point("effect.released")
         exact = await self.insist(lambda ledger: ledger.get(unsent.id))
+        way = self._ways.get(exact.effect.instance)
+        upstream: Sender | None = None
+        secrets: list[SecretValue] | None = None
+        if waiter is not None:
+            upstream, secrets = waiter.upstream, waiter.secrets
+        elif way is not None and exact.effect.effect == "bufferable":
+            upstream, secrets = way.upstream, way.secrets_of(unsent)
+        interim = _unheard if waiter is None else waiter.interim
+        request = restored(exact, unsent, secrets)
         if unsent.replayed:
-            if waiter is None:
-                raise Refused(BAD_GATEWAY, "its client has gone, and a replay sends nothing.")
-            request = restored(exact, unsent, waiter.secrets)
-            answer, outcome = await replay(request, waiter.upstream, waiter.interim)
+            if upstream is None:
+                raise Refused(BAD_GATEWAY, "its box has gone, and a replay sends nothing.")
+            answer, outcome = await replay(request, upstream, interim)
             await self.insist(lambda ledger: ledger.replay(unsent.id, outcome))
             return answer
-        request = restored(exact, unsent, None if waiter is None else waiter.secrets)
-        upstream: Sender = Upstream(self._trust) if waiter is None else waiter.upstream
-        interim = _unheard if waiter is None else waiter.interim
         digest = exact.effect.digest if exact.effect.approve_within_s is None else exact.digest
         started = partial(self._started, unsent.id, digest)
-        answer = await self._send(unsent.id, request, upstream, interim, started)
-        if waiter is None:
-            answer.close = partial(_close_both, answer.close, upstream)
+        if upstream is not None:
+            return await self._send(unsent.id, request, upstream, interim, started)
+        own = Upstream(self._trust)
+        answer = await self._send(unsent.id, request, own, interim, started)
+        answer.close = partial(_close_both, answer.close, own)
         return answer
 
     async def _begun(self, draft: Draft) -> None:
@@ -537,6 +589,10 @@ async def _ready(answer: Answer) -> Answer:
 async def _close_both(close: Callable[[], Awaitable[None]], upstream: Sender) -> None:
     await close()
     upstream.close()
+
+
+async def _nothing() -> None:
+    """Nothing is open."""
 
 
 async def _unheard(status: int, fields: Fields) -> None:
