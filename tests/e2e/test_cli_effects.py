@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +18,7 @@ from kibo.effects.calls import Calls
 from kibo.effects.ledger import Ledger
 from kibo.effects.records import PACK, Effect, Outcome
 from kibo.store.database import Store
+from running_till import running_till
 
 
 @pytest.fixture
@@ -126,3 +130,70 @@ def test_gc_lets_effects_go_that_ended_long_ago_with_their_branches(
     history.abort(fork.id)
     assert cli.json("gc", "--effects", "0s", "--closed", "0s")["effects"] == 1
     assert [effect.id for effect in ledger.listed()] == [kept.id]
+
+
+GUEST = """
+from urllib.request import urlopen
+
+import kibo
+from kibo import Allow, Box, action
+
+
+def told(what: str) -> str:
+    with urlopen("http://inn.example" + what, b"guest=ada") as answer:
+        return answer.read().decode()
+
+
+class Guest(Box):
+    egress = [Allow("inn.example", to={address!r})]
+
+    @action(effect="reversible", compensate="free")
+    def take(self, room: str) -> str:
+        return told("/take/" + room)
+
+    @action
+    def free(self, room: str, result: str) -> None:
+        told("/free/" + room)
+        if room == "sticky":
+            raise ValueError("it sticks")
+
+
+def be_killed() -> None:
+    with kibo.branch() as main:
+        guest = main.spawn(Guest())
+        (fork,) = main.fork(names=["fork"])
+        for room in ("1", "sticky", "2"):
+            fork[guest].take(room)
+        fork.abort()
+"""
+
+
+def test_what_a_killed_program_left_is_undone_by_fresh_instances_the_newest_first_and_each_once(
+    cli: Cli,  # noqa: F811
+    home: Path,  # noqa: F811
+) -> None:
+    with running_till() as inn:
+        (cli.work / "guest.py").write_text(GUEST.format(address=inn.address))
+        program = [sys.executable, "-c", "import guest; guest.be_killed()"]
+        killed = {**cli.variables, "KIBO_CRASH_AT": "undo.owed"}
+        assert subprocess.run(program, cwd=cli.work, env=killed).returncode == -signal.SIGKILL
+        taken = ["/take/1", "/take/sticky", "/take/2"]
+        assert inn.paid == taken
+
+        killed["KIBO_CRASH_AT"] = "undo.called"
+        command = [sys.executable, "-m", "kibo.cli", "effects", "undo", "fork", "guest.py:Guest"]
+        assert subprocess.run(command, cwd=cli.work, env=killed).returncode == -signal.SIGKILL
+        assert inn.paid == [*taken, "/free/2"]
+
+        told = cli("effects", "undo", "fork", "guest.py:Guest", status=1).stdout.splitlines()
+        assert [line.partition(" is ")[2].partition(":")[0] for line in told] == ["not undone"] * 2 + [
+            "undone"
+        ]
+        assert told[0].endswith("it may be undone"), "and is not undone again"
+        assert "it sticks" in told[1]
+        assert inn.paid == [*taken, "/free/2", "/free/sticky", "/free/1"]
+
+        one = told[2].split()[0]
+        assert "nothing of" in cli("effects", "undo", one, "guest.py:Guest", status=75).stderr
+    missing = cli.json("effects", "undo", told[1].split()[0], status=65)
+    assert missing["error"]["details"]["labels"] == ["Guest"]

@@ -11,18 +11,15 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
 
-from kibo.box.actions import ActionSpec
-from kibo.box.marks import RESULT
 from kibo.branch.family import Family
 from kibo.branch.members import Member
 from kibo.branch.records import Undone
-from kibo.effects.recorder import unpacked
-from kibo.effects.records import PACK, Called, Exact
+from kibo.branch.undoing import Undoing
+from kibo.effects.records import Exact
 from kibo.model.errors import KiboError, WrongState
 from kibo.runtime.conversation import Conversation
 from kibo.runtime.instance import give_up
 from kibo.runtime.orders import UNWIND_S, Orders
-from kibo.runtime.recording import ask_verifier, call_compensator
 from kibo.store.crash import point as crash_point
 
 _log: Final = logging.getLogger(__name__)
@@ -96,8 +93,11 @@ class Ending:
                 await aside(lambda: calls.owe(self._branches, "its branch became stale"))
             crash_point("undo.owed")
             listed = await aside(lambda: calls.to_undo(self._branches))
+            undoing = Undoing(self._family, self._maker)
             for exact in listed:
-                await self._undo(exact)
+                # What was tried before has its reason, which stays.
+                if not exact.effect.reason.startswith(f"{exact.effect.undo}()"):
+                    await undoing.undo(exact)
         finally:
             self.kill_spared()
             await self.silence()
@@ -115,78 +115,12 @@ class Ending:
             member = self._spared.pop()
             self.kill(member.face, member.talk.ending)
 
-    async def _undo(self, exact: Exact) -> None:
-        recorder, aside, effect = self._family.recorder, self._family.waiting.aside, exact.effect
-        talk, spec = self._found(exact)
-        if effect.state == "not_undone" and effect.reason.startswith(f"{effect.undo}()"):
-            return  # it was tried before, and the reason stays
-        if effect.state == "in_doubt":
-            if not await self._has_happened(exact, talk, spec):
-                return
-            exact = await aside(lambda: self._family.ledger.get(effect.id))  # it may say what was returned
-        if not await aside(lambda: recorder.undo(effect.id)):
-            return  # another undoes it
-        why = "it was interrupted: it may be undone"
-        try:
-            crash_point("undo.claimed")
-            why = await self._called(exact, talk, spec)
-            crash_point("undo.called")
-        except KiboError as error:
-            why = error.message
-        finally:
-            undoes = f"{effect.undo}()"
-            if why:
-                await aside(lambda: recorder.calls.stick(effect.id, f"{undoes}: {why}"))
-            else:
-                await aside(lambda: recorder.calls.undone(effect.id, f"{undoes} has undone it"))
-
-    async def _called(self, exact: Exact, talk: Conversation | None, spec: ActionSpec | None) -> str:
-        """Calls what undoes a call. Returns why it could not; empty where it is undone."""
-        if talk is None or spec is None or spec.compensator is None:
-            return "the instance that could has ended"
-        outcome = exact.outcome
-        result = {RESULT: unpacked(outcome.body)} if outcome is not None and outcome.whole else {}
-        async with talk.having_turn():
-            await call_compensator(
-                self._family.egress, talk, exact.effect.id, spec.compensator, unpacked(exact.body), result
-            )
-        return ""
-
-    async def _has_happened(self, exact: Exact, talk: Conversation | None, spec: ActionSpec | None) -> bool:
-        """Asks of a call in doubt whether it has happened, and so is to be undone, where somebody can tell."""
-        if talk is None or spec is None or spec.verifier is None:
-            return False
-        verifier, effect, aside = spec.verifier, exact.effect.id, self._family.waiting.aside
-        calls = self._family.recorder.calls
-        try:
-            async with talk.having_turn():
-                found = await ask_verifier(talk, verifier, unpacked(exact.body), last=True)
-        except KiboError as error:
-            _log.warning(
-                "%s: %s() could not tell whether it has happened: %s", effect, verifier.name, error.message
-            )
-            return False
-        why = f"{verifier.name}() says so"
-        if found is False:
-            await aside(lambda: calls.deny(effect, why))
-        elif found is not None:
-            result = None if found is True else PACK.encode(found)
-            await aside(lambda: calls.confirm(effect, result, why))
-            await aside(lambda: calls.owed(effect, "its branch came to nothing"))
-            return True
-        return False
-
-    def _found(self, exact: Exact) -> tuple[Conversation | None, ActionSpec | None]:
-        """Finds what made a call, as it is now, and the action."""
+    def _maker(self, exact: Exact) -> Conversation | None:
+        """Finds what made a call, as it is now."""
         talk: Conversation | None = self._family.recorder.maker_of(exact.effect.id)
         while talk is not None and talk.successor is not None:
             talk = talk.successor
-        payload = exact.payload
-        if talk is None or talk.ended or not isinstance(payload, Called):
-            return None, None
-        actions = talk.plan.actions.values()
-        same = (each for each in actions if each.part == payload.part and each.label == payload.action)
-        return talk, next(same, None)
+        return talk
 
 
 async def stop_calls(talk: Conversation) -> None:

@@ -30,11 +30,12 @@ from kibo.branch.members import Member, described, turns, turns_or_boundary
 from kibo.branch.points import Points, refuse_running
 from kibo.branch.records import BranchRecord, Committed, SnapshotRecord, Status, Undone
 from kibo.branch.releasing import Releasing, asker_for
+from kibo.branch.undoing import Undoing
 from kibo.branch.worlds import InstanceWorld, World, to_json, world_of
 from kibo.context.context import Context, Place
 from kibo.context.writing import Writer
 from kibo.effects.matching import Unrecorded
-from kibo.effects.records import Effect
+from kibo.effects.records import Called, Effect, Exact
 from kibo.effects.sessions.content import Manifest
 from kibo.hub.board import Board
 from kibo.hub.mailboxes import Mailboxes
@@ -51,6 +52,7 @@ from kibo.model.errors import (
 from kibo.model.ids import BranchId
 from kibo.runtime import forking
 from kibo.runtime.callers import Tally
+from kibo.runtime.conversation import Conversation
 from kibo.runtime.forking import Live, Point
 from kibo.runtime.instance import adopt, conversation_of, spawned_of, was_destroyed
 from kibo.runtime.states import Progress, Spawned
@@ -491,6 +493,15 @@ class RunningBranch:
         return Context(Place(log, parent, Writer(log, parent, None, lambda: None)))
 
     # -- effects
+
+    async def undo(self, exact: Exact) -> None:
+        """Has an instance undo a call that one of its definition made elsewhere, and that is to be undone."""
+
+        def like(exact: Exact) -> Conversation | None:
+            box = exact.payload.box if isinstance(exact.payload, Called) else ""
+            return next((each.talk for each in self.members.values() if each.talk.plan.digest == box), None)
+
+        await self.family.waiting.whole(Undoing(self.family, like).undo(exact))
 
     async def effects(self) -> list[Effect]:
         """Lists what it has asked the outside world for; see `Branch.effects`."""

@@ -29,7 +29,7 @@ COMMANDS = {
         "snapshot export",
         "snapshot import",
     ),
-    "Effects": ("effects", "approve", "deny", "effects show", "effects resolve"),
+    "Effects": ("effects", "approve", "deny", "effects show", "effects resolve", "effects undo"),
     "Sessions": ("sessions", "sessions take", "sessions give", "sessions revoke"),
     "Recordings": (
         "recordings",

@@ -101,6 +101,10 @@ _UNDONE: Final = step("undone", **_ENDED)
 _STICK: Final = step("stick", reason=bindparam("why"))
 
 
+#: Ends the reason of a call of which nobody knows whether it is undone: it is not undone a second time.
+MAY_BE_UNDONE: Final = "it may be undone"
+
+
 class Found(NamedTuple):
     """A call whose key stands for one that was made before.
 
@@ -266,7 +270,7 @@ class Calls:
                     tx.run(
                         _STICK,
                         effect=effect.id,
-                        why="the process that undid it ended meanwhile: it may be undone",
+                        why=f"the process that undid it ended meanwhile: {MAY_BE_UNDONE}",
                     )
                 elif effect.branch and fate(tx, effect.branch)[1] == "held":
                     tx.run(OWE, effect=effect.id, why="the process ended in which its branch ran")
