@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
-revision = "0010"
-down_revision = "0009"
+revision = "0008"
+down_revision = "0007"
 
 #: Words are found through an index of FTS5's, which triggers keep: whoever deletes an entry need not know of it.
 _SQLITE = (
