@@ -87,7 +87,9 @@ def test_code_in_a_box_sends_mail_within_its_branch(main: Branch) -> None:
     assert reader.read() == [{"a": 1}]
     box.run("me.publish_event('bell')")
     eventually(lambda: listener.hearing() == ["bell"])
-    assert box.exec("""kibo-box call send --json '{"to": "reader", "body": "by a program"}'""").returncode == 0
+    assert (
+        box.exec("""kibo-box call send --json '{"to": "reader", "body": "by a program"}'""").returncode == 0
+    )
     eventually(lambda: reader.read() == [{"a": 1}, "by a program"])
     (fork,) = main.fork()
     fork[box].run("me.send_message('reader', 'in the fork')")
