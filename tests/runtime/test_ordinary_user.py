@@ -24,9 +24,12 @@ NEED_ROOT = {
 }
 #: They start database servers, whose programs want a user that has a name; and of the kernel they ask nothing.
 OF_STORES = {
+    "contract/test_context.py",
     "contract/test_effects_approvals.py",
     "contract/test_effects_calls.py",
     "contract/test_effects_ledger.py",
+    "contract/test_effects_retention.py",
+    "contract/test_mail.py",
     "contract/test_sessions.py",
     "contract/test_store.py",
     "contract/test_store_history.py",
