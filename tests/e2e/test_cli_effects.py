@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from e2e.test_cli import Cli, cli, home  # noqa: F401 - fixtures
+from e2e.test_cli import Cli, cli  # noqa: F401 - a fixture
 from effect_drafts import call, draft
 from kibo.branch.history import History
 from kibo.effects.calls import Calls
@@ -22,7 +23,14 @@ from running_till import running_till
 
 
 @pytest.fixture
-def ledger(home: Path) -> Iterator[Ledger]:  # noqa: F811
+def home() -> Iterator[Path]:
+    """A state directory for each test: it looks at all effects that there are."""
+    with tempfile.TemporaryDirectory(prefix="kibo-cli-") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def ledger(home: Path) -> Iterator[Ledger]:
     home.mkdir(exist_ok=True)
     with Store.open(f"sqlite:///{home}/history.db") as store:
         yield Ledger(store)
@@ -83,7 +91,7 @@ def test_effects_are_listed_shown_to_the_byte_and_resolved(cli: Cli, home: Path,
 
 def test_calls_are_shown_and_what_an_abort_leaves_to_undo_is_listed_and_resolved(
     cli: Cli,  # noqa: F811
-    home: Path,  # noqa: F811
+    home: Path,
     ledger: Ledger,
 ) -> None:
     history, calls = History(ledger._store), Calls(ledger._store)
@@ -113,7 +121,7 @@ def test_calls_are_shown_and_what_an_abort_leaves_to_undo_is_listed_and_resolved
 
 def test_gc_lets_effects_go_that_ended_long_ago_with_their_branches(
     cli: Cli,  # noqa: F811
-    home: Path,  # noqa: F811
+    home: Path,
     ledger: Ledger,
 ) -> None:
     history = History(ledger._store)
@@ -170,7 +178,7 @@ def be_killed() -> None:
 
 def test_what_a_killed_program_left_is_undone_by_fresh_instances_the_newest_first_and_each_once(
     cli: Cli,  # noqa: F811
-    home: Path,  # noqa: F811
+    home: Path,
 ) -> None:
     with running_till() as inn:
         (cli.work / "guest.py").write_text(GUEST.format(address=inn.address))
