@@ -33,6 +33,8 @@ OF_STORES = {
     "contract/test_sessions.py",
     "contract/test_store.py",
     "contract/test_store_history.py",
+    "fault/test_context_crashes.py",
+    "fault/test_effects_retention.py",
     "fault/test_history_crashes.py",
 }
 MODULES = [
