@@ -431,6 +431,28 @@ def test_any_snapshot_can_be_found_and_named(cli: Cli, left: Left) -> None:  # n
     refused(cli, "input.invalid", "snapshot", "label", older, "", status=65)
 
 
+def test_of_old_snapshots_the_files_can_go(cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+    body = """
+with kibo.branch(name=sys.argv[1]) as main:
+    desk = main.spawn(Desk())
+    for number in range(6):
+        desk.put("n", number)
+        main.snapshot("second" if number == 1 else "")
+"""
+    name = f"t{uuid.uuid4().hex[:8]}"
+    program(cli, body, name)
+    before = cli.json("snapshot", "list", name)
+    assert {each["state"] for each in before} == {"whole"}
+    cli.json("gc", "--snapshots", "2", "--dry-run")
+    assert cli.json("snapshot", "list", name) == before
+    cli("gc", "--snapshots", "2")
+    after = cli.json("snapshot", "list", name)
+    assert [each["id"] for each in after] == [each["id"] for each in before]
+    assert [each["state"] for each in after[:2]] == ["whole", "whole"]
+    assert {each["state"] for each in after[2:] if not each["labels"]} == {"thinned"}
+    assert [each["state"] for each in after if each["labels"]] == ["whole"]
+
+
 def test_a_damaged_file_is_refused_whole(cli: Cli, left: Left, tmp_path: Path) -> None:  # noqa: F811
     file, bad = tmp_path / "a.kibo", tmp_path / "bad.kibo"
     cli("snapshot", "export", left.a, str(file))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import databases
 from crash_points import history_points
 from kibo.branch.history import History
 from kibo.branch.reach import Retention
@@ -19,7 +21,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 
 #: Every step with the statement that takes it; `one` and `two` are forks of `main`, each with an entry.
 STEPS = {
-    "migrate": "Store.open(url + '.new')",
+    "migrate": "Store.open(new)",
     "create": "history.create(world={'deltas': ['new']})",
     "append": "history.log.extend(two, [('note', b'x'), ('note', b'y')])",
     "claim": "history.claim(two)",
@@ -46,7 +48,7 @@ from kibo.branch.history import History
 from kibo.branch.reach import Retention
 from kibo.branch.rows import Flushing
 from kibo.store.database import Store
-url, main, one, two, first = {arguments!r}
+url, main, one, two, first, new = {arguments!r}
 history = History(Store.open(url), Flushing("here", "boot-2"))
 def names(world): return world.get("deltas", ())
 def collect():
@@ -62,10 +64,11 @@ def test_every_point_belongs_to_a_step_that_is_tried():
     assert {point.partition(".")[0] for point in history_points()} == set(STEPS)
 
 
-def prepared(path: Path) -> tuple[str, ...]:
+def prepared(server: str) -> tuple[str, ...]:
     from kibo.branch.rows import Flushing
 
-    store = Store.open(f"sqlite:///{path}")
+    url = databases.new_database(server)
+    store = Store.open(url)
     history = History(store, Flushing("here", "boot-1"))
     main = history.create(world={"deltas": ["base"]})
     history.log.append(main.id, "note", b"base")
@@ -75,7 +78,7 @@ def prepared(path: Path) -> tuple[str, ...]:
     history.snapshot(one.id, {"deltas": ["one"]}, flushed=False)
     history.log.append(two.id, "note", b"two")
     store.close()
-    return f"sqlite:///{path}", main.id, one.id, two.id, first.id
+    return url, main.id, one.id, two.id, first.id, databases.new_database(server)
 
 
 def everything(url: str) -> dict[str, object]:
@@ -102,11 +105,20 @@ def run(arguments: tuple[str, ...], step: str, crash_at: str | None = None) -> i
     return done.returncode
 
 
+@pytest.fixture(
+    scope="module",
+    params=["sqlite", *(pytest.param(kind, marks=pytest.mark.soak) for kind in databases.KINDS[1:])],
+)
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    with databases.server(request.param) as url:
+        yield url
+
+
 @pytest.mark.parametrize("point", history_points())
-def test_a_step_killed_at_any_point_has_happened_entirely_or_not_at_all(point, tmp_path):
+def test_a_step_killed_at_any_point_has_happened_entirely_or_not_at_all(point, server):
     step = STEPS[point.partition(".")[0]]
     *setting_up, last = step.split("; ")
-    arguments = prepared(tmp_path / "history.db")
+    arguments = prepared(server)
     if setting_up:
         assert run(arguments, "; ".join(setting_up)) == 0
     before = everything(arguments[0])
@@ -121,7 +133,7 @@ def test_a_step_killed_at_any_point_has_happened_entirely_or_not_at_all(point, t
     assert run(arguments, last) == 0
     done = everything(arguments[0])
     if point.startswith("migrate."):
-        assert History(Store.open(arguments[0] + ".new")).roots() == []
+        assert History(Store.open(arguments[5])).roots() == []
     if point.startswith("collect."):
         assert done["positions"] == 2
         history = History(Store.open(arguments[0]))

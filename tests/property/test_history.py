@@ -10,8 +10,16 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
+import databases
 from kibo.branch.history import History
 from kibo.branch.reach import Retention
 from kibo.model.errors import BranchClosed, BranchStale, BranchUnknown, WrongState
@@ -39,11 +47,14 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.place = Path(tempfile.mkdtemp(prefix="kibo-model-"))
-        self.url = f"sqlite:///{self.place}/history.db"
+        self.url = self.new_url()
         self.store = Store.open(self.url)
         self.history = History(self.store)
         self.model: dict[str, Model] = {}
         self.count = 0
+
+    def new_url(self) -> str:
+        return f"sqlite:///{self.place}/history.db"
 
     def teardown(self) -> None:
         self.store.close()
@@ -207,3 +218,17 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize("kind", databases.KINDS[1:])
+@pytest.mark.parametrize("examples", [3, pytest.param(100, marks=pytest.mark.soak)])
+def test_the_same_is_so_where_a_server_keeps_it(kind: str, examples: int) -> None:
+    with databases.server(kind) as server:
+
+        class Elsewhere(Histories):
+            def new_url(self) -> str:
+                return databases.new_database(server)
+
+        run_state_machine_as_test(
+            Elsewhere, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None)
+        )

@@ -369,7 +369,13 @@ class Standing:
     # -- the disk
 
     def collect(
-        self, closed_s: float, unused_s: float, effects_s: float = math.inf, *, dry: bool = False
+        self,
+        closed_s: float,
+        unused_s: float,
+        effects_s: float = math.inf,
+        *,
+        worlds: int | None = None,
+        dry: bool = False,
     ) -> Collected:
         """Removes branches that ended some time ago, and all that nothing names any more.
 
@@ -379,9 +385,10 @@ class Standing:
                 begin from to go.
             effects_s: How long ago an effect must have ended, in seconds, that no branch has; see
                 `kibo.effects.retention`.
+            worlds: How many snapshots of each branch can be started from afterwards; see `Retention`.
             dry: Only find out what would go.
         """
-        home, store, keep = self.deltas.home, self.history.store, Retention(closed_s=closed_s)
+        home, store, keep = self.deltas.home, self.history.store, Retention(closed_s, worlds)
         if dry:
             found = foreseen(home, self.history, keep, unused_s=unused_s)
             return replace(found, effects=retention.foreseen(store, effects_s, found.branches))

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from kibo.cli.branches import counted, short, standing
 from kibo.cli.options import Common, seconds
@@ -20,6 +21,7 @@ def gc(
     unused: str = "7d",
     closed: str = "7d",
     effects: str = "30d",
+    snapshots: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     all: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     common: Common = Common(),  # noqa: B008 - frozen
@@ -33,6 +35,9 @@ def gc(
         unused: How long ago a layer must have been used last, or a workspace frozen, such as 12h or 7d.
         closed: How long ago a branch must have been committed or aborted, such as 0s or 30d.
         effects: How long ago an effect must have ended, such as 0s or 90d.
+        snapshots: How many of each branch's, the newest, can be started from afterwards; of the rest the files go, and
+            what was logged stays. Those with a label, and those that open branches were forked from, stay as they are.
+            By default all do.
         all: Remove every layer that no process uses now, those that branches lie over too.
         dry_run: Only tell what would go.
         common: Options of every command.
@@ -42,7 +47,7 @@ def gc(
     home = state_home()
     prepare_home(home)
     with standing() as here:
-        ended = here.collect(closed_s, unused_s, effects_s, dry=dry_run)
+        ended = here.collect(closed_s, unused_s, effects_s, worlds=snapshots, dry=dry_run)
         keep = [] if all else sorted(here.layers())
     with BuildDisplay() as display:
         layers = collect_layers(home, unused_s=unused_s, keep=keep, dry=dry_run, progress=display)
@@ -55,8 +60,8 @@ def gc(
     verb = "would remove" if dry_run else "removed"
     lines = [f"{verb} {short(branch)}" for branch in ended.branches]
     if ended.snapshots or ended.resources:
-        snapshots = counted(ended.snapshots, "snapshot", "snapshots")
-        lines.append(f"{verb} {snapshots}, {counted(len(ended.resources), 'layer', 'layers')} of branches")
+        points = counted(ended.snapshots, "snapshot", "snapshots")
+        lines.append(f"{verb} {points}, {counted(len(ended.resources), 'layer', 'layers')} of branches")
     if ended.effects:
         lines.append(f"{verb} {counted(ended.effects, 'effect', 'effects')} from the ledger")
     lines += [f"{verb} {layer}" for layer in facts["layers"]]
