@@ -228,7 +228,9 @@ def test_a_flood_of_connections_is_let_in_at_its_rate_and_others_are_answered(
     assert caller.answers()
 
 
-@pytest.mark.xfail(reason="on a slow machine one that is spawned in the flood may be refused its first call")
+@pytest.mark.xfail(
+    strict=False, reason="on a slow machine one that is spawned in the flood may be refused its first call"
+)
 def test_a_flood_of_connections_does_not_keep_those_that_are_spawned_meanwhile(
     caller: Target, host: HostProcess
 ) -> None:
