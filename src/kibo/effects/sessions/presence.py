@@ -8,13 +8,12 @@ death, and by whoever rings the bell, and looks in the store what has become of 
 from __future__ import annotations
 
 import os
-import weakref
 from pathlib import Path
 from typing import Final
 
 from kibo.model.limits import LEASE_LOOK_S, LEASE_SETTLE_S
 from kibo.store import wakeups
-from kibo.store.locking import lock, try_lock_found
+from kibo.store.locking import claim, lock, release, try_lock_found
 
 
 class Presence:
@@ -28,32 +27,15 @@ class Presence:
     def __init__(self, directory: Path, lease: str) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
         self._path: Final = directory / lease
-        self._fd = lock(self._path)
+        self._fd = claim(lock(self._path))
         self.owner_pid: Final = os.getpid()
-        _living.add(self)
 
     def end(self) -> None:
-        """Gives the sign up, which wakes those who wait. Idempotent."""
+        """Gives the sign up, which wakes those who wait. A forked child has none to give up. Idempotent."""
         if self._fd >= 0 and self.owner_pid == os.getpid():
             self._path.unlink(missing_ok=True)
-        self.let_go()
-
-    def let_go(self) -> None:
-        """Closes the file alone: in a forked child, which holds no lease of its parent's."""
-        if self._fd >= 0:
-            os.close(self._fd)
+            release(self._fd)
             self._fd = -1
-
-
-_living: weakref.WeakSet[Presence] = weakref.WeakSet()
-
-
-def _in_child() -> None:
-    for each in list(_living):
-        each.let_go()
-
-
-os.register_at_fork(after_in_child=_in_child)
 
 
 def is_dead(directory: Path, lease: str) -> bool:
