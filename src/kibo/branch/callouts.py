@@ -20,9 +20,8 @@ from kibo.model.errors import KiboError, WrongState
 from kibo.model.limits import MAX_FORKS
 from kibo.runtime.answering import Verb
 from kibo.runtime.callers import Caller, Owned, Tally
-from kibo.runtime.callouts import Asked, Name, definition, described, put_below
+from kibo.runtime.callouts import Asked, Name, asks_of, definition, described, put_below
 from kibo.runtime.instance import spawned_of
-from kibo.runtime.waiting import Blocking, run
 
 
 class Beginning(Asked):
@@ -77,7 +76,9 @@ def spawn_in(caller: Caller, asked: SpawningIn) -> dict[str, Any]:
     running: RunningBranch = caller.owned(asked.branch)
     box = definition(caller, asked.box, asked.parameters)
     with caller.making(instances=1):
-        face = _ask(caller, running)(lambda: running.spawn(box, None, asked.name or asked.box, None))
+        face = asks_of(caller, running.family.waiting)(
+            lambda: running.spawn(box, None, asked.name or asked.box, None)
+        )
         put_below(face, caller)
     return described([asked.branch, face._member], face)
 
@@ -86,7 +87,7 @@ def fork(caller: Caller, asked: Forking) -> list[dict[str, Any]]:
     """Forks the box's own branch, or one that it has made."""
     running = _branch(caller, asked.branch)
     with caller.making(instances=asked.n * len(running.members), branches=asked.n):
-        children = _ask(caller, running)(lambda: running.fork(asked.n, (), "prefer"))
+        children = asks_of(caller, running.family.waiting)(lambda: running.fork(asked.n, (), "prefer"))
         for child in children:
             for member in child.members.values():
                 put_below(member.face, caller)
@@ -100,20 +101,22 @@ def commit(caller: Caller, asked: Committing) -> dict[str, Any]:
     running = _branch(caller, asked.branch)
     if running.parent is not None and not asked.branch:
         _refuse_busy(running.parent)
-    done = _ask(caller, running)(lambda: running.commit("unmoved", EVERYTHING, overwrite=asked.overwrite))
+    done = asks_of(caller, running.family.waiting)(
+        lambda: running.commit("unmoved", EVERYTHING, overwrite=asked.overwrite)
+    )
     return {"parent": done.parent, "head": done.head}
 
 
 def abort(caller: Caller, asked: OfBranch) -> None:
     """Ends the box's own branch, and the box with it, or one that it has made."""
     running: RunningBranch = caller.owned(asked.branch) if asked.branch else _own_branch(caller)
-    _ask(caller, running)(running.abort)
+    asks_of(caller, running.family.waiting)(running.abort)
 
 
 def snapshot(caller: Caller, asked: Snapshotting) -> dict[str, Any]:
     """Seals what the box's own branch is, or one that it has made."""
     running = _branch(caller, asked.branch)
-    made = _ask(caller, running)(lambda: running.snapshot(asked.label))
+    made = asks_of(caller, running.family.waiting)(lambda: running.snapshot(asked.label))
     return {"id": made.id, "label": asked.label}
 
 
@@ -149,14 +152,10 @@ def _refuse_busy(running: RunningBranch) -> None:
         )
 
 
-def _ask(caller: Caller, running: RunningBranch) -> Callable[[Any], Any]:
-    if isinstance(running.family.waiting, Blocking):
-        return lambda begin: run(begin())
-    return caller.asks
-
-
 def _own(caller: Caller, running: RunningBranch, tally: Callable[[], Tally]) -> None:
-    caller.own(running.id, Owned(running, partial(_end, _ask(caller, running), running), tally))
+    caller.own(
+        running.id, Owned(running, partial(_end, asks_of(caller, running.family.waiting), running), tally)
+    )
 
 
 def _end(ask: Callable[[Any], Any], running: RunningBranch) -> None:

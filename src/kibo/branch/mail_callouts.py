@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 from msgspec import Meta
@@ -10,6 +11,7 @@ from kibo.model.limits import MAX_NAME, MAX_REPLY_S
 from kibo.runtime.answering import Verb
 from kibo.runtime.callers import Caller
 from kibo.runtime.callouts import Asked, Name, asks_of
+from kibo.runtime.instance import conversation_of
 from kibo.runtime.mailing import mail_of
 
 _Event = Annotated[str, Meta(max_length=MAX_NAME)]
@@ -36,30 +38,29 @@ class Requesting(Asked):
 
 def send(caller: Caller, asked: Sending) -> str:
     """Sends a message to another instance of the box's branch. Returns its id."""
-    face = caller.instance
-    mail = mail_of(face)
-    sent = asks_of(caller, face)(
-        lambda: mail.send(face._member, asked.to, asked.body, key=asked.key, reply_to=asked.reply_to)
+    return str(
+        _do(
+            caller,
+            lambda mail, me: mail.send(me, asked.to, asked.body, key=asked.key, reply_to=asked.reply_to),
+        )
     )
-    return str(sent)
 
 
 def publish(caller: Caller, asked: Publishing) -> str:
     """Publishes an event to all in the box's branch that listen to it. Returns its id."""
-    face = caller.instance
-    mail = mail_of(face)
-    return str(
-        asks_of(caller, face)(lambda: mail.publish(face._member, asked.event, asked.data, key=asked.key))
-    )
+    return str(_do(caller, lambda mail, me: mail.publish(me, asked.event, asked.data, key=asked.key)))
 
 
 def request(caller: Caller, asked: Requesting) -> Any:
     """Sends a message and waits for what its handler returns."""
+    return _do(caller, lambda mail, me: mail.request(me, asked.to, asked.body, timeout_s=asked.timeout_s))
+
+
+def _do(caller: Caller, work: Callable[[Any, str], Any]) -> Any:
+    """Does something with the mail of the caller's branch, under the caller's name there."""
     face = caller.instance
-    mail = mail_of(face)
-    return asks_of(caller, face)(
-        lambda: mail.request(face._member, asked.to, asked.body, timeout_s=asked.timeout_s)
-    )
+    mail = mail_of(face)  # first: it may be what gives one that is in no branch its name
+    return asks_of(caller, conversation_of(face).waiting)(lambda: work(mail, face._member))
 
 
 VERBS: Final = {

@@ -20,7 +20,7 @@ from kibo.runtime.answering import Verb
 from kibo.runtime.callers import Caller, Owned, Tally
 from kibo.runtime.instance import Instance, caller_of, conversation_of, spawned_of
 from kibo.runtime.recording import perform
-from kibo.runtime.waiting import Blocking, run
+from kibo.runtime.waiting import Blocking, Outside, Waiting, run
 
 Name = Annotated[str, Meta(max_length=MAX_NAME)]
 #: How an instance is named: by what `spawn` has called it, or by the branch and its name in there.
@@ -180,7 +180,7 @@ def call(caller: Caller, asked: Calling) -> Any:
     """Calls an action of an instance that the box has made."""
     face = target(caller, asked.of)
     talk = conversation_of(face)
-    spec, ask = talk.spec(asked.action), asks_of(caller, face)
+    spec, ask = talk.spec(asked.action), asks_of(caller, conversation_of(face).waiting)
     if spec.streaming:
         return _stream(face, ask, spec, asked)
     if spec.recorded:
@@ -202,19 +202,15 @@ def _stream(
         ask(items.close)
 
 
-def asks_of(caller: Caller, face: Any) -> Callable[[Any], Any]:
-    """Returns what runs coroutines of an instance: its branch may be one of the caller's own loop."""
-    return _here if isinstance(conversation_of(face).waiting, Blocking) else caller.asks
-
-
-def _here(begin: Callable[[], Any]) -> Any:
-    return run(begin())
+def asks_of(caller: Caller, waiting: Waiting) -> Outside:
+    """Returns what runs coroutines of an instance or a branch: they may be ones of the caller's own loop."""
+    return waiting.outside() if isinstance(waiting, Blocking) else caller.asks
 
 
 def execute(caller: Caller, asked: Executing) -> dict[str, Any]:
     """Runs a command in an instance that the box has made."""
     face = target(caller, asked.of)
-    done = asks_of(caller, face)(
+    done = asks_of(caller, conversation_of(face).waiting)(
         lambda: conversation_of(face).execute(
             asked.command, timeout_s=asked.timeout_s, cwd=None, stdin=asked.stdin.encode(), variables=None
         )
