@@ -1,18 +1,15 @@
 """Programs in a box that speak HTTP/2 as they come, against a server that does: Node's, which is nghttp2."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import trustme
 
-from kibo import Allow, Box, Env, Secret
 from kibo.runtime.instance import Instance
-from kibo.wiring import Runtime
+from site_visitor import HOST, run, visitor
 
 pytestmark = [
     pytest.mark.runtime,
@@ -21,7 +18,6 @@ pytestmark = [
     ),
 ]
 
-HOST = "site.example"
 #: What httpx brings along for HTTP/2.
 LIBRARIES = (
     "httpx2",
@@ -82,45 +78,10 @@ def trust() -> trustme.CA:
     return trustme.CA()
 
 
-def _package(name: str) -> str:
-    found = importlib.util.find_spec(name)
-    assert found is not None, name
-    assert found.origin is not None, name
-    return found.origin if Path(found.origin).stem == name else str(Path(found.origin).parent)
-
-
-def _metadata(name: str) -> str:
-    return str(next(Path(_package(name)).parent.glob(f"{name}-*.dist-info")))
-
-
 @pytest.fixture(scope="module")
 def box(address: str, trust: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    path = tmp_path_factory.mktemp("trust") / "servers.pem"
-    trust.cert_pem.write_to_path(path)
-    brought = [*map(_package, LIBRARIES), *map(_metadata, ("httpx2", "httpcore2"))]
-
-    class Visitor(Box):
-        """Visits a site."""
-
-        env = Env(files={f"/opt/tools/{Path(place).name}": place for place in brought})
-        egress = [Allow(HOST, to=address)]
-        secrets = [Secret("TOKEN", hosts=[HOST])]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KIBO_EXTRA_CA_FILE", str(path))
-        patch.setenv("TOKEN", "s3cret value")
-        runtime = Runtime()
-        try:
-            with runtime.spawn(Visitor()) as box:
-                yield box
-        finally:
-            runtime.close()
-
-
-def run(box: Instance, *command: str) -> str:
-    done = box.exec(list(command), timeout_s=50)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return str(done.stdout)
+    with visitor(address, trust, tmp_path_factory.mktemp("trust"), LIBRARIES) as box:
+        yield box
 
 
 @pytest.mark.parametrize(("option", "version"), [("--http2", "2"), ("--http1.1", "1.1")])

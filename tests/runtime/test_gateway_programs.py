@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import http.server
-import importlib.util
 import io
 import json
 import os
@@ -19,14 +18,12 @@ from pathlib import Path
 import pytest
 import trustme
 
-from kibo import Allow, Box, Env, Secret
 from kibo.runtime.instance import Instance
 from kibo.runtime.layers.home import state_home
-from kibo.wiring import Runtime
+from site_visitor import HOST, run, visitor
 
 pytestmark = pytest.mark.runtime
 
-HOST = "site.example"
 #: What a program brings along that is not the system's, without asking a registry for it.
 LIBRARIES = ("requests", "urllib3", "idna", "certifi", "charset_normalizer", "pip", "httpx2", "httpcore2")
 LIBRARIES += ("h11", "anyio", "truststore", "typing_extensions")
@@ -121,18 +118,6 @@ def _in_folder(folder: Path) -> object:
     return init
 
 
-def _package(name: str) -> str:
-    found = importlib.util.find_spec(name)
-    assert found is not None, name
-    assert found.origin is not None, name
-    return found.origin if Path(found.origin).stem == name else str(Path(found.origin).parent)
-
-
-def _metadata(name: str) -> str:
-    """Where a package says which version it is, for one that asks for its own."""
-    return str(next(Path(_package(name)).parent.glob(f"{name}-*.dist-info")))
-
-
 @pytest.fixture(scope="module")
 def trust() -> trustme.CA:
     return trustme.CA()
@@ -140,33 +125,8 @@ def trust() -> trustme.CA:
 
 @pytest.fixture(scope="module")
 def box(address: str, trust: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    path = tmp_path_factory.mktemp("trust") / "servers.pem"
-    trust.cert_pem.write_to_path(path)
-
-    brought = [*map(_package, LIBRARIES), *map(_metadata, ("httpx2", "httpcore2"))]
-
-    class Visitor(Box):
-        """Visits a site."""
-
-        env = Env(files={f"/opt/tools/{Path(place).name}": place for place in brought})
-        egress = [Allow(HOST, to=address)]
-        secrets = [Secret("TOKEN", hosts=[HOST])]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KIBO_EXTRA_CA_FILE", str(path))
-        patch.setenv("TOKEN", "s3cret value")
-        runtime = Runtime()
-        try:
-            with runtime.spawn(Visitor()) as box:
-                yield box
-        finally:
-            runtime.close()
-
-
-def run(box: Instance, *command: str) -> str:
-    done = box.exec(list(command), timeout_s=50)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return str(done.stdout)
+    with visitor(address, trust, tmp_path_factory.mktemp("trust"), LIBRARIES) as box:
+        yield box
 
 
 def test_curl(box: Instance) -> None:
