@@ -11,6 +11,7 @@ Sources: unix(7), for sockets that are found by their inode, whatever network th
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 from collections import deque
@@ -135,8 +136,9 @@ class Doorways:
             self._untold.popleft()
 
     def _accept(self, cell: Cell, doorway: Doorway) -> None:
-        early = doorway.take()
+        early = doorway.take() or (_AGAIN_S if self._is_full() else 0.0)
         if early:
+            # It waits in the box's own queue, whoever has filled the one to the user's process.
             doorway.left += 1
             self._warden.loop.unwatch(doorway.listener.fileno())
             self._warden.loop.after(early, lambda: self._go_on(cell, doorway))
@@ -146,11 +148,19 @@ class Doorways:
         except OSError:
             return  # it has gone again, or we have no descriptor for it: then it waits
         with caller:
-            if self._outside is not None and not self._untold:
+            if self._outside is not None:
                 try:
                     wire.send_command(self._outside, ["call", cell.id], [caller.fileno()])
                 except OSError:
                     pass  # not listened to: the caller reads the end of its connection, and may try again
+
+    def _is_full(self) -> bool:
+        """Whether the user's process has still to read what it was told before."""
+        if self._outside is None:
+            return False
+        poll = select.poll()
+        poll.register(self._outside, select.POLLOUT)
+        return bool(self._untold) or not poll.poll(0)
 
     def _go_on(self, cell: Cell, doorway: Doorway) -> None:
         if cell.doorway is doorway:
