@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from kibo.branch.history import History
+from kibo.hub.post import Post
 from kibo.store.database import Store
 from letters import room
 
@@ -25,9 +26,10 @@ def main(home: Path, branch: str, count: int) -> None:
         def handle(message: object) -> None:
             out.write(f"{message.id} {message.body}\n".encode())  # type: ignore[attr-defined]
 
-        place = room(history, branch, {"b": handle})
+        post = Post(history.log, branch)  # all is sent before any is handled: the appends are counted
         for number in range(count):
-            place.post.send("a", [("b", "")], number, key=f"n{number}")
+            post.send("a", [("b", "")], number, key=f"n{number}")
+        place = room(history, branch, {"b": handle})
         place.look()
         deadline = time.monotonic() + 20
         while place.post.addresses():
