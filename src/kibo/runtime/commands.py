@@ -247,7 +247,8 @@ def _enter(cell: Cell, keep: int) -> socket.socket:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     # What is imported from here on is the box's own copy of the same.
     sys.path[:] = setup["python_path"]
-    sys.path_importer_cache.clear()
+    # The old one is kept: to free it is to write to, and so to copy, each page that it is on.
+    setup["importers"], sys.path_importer_cache = sys.path_importer_cache, {}
     os.environ.clear()
     os.environ.update(setup["variables"])
     os.chdir("/")
