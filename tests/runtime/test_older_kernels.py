@@ -26,6 +26,7 @@ MODULES = {
     "runtime/test_fork.py": "not hundred and not nests",
     "runtime/test_cold_fork.py": "moment or comes_along or changes_of_usr",
     "runtime/test_branch.py": "commit or apply",
+    "runtime/test_shared.py": "at_once or own_from_then or one_moment",
     "fault/test_leaks.py": "spawn and warden or seen",
     "security/test_namespaces.py": "ordinary and command",
 }

@@ -60,6 +60,9 @@ DEFAULT_DISK_BYTES = 4 * GIB
 #: so many and no more. The largest installs have some 300,000; an ext4 of 256 GB has 16 million.
 DEFAULT_DISK_FILES = 1_000_000
 
+#: Shared directories that one instance has: each is a mount, made anew at each fork.
+MAX_SHARED = 32
+
 #: Open descriptors of one process of a box.
 DEFAULT_OPEN_FILES = 4096
 

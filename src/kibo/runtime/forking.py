@@ -8,12 +8,12 @@ something in it cannot be forked, that is named and nothing has changed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
 from kibo.model.asker import Asker
-from kibo.model.errors import InvalidInput, KiboError, NotLive
+from kibo.model.errors import InvalidInput, KiboError, NotLive, WrongState
 from kibo.model.ids import DeltaId, InstanceId, StateId
 from kibo.model.limits import MAX_FORKS
 from kibo.runtime import wire
@@ -186,6 +186,7 @@ async def fork(
     durable: bool = False,
     over: Sequence[str] | None = None,
     askers: Sequence[Asker] = (),
+    parts: Sequence[Mapping[str, Any]] = (),
 ) -> list[Spawned]:
     """Makes forks from a point, all or none.
 
@@ -197,6 +198,7 @@ async def fork(
         durable: Whether they write to layers on disk, as it does, and not in memory.
         over: Of a point that is not live: layers on disk that show its files, besides the state's own, lowest first.
         askers: On whose behalf each is to ask for something outside; as the instance itself by default.
+        parts: What each is to have of its branch's shared directories; none by default.
 
     Raises:
         NotLive: The kernel nests no deeper. The point has its files still.
@@ -209,6 +211,8 @@ async def fork(
     orders: list[dict[str, Any]] = [
         {"id": InstanceId.new(), "upper": _beside(spawned) if durable else "", **arguments} for _ in range(n)
     ]
+    for order, part in zip(orders, parts, strict=False):
+        order["shared"] = dict(part)
     behalves = askers or [spawned.asker] * n
     makings: list[Making] = []
     try:
@@ -221,7 +225,14 @@ async def fork(
         raise
     return [
         Spawned(
-            spawned.states, spawned.state, order["id"], making.channel, order["upper"], deltas, asker=asker
+            spawned.states,
+            spawned.state,
+            order["id"],
+            making.channel,
+            order["upper"],
+            deltas,
+            asker=asker,
+            shares=bool(parts),
         )
         for order, making, asker in zip(orders, makings, behalves, strict=True)
     ]
@@ -270,8 +281,15 @@ async def fork_once(
     Raises:
         NotLive: As `take`.
         InvalidInput: ``n`` is not between 1 and `MAX_FORKS`, or ``live`` no word for how.
+        WrongState: It shares directories with others of its branch, which a fork of it alone would take apart.
     """
     check_wanted(n, live)
+    if spawned.shares:
+        raise WrongState(
+            "the instance shares directories with others of its branch, and is forked with them only",
+            hint="Fork its branch: instance.branch.fork().",
+            details={"instance": spawned.instance},
+        )
     point = await take(waiting, spawned, talk, live)
     try:
         return await spread(waiting, spawned, point, n, live)

@@ -1,4 +1,4 @@
-"""Files of a box at one point in time, copied while its processes are stopped, for forks with fresh guests to lie on.
+"""Files at one point in time, copied while the boxes that write them are stopped, for forks to lie on.
 
 For boxes that cannot step aside: something runs in them that is not to notice. Whatever takes long is done by a child
 of the warden, outside of the box, which cannot reach it.
@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -24,6 +24,7 @@ from kibo.runtime.stopping import NotStoppedError, Stopped, continue_all
 from kibo.runtime.trees.removing import remove
 
 if TYPE_CHECKING:
+    from kibo.runtime.shareddirs import Shared
     from kibo.runtime.warden import Warden
 
 #: How long a copy may take, and its box be stopped. A gigabyte in memory takes a second or two.
@@ -43,11 +44,16 @@ class Copy:
 
     Attributes:
         name: What the point is to be called.
-        cell: Whose files they are.
+        cells: The boxes that are stopped meanwhile.
+        of: The box whose files they are, with which the copy ends; None where they are those of several.
+        source: The writable layer's directory.
+        on_disk: Whether it lies on disk, and the copy will.
+        writable_usr: Whether it has a part for ``/usr``.
         reply: Where to answer.
         below: The sealed layers that its files lie on. Held.
         target: The layer in memory that is being filled, or -1.
         path: Where the layer is to be, in the warden's namespace.
+        keep: What to do with a copy that is there, and what to answer.
         pidfd: The child.
         result: Where it says what came of it.
         over: Why it was told to stop, if it was.
@@ -55,11 +61,16 @@ class Copy:
     """
 
     name: str
-    cell: Cell
+    cells: tuple[Cell, ...]
+    of: Cell | None
+    source: int
+    on_disk: bool
+    writable_usr: bool
     reply: int
     below: tuple[roots.Sealed, ...]
     target: int
     path: str
+    keep: Callable[[Copy], dict[str, Any]]
     pidfd: int = -1
     result: socket.socket | None = None
     over: dict[str, Any] | None = None
@@ -90,19 +101,56 @@ class Points:
         root = cell.root
         target = -1 if root.upper_path else root.new_upper(writable_usr=root.writable_usr)
         below = tuple(delta.hold() for delta in root.deltas)
-        copy = Copy(name, cell, reply, below, target, path)
+        source, on_disk = os.dup(root.upper_fd), bool(root.upper_path)
+        self._begin(
+            Copy(
+                name,
+                (cell,),
+                cell,
+                source,
+                on_disk,
+                root.writable_usr,
+                reply,
+                below,
+                target,
+                path,
+                self._keep,
+            )
+        )
+
+    def take_shared(self, cells: Iterable[Cell], shared: Shared, path: str, reply: int) -> None:
+        """Starts to copy the writable layer of shared directories; answers as `take`.
+
+        Args:
+            cells: All boxes that run and have a part of them.
+            shared: The directories.
+            path: Where the copy goes, on disk.
+            reply: A descriptor.
+        """
+
+        def keep(copy: Copy) -> dict[str, Any]:
+            return {"layers": [*shared.layers, copy.path], "upper": shared.upper}
+
+        source = os.open(shared.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._begin(Copy(path, tuple(cells), None, source, True, False, reply, (), -1, path, keep))
+
+    def _begin(self, copy: Copy) -> None:
         copy.result, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             pid = os.fork()
         except OSError:
             theirs.close()
             self._discard(copy)
+            os.close(copy.source)
             raise
         if pid == 0:
-            _become("kibo-copy", [theirs.fileno(), root.upper_fd, target, self._warden.own_pids], _Work(copy))
+            _become(
+                "kibo-copy", [theirs.fileno(), copy.source, copy.target, self._warden.own_pids], _Work(copy)
+            )
         theirs.close()
-        cell.copy = name
-        self._copies[name] = copy
+        for cell in copy.cells:
+            cell.copy = copy.name
+        self._copies[copy.name] = copy
         copy.pidfd = self._follow(pid, lambda status: self._ended(copy, status))
         copy.deadline = self._warden.loop.after(COPY_S, lambda: self._late(copy))
 
@@ -117,8 +165,8 @@ class Points:
 
     def forget(self, cell: Cell) -> None:
         """Gives up the copy of a box that has ended."""
-        if cell.copy in self._copies:
-            copy = self._copies[cell.copy]
+        copy = self._copies.get(cell.copy)
+        if copy is not None and copy.of is cell:
             copy.over = copy.over or _DROPPED | {"message": cell.reason}
             with contextlib.suppress(ProcessLookupError):
                 kernel.pidfd_send_signal(copy.pidfd, signal.SIGKILL)
@@ -152,19 +200,21 @@ class Points:
                 "message": message,
                 "details": {},
             }
-            if copy.cell.state is CellState.LIVE:
-                self._child("kibo-continue", [self._warden.own_pids], _Continue(copy.cell.pid))
+            for cell in copy.cells:
+                if cell.state is CellState.LIVE:
+                    self._child("kibo-continue", [self._warden.own_pids], _Continue(cell.pid))
+        kept: dict[str, Any] = {}
         if failed is None:
             try:
-                self._keep(copy)
+                kept = {"kind": "ok"} | copy.keep(copy)
             except OSError as error:
                 failed = _refused(error)
         if failed is not None:
             self._discard(copy)
-        answer = failed or {"kind": "ok", "layers": [layer.path for layer in self._points[copy.name]]}
-        self._finish(copy, answer)
+        os.close(copy.source)
+        self._finish(copy, failed or kept)
 
-    def _keep(self, copy: Copy) -> None:
+    def _keep(self, copy: Copy) -> dict[str, Any]:
         if copy.target >= 0:
             os.mkdir(copy.path, 0o755)
             kernel.move_mount(copy.target, copy.path)
@@ -172,6 +222,7 @@ class Points:
         layer = roots.Sealed(copy.path, mounted=copy.target >= 0)
         copy.target = -1
         self._points[copy.name] = (*copy.below, layer.hold())
+        return {"layers": [layer.path for layer in self._points[copy.name]]}
 
     def _discard(self, copy: Copy) -> None:
         if copy.target >= 0:
@@ -180,7 +231,7 @@ class Points:
 
     def _finish(self, copy: Copy, answer: dict[str, Any]) -> None:
         """Answers; where something lies on disk that is not to be there, once it does no more."""
-        if answer["kind"] != "ok" and copy.cell.root.upper_path and os.path.lexists(copy.path):
+        if answer["kind"] != "ok" and copy.on_disk and os.path.lexists(copy.path):
             self._child("kibo-remove", [], _Remove(copy.path), lambda _: self._answer(copy, answer))
             return
         self._answer(copy, answer)
@@ -191,9 +242,10 @@ class Points:
         del self._copies[copy.name]
         with socket.socket(fileno=copy.reply) as reply, contextlib.suppress(ConnectionError):
             wire.send_command(reply, answer)
-        if copy.cell.copy == copy.name:
-            copy.cell.copy = ""
-            self._warden.catch_up(copy.cell)
+        for cell in copy.cells:
+            if cell.copy == copy.name:
+                cell.copy = ""
+                self._warden.catch_up(cell)
 
     def _child(
         self, name: str, keep: list[int], work: Work, then: Callable[[int], None] = lambda _: None
@@ -223,7 +275,7 @@ Work = Callable[[list[int]], None]
 
 @dataclass(slots=True)
 class _Work:
-    """Stops a box, copies its layer, and has it go on."""
+    """Stops boxes, copies a layer, and has them go on."""
 
     copy: Copy
 
@@ -251,18 +303,25 @@ class _Work:
             wire.send_command(result, None)
 
     def _copy(self, upper: int, target: int, own_pids: int) -> None:
-        root = self.copy.cell.root
-        box = Stopped(_proc_of(self.copy.cell.pid, own_pids))
+        boxes: list[Stopped] = []
         try:
-            box.stop()
-            if root.upper_path:
-                target = roots.disk_upper(self.copy.path, writable_usr=root.writable_usr)
+            for cell in self.copy.cells:
+                with contextlib.suppress(
+                    FileNotFoundError, ProcessLookupError
+                ):  # one that has ended writes nothing
+                    boxes.append(Stopped(_proc_of(cell.pid, own_pids)))
+            for box in boxes:
+                box.stop()
+            if self.copy.on_disk:
+                target = roots.disk_upper(self.copy.path, writable_usr=self.copy.writable_usr)
             layercopy.copy_layer(upper, target)
-            box.check()
+            for box in boxes:
+                box.check()
         finally:
             # Once more would leave them stopped.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            box.go_on()
+            for box in boxes:
+                box.go_on()
 
 
 @dataclass(slots=True)

@@ -12,10 +12,13 @@ import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from kibo.runtime import doorways, kernel
 from kibo.runtime.oldermounts import UPPERS, Features, overlay_by_path, proc_by_visit
+
+if TYPE_CHECKING:
+    from kibo.runtime.shareddirs import Part
 
 #: Where the warden finds the device nodes and the system information that every box shares, read-only.
 SHARED_DEV: Final = "/kibo/dev"
@@ -24,6 +27,8 @@ SHARED_SYS: Final = "/kibo/sys"
 HOST_USR: Final = "/kibo/usr"
 #: An empty directory, read-only: the root of processes that only wait to be forked.
 BARE: Final = "/kibo/bare"
+#: A layer that has an empty directory in which boxes find what they share, and nothing else.
+SHARED_PLACE: Final = "/kibo/place"
 #: Nodes of a box's /dev. Everything else of /dev is a link or an own file system.
 DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 
@@ -73,6 +78,7 @@ class Root:
         has_doorway: Whether programs in the box may call out to Kibo.
         deltas: Sealed writable layers, which lie above all of the environment's, lowest first. Held.
         upper_path: Where on disk the writable layer lies, in the warden's namespace; empty for one in memory.
+        shared: What it has of a branch's shared directories, or None.
         upper_fd: The writable layer's directory, or -1 where there is none yet.
         root_fd: The detached mount, or -1 before `make` and after `attached`.
         listener: The socket of its doorway, until whoever listens there takes it, or -1.
@@ -90,6 +96,7 @@ class Root:
     has_doorway: bool = False
     deltas: tuple[Sealed, ...] = ()
     upper_path: str = ""
+    shared: Part | None = None
     upper_fd: int = -1
     shm_fd: int = -1
     root_fd: int = -1
@@ -126,7 +133,8 @@ class Root:
         return f"{self.upper_path or self.upper_at or f'/proc/self/fd/{self.upper_fd}'}/"
 
     def _below(self) -> tuple[str, ...]:
-        return (*self.lowers, *(f"{delta.path}/u" for delta in self.deltas))
+        place = (SHARED_PLACE,) if self.shared else ()
+        return (*self.lowers, *place, *(f"{delta.path}/u" for delta in self.deltas))
 
     def _usr_below(self) -> tuple[str, ...]:
         if not self.writable_usr:
@@ -145,6 +153,8 @@ class Root:
         if self.has_doorway:
             doorway, self.listener = doorways.make_doorway()
             self._attach(doorway, f"dev/{doorways.PLACE}")
+        for fd, place in self.shared.mounts() if self.shared else ():
+            self._attach(fd, place)
 
     def _attach(self, fd: int, place: str) -> None:
         if not features.detached_trees:
@@ -202,6 +212,8 @@ class Root:
             layer = Sealed(path, mounted=True)
         self.deltas = (*self.deltas, layer.hold())
         self.sealed = True
+        if self.shared is not None:
+            self.shared.discount()
         self.root_fd = kernel.open_tree(kernel.AT_FDCWD, BARE, kernel.OPEN_TREE_CLONE)
 
     def unseal(self, upper_path: str = "") -> None:
@@ -237,10 +249,11 @@ class Root:
         usr_lowers: tuple[str, ...] = (),
         deltas: tuple[Sealed, ...] | None = None,
         upper_path: str = "",
+        shared: Part | None = None,
     ) -> Root:
         """Describes the root of a fork: sealed layers above those given, and an empty writable one on top.
 
-        What is not given, or 0, is as in this one.
+        What is not given, or 0, is as in this one; but for shared directories, which are those given alone.
         """
         return Root(
             lowers or self.lowers,
@@ -251,6 +264,7 @@ class Root:
             self.has_doorway,
             tuple(delta.hold() for delta in (self.deltas if deltas is None else deltas)),
             upper_path,
+            shared,
         )
 
     def _leave_place(self) -> None:
@@ -263,6 +277,8 @@ class Root:
         if self.listener >= 0:
             os.close(self.listener)
             self.listener = -1
+        if self.shared is not None:
+            self.shared.discount()
         if self.upper_at:
             kernel.umount2(self.upper_at)
             self._leave_place()
@@ -278,6 +294,9 @@ class Root:
         for delta in self.deltas:
             delta.release()
         self.deltas = ()
+        if self.shared is not None:
+            self.shared.release()
+            self.shared = None
 
 
 #: Read-only mounts of /usr by what they consist of. Few, and shared by every box of the session.
@@ -440,9 +459,10 @@ def stop_writes(pidfd: int, own_namespace_fd: int, root: Root, *, several: bool)
     kernel.setns(pidfd, kernel.CLONE_NEWNS)
     stopped: list[int] = []
     try:
-        for place in ("/", "/usr") if root.writable_usr else ("/",):
+        shared = root.shared.places if root.shared else ()
+        for place in ("/", *(("/usr",) if root.writable_usr else ()), *shared):
             if several:
-                _stop_writes_anywhere(place)
+                stop_writes_anywhere(place)
             else:
                 stopped.append(_stop_writes_here(place))
     except OSError as error:
@@ -467,7 +487,12 @@ def _stop_writes_here(place: str) -> int:
     return mount
 
 
-def _stop_writes_anywhere(place: str) -> None:
+def stop_writes_anywhere(place: str) -> None:
+    """Makes the file system that is mounted at a place read-only, for all that have mounts of it.
+
+    Raises:
+        OSError: ``EBUSY``: a file of it is open for writing, or deleted and open.
+    """
     context = kernel.fspick(place)
     try:
         kernel.fsconfig_flag(context, "ro")

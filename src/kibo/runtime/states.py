@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -114,6 +114,7 @@ class Spawned:
         deltas: Sealed layers on disk that it lies on, besides its state's own, lowest first.
         taken: The same of the point that was taken of it last, whose last one may be a copy of its own.
         asker: On whose behalf it asks for something outside.
+        shares: Whether it has directories that it shares with others of its branch.
     """
 
     states: States
@@ -124,6 +125,7 @@ class Spawned:
     deltas: tuple[str, ...] = ()
     taken: tuple[str, ...] = ()
     asker: Asker = NOBODY
+    shares: bool = False
 
 
 class States:
@@ -227,6 +229,7 @@ class States:
         upper: str = "",
         over: Sequence[str] = (),
         asker: Asker = NOBODY,
+        shared: Mapping[str, Any] | None = None,
     ) -> Spawned:
         """Makes a live fork of a state. Its guest is ready.
 
@@ -237,16 +240,19 @@ class States:
             upper: The layer on disk that it is to write to; one in memory where empty.
             over: Sealed layers on disk that it is to lie on, besides the state's own, lowest first.
             asker: On whose behalf it asks for something outside.
+            shared: What it is to have of a branch's shared directories, as the warden is told: ``id`` and ``names``.
         """
         _check_name(name)
         cell = InstanceId.new()
         arguments: dict[str, Any] = {"id": cell, "source": state.cell, "upper": upper, "over": list(over)}
         if name:
             arguments["name"] = name
+        if shared is not None:
+            arguments["shared"] = dict(shared)
         if state.plan.limits.wall_s:
             arguments["setup"] = {"wall_s": state.plan.limits.wall_s}
         channel = await self.make(waiting, "fork", arguments, state.plan, asker)
-        return Spawned(self, state, cell, channel, upper, tuple(over), asker=asker)
+        return Spawned(self, state, cell, channel, upper, tuple(over), asker=asker, shares=shared is not None)
 
     def _start(
         self, cell: StateId, wanted: Plan, built: BuiltEnvironment, base: State | None, asker: Asker

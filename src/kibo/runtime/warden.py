@@ -26,10 +26,11 @@ from kibo.runtime.cells import Cell, CellState, Groups, is_ending
 from kibo.runtime.commands import Commands
 from kibo.runtime.doorways import Doorways
 from kibo.runtime.held import Held, Step, stops
-from kibo.runtime.idmap import ALL_IDS, format_lines
+from kibo.runtime.idmap import ALL_IDS, BOX_ID, format_lines
 from kibo.runtime.loop import Loop
 from kibo.runtime.mapwriter import Nursery
 from kibo.runtime.points import Points
+from kibo.runtime.shareddirs import MOUNTS, Part, Shared, shareable
 from kibo.runtime.vetting import RightsKeptError, check_bare, vet
 
 #: Where a box's forwarder listens, inside the box.
@@ -90,6 +91,8 @@ class Warden:
         self.commands = Commands(self)
         self.points = Points(self)
         self.doorways = Doorways(self)
+        #: The shared directories of branches, by the names that those who began them have given.
+        self.shared: dict[str, Shared] = {}
         # Read like everything else, and never in the middle of a call.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         self._stops = kernel.child_signals()
@@ -228,6 +231,7 @@ class Warden:
                 *(roots.Sealed(_delta_path(name), mounted=False) for name in arguments.get("over", ())),
             ),
             _delta_path(arguments["upper"]) if arguments.get("upper") else "",
+            self._part(arguments["shared"]) if arguments.get("shared") else None,
         )
         cell = self._add_cell(arguments, root, source, descriptors, taken)
         # What its state left is not its own, nor is what an origin changed before it was forked.
@@ -608,6 +612,8 @@ class Warden:
             if others:
                 raise _busy(others)
             self.commands.end_all(cell)
+        if cell.setup["nested"] and cell.root.shared is not None:
+            raise Refused("fork.written", "it may have mounts of its own of what it shares with other boxes")
         try:
             roots.stop_writes(cell.pidfd, self.own_mounts, cell.root, several=cell.setup["nested"])
             self.loop.after(IDLE_S, roots.take_down)
@@ -711,7 +717,10 @@ class Warden:
         del self.parked[instance]
         sealed.parked, sealed.channel = "", -1
         if sealed.forks or sealed.kept:
-            root = sealed.root.child(upper_path=_next_upper(sealed))
+            part = sealed.root.shared
+            root = sealed.root.child(
+                upper_path=_next_upper(sealed), shared=part.for_another() if part else None
+            )
             arguments = {"id": instance, "label": sealed.label, "name": sealed.name}
             cell = self._add_cell(arguments, root, sealed, [channel] if egress < 0 else [channel, egress], [])
             cell.own_from, cell.log_fd, cell.waking = sealed.own_from, os.dup(sealed.log_fd), True
@@ -779,6 +788,61 @@ class Warden:
         if cell is None or cell.state is not CellState.SEALED:
             raise Refused("instance.ended", "the files to fork with are gone", id=name)
         return cell.root.deltas
+
+    # Shared directories
+
+    def order_shared(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Begins the shared directories of a branch over sealed layers. They are mounted with their first part."""
+        name = arguments["id"]
+        if name in self.shared or not name.isalnum():
+            raise Refused("kibo.bug", f"{name!r} cannot name shared directories")
+        self.shared[name] = Shared(
+            f"{MOUNTS}/{name}",
+            tuple(_delta_path(each) for each in arguments["over"]),
+            _delta_path(arguments["upper"]),
+            None if self.settings.single_id else BOX_ID,
+        )
+
+    def order_shared_seal(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Makes what is in shared directories a sealed layer, or copies it where boxes go on writing, which are
+        stopped meanwhile; ``upper`` names the next writable layer, or the copy. Descriptors: reply.
+        """
+        shared, upper = self._shared(arguments["id"]), _delta_path(arguments["upper"])
+        if shared.seal(upper):
+            _tell(descriptors, {"kind": "ok", "layers": list(shared.layers), "upper": shared.upper})
+            return
+        taken.append(descriptors[0])
+        cells = [
+            cell
+            for cell in self.cells.values()
+            if cell.state is CellState.LIVE
+            and (part := cell.root.shared)
+            and part.of is shared
+            and part.counted
+        ]
+        try:
+            self.points.take_shared(cells, shared, upper, descriptors[0])
+        except BaseException:
+            taken.remove(descriptors[0])
+            raise
+
+    def order_shared_end(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Lets go of shared directories. Boxes that have parts of them keep these until they end, and get no others."""
+        shared = self.shared.pop(arguments["id"], None)
+        if shared is not None:
+            shared.end()
+
+    def _shared(self, name: str) -> Shared:
+        found = self.shared.get(name)
+        if found is None:
+            raise Refused("instance.ended", "the shared directories are gone", id=name)
+        return found
+
+    def _part(self, wanted: dict[str, Any]) -> Part:
+        names = tuple(wanted["names"])
+        if not all(shareable(name) for name in names):
+            raise Refused("kibo.bug", f"{names!r} cannot be names of shared directories")
+        return Part(self._shared(wanted["id"]), names)
 
     # Looking, talking, ending
 

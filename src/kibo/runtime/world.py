@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from kibo.runtime import kernel, roots
+from kibo.runtime import kernel, roots, shareddirs
 
 #: Where the warden finds the writable layers that lie on disk.
 DELTAS: Final = "/kibo/deltas"
@@ -74,6 +74,7 @@ def build_world(layers_fd: int, layers_path: str, usr_fd: int, deltas_fd: int, d
     os.chdir("/")
     roots.make_devices(devices)
     roots.make_bare()
+    shareddirs.make_place()
     for fd in (root, layers_fd, usr_fd, deltas_fd, proc, sys_fd, *devices.values()):
         if fd >= 0:
             os.close(fd)
