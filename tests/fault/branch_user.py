@@ -66,6 +66,33 @@ class Scene:
         self.box.put("b", "unsealed")
         return lambda: self.main.fork(2, names=["one", "two"], live="never")
 
+    def share(self) -> None:
+        """Has two instances share a directory, and write to it."""
+        for name in ("ada", "bob"):
+            self.main.spawn(Values(), name=name, shared=["notes"]).exec(f"echo {name} > /shared/notes/{name}")
+
+    def shared_fork(self) -> Step:
+        """With a program in one of those that share: what they share is copied."""
+        self.share()
+        self.main["ada"].popen("exec sleep 60")
+        return lambda: self.main.fork(2, names=["one", "two"])
+
+    def shared_commit(self) -> Step:
+        self.share()
+        one, two = self.forks()
+        two["ada"].exec("echo two > /shared/notes/two")
+        one["bob"].exec("rm /shared/notes/ada; echo one > /shared/notes/one")
+        return one.commit
+
+    def shared_merge(self) -> Step:
+        self.share()
+        one, two = self.forks()
+        two["ada"].exec("echo two > /shared/notes/ada")
+        two.snapshot()
+        one["bob"].exec("echo one > /shared/notes/bob")
+        one.commit()
+        return two.merge
+
     def deepen(self, branch: Branch) -> None:
         for number in range(MAX_CHAIN + 1):
             branch[self.box].put(f"n{number % 3}", number)

@@ -31,8 +31,11 @@ from own_runtimes import link_layers
 
 PROGRAM = Path(__file__).with_name("branch_user.py")
 STEPS = """
-    spawn fork busy_fork deep_fork seal commit merge merge_standing overwrite abort apply open close checkout end
+    spawn fork busy_fork deep_fork shared_fork shared_commit seal commit merge merge_standing overwrite abort
+    apply open close checkout end
 """.split()
+#: Those that pass the points of others with other files.
+LONG = ["shared_merge"]
 #: Steps of the process and of its files alone; what `open` does, who looks does too.
 UNSEEN = {"spawn", "end", "open"}
 WITHIN_S = 10.0
@@ -144,7 +147,7 @@ def tree_of(records: Records) -> dict[str, Any]:
 
 def files_of(records: Records, world: Any) -> dict[str, str]:
     with records.deltas.root(world) as stack:
-        work = stack.find(PLACE.encode())
+        work = stack.find(PLACE.encode()) if world.layers else stack.root  # what is shared lies over nothing
         return dict(_files(work)) if work is not None else {}
 
 
@@ -268,7 +271,7 @@ def test_every_named_point_is_one_that_a_step_is_killed_at(home: Home) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", [*STEPS, *LONG])
 def test_killed_at_any_passage_it_has_happened_entirely_or_not_at_all(home: Home, name: str) -> None:
     happens_or_not(Step(home, name), every=True)
 

@@ -9,10 +9,12 @@ from typing import Self
 
 from kibo.box.define import Box
 from kibo.branch.async_mail_faces import AsyncBranchBoard, AsyncBranchMail
+from kibo.branch.async_shared_face import AsyncSharedDirectory
 from kibo.branch.deltas import BranchChange
 from kibo.branch.face import EVERYTHING, BranchFace, InstanceT, Onto
 from kibo.branch.hostdir.apply import Applied
 from kibo.branch.records import Committed, SnapshotRecord, Status, Undone
+from kibo.branch.sharing import shared_names
 from kibo.context.async_context import AsyncContext
 from kibo.effects.matching import Unrecorded
 from kibo.effects.records import Effect
@@ -60,11 +62,17 @@ class AsyncBranch(BranchFace[InstanceT]):
         *,
         workspace: str | os.PathLike[str] | None = None,
         name: str = "",
+        shared: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> InstanceT:
         """Makes an instance in the branch. Cancelled, it leaves none."""
-        instance: InstanceT = await self._running.spawn(box, workspace, name, progress)
+        instance: InstanceT = await self._running.spawn(box, workspace, name, progress, shared)
         return instance
+
+    def shared(self, name: str) -> AsyncSharedDirectory:
+        """Returns one of its shared directories, to read and write from here; see `Branch.shared`."""
+        (checked,) = shared_names([name])
+        return AsyncSharedDirectory(self._running, checked)
 
     async def fork(self, n: int = 1, *, names: Sequence[str] = (), live: Live = "prefer") -> list[Self]:
         """Makes branches that begin where this one is. Cancelled, it leaves none, or returns all of them."""

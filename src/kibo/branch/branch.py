@@ -13,6 +13,8 @@ from kibo.branch.face import EVERYTHING, BranchFace, Onto
 from kibo.branch.hostdir.apply import Applied
 from kibo.branch.mail_faces import BranchBoard, BranchMail
 from kibo.branch.records import Committed, SnapshotRecord, Status, Undone
+from kibo.branch.shared_face import SharedDirectory
+from kibo.branch.sharing import shared_names
 from kibo.context.context import Context
 from kibo.effects.matching import Unrecorded
 from kibo.effects.records import Effect
@@ -59,6 +61,7 @@ class Branch(BranchFace[Instance]):
         *,
         workspace: str | os.PathLike[str] | None = None,
         name: str = "",
+        shared: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> Instance:
         """Makes an instance in the branch.
@@ -68,6 +71,10 @@ class Branch(BranchFace[Instance]):
             workspace: A directory of the host, which the instance sees at ``/work`` as it is now. The directory itself
                 is changed by `apply` alone.
             name: What to call it in the branch; by default the names of its parts, and a number from the second on.
+            shared: Names of directories that it sees at ``/shared/NAME``, as all instances of the branch do that were
+                spawned with the same name: each sees at once what the others write. They are made by whoever names them
+                first, are forked, committed and merged with the branch, and may take as much disk together as the
+                largest of these instances may alone. At most 32.
             progress: Told of each step where something has to be built, and several times a second of how far the
                 workspace is read: a `kibo.branch.hostdir.reading.Reading`.
 
@@ -77,10 +84,23 @@ class Branch(BranchFace[Instance]):
         Raises:
             BranchClosed, BranchStale: The branch is not open.
             FileMissing, WorkspaceUnreadable, WorkspaceChanging: See `kibo.branch.hostdir.freeze`.
+            InvalidInput: A shared directory cannot be called so.
             KiboError: As `Box.spawn`.
         """
-        instance: Instance = run(self._running.spawn(box, workspace, name, progress))
+        instance: Instance = run(self._running.spawn(box, workspace, name, progress, shared))
         return instance
+
+    def shared(self, name: str) -> SharedDirectory:
+        """Returns one of its shared directories, to read and write from here; it is made on first use.
+
+        Args:
+            name: As instances are spawned with.
+
+        Raises:
+            InvalidInput: A shared directory cannot be called so.
+        """
+        (checked,) = shared_names([name])
+        return SharedDirectory(self._running, checked)
 
     def fork(self, n: int = 1, *, names: Sequence[str] = (), live: Live = "prefer") -> list[Branch]:
         """Makes branches that begin where this one is: every instance, its files and its live state, at one moment.

@@ -190,8 +190,14 @@ class Deltas:
 
     def _below(self, world: InstanceWorld, part: str) -> list[Path]:
         if part == "u":
-            return [self.layer(name) for name in world.layers]
+            # Shared directories lie over nothing.
+            return [self.layer(name) for name in world.layers] or [self._nothing()]
         return [_HOST_USR]
+
+    def _nothing(self) -> Path:
+        path = self.home / "nothing"
+        path.mkdir(mode=0o755, exist_ok=True)
+        return path
 
     def _trees(self, deltas: Sequence[str], part: str) -> list[Path]:
         return [tree for name in deltas if (tree := self.path(name) / part).is_dir()]

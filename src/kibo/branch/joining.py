@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from kibo.branch.deltas import Deltas
 from kibo.branch.family import Family
 from kibo.branch.members import Member
-from kibo.branch.worlds import InstanceWorld, World
+from kibo.branch.sharing import Part
+from kibo.branch.worlds import SHARED, InstanceWorld, World
 from kibo.model.asker import Asker
 from kibo.model.errors import ReadsChanged
 from kibo.runtime import forking
-from kibo.runtime.states import Spawned
+from kibo.runtime.states import Spawned, States
 from kibo.runtime.trees.conflict import Conflict, Resolver
 from kibo.runtime.trees.globs import matching
 from kibo.runtime.trees.merge import merge_conflict
@@ -59,7 +60,8 @@ def join(
             chain, failed = deltas.merge(name, (start, one, two), resolver)
             conflicts += failed
             if not conflicts:
-                both = replace(one, deltas=chain, turns=max(one.turns, two.turns) + 1)
+                turns = 0 if name == SHARED else max(one.turns, two.turns) + 1
+                both = replace(one, deltas=chain, turns=turns)
                 merged[name] = deltas.shortened(both)
     if conflicts:
         raise merge_conflict(
@@ -90,8 +92,10 @@ async def revive(
     members: Mapping[str, Member],
     theirs: Mapping[str, Member],
     asker: Asker,
+    shared: Callable[[States, InstanceWorld], Awaitable[Part | None]],
 ) -> dict[str, Spawned]:
-    """Spawns fresh guests over the files of those instances of a merged world that neither side has running.
+    """Spawns fresh guests over the files of those instances of a merged world that neither side has running as they are
+    to be: those of the parent that have a part of what was shared in it are made anew, too.
 
     They ask on behalf of the branch that is merged: until that is recorded it may come to nothing, and what their
     `resume()` asks for with it.
@@ -99,12 +103,17 @@ async def revive(
     made: dict[str, Spawned] = {}
     try:
         for name, world in merged.items():
-            if name in kept or ours.get(name) == world:
+            if name == SHARED or name in kept or (ours.get(name) == world and not world.shared):
                 continue
             like = (members.get(name) or theirs[name]).spawned
             upper = family.owner.new()
             made[name] = await like.states.fork(
-                family.waiting, like.state, upper=upper, over=world.deltas, asker=asker
+                family.waiting,
+                like.state,
+                upper=upper,
+                over=world.deltas,
+                asker=asker,
+                shared=await shared(like.states, world),
             )
     except BaseException:
         for spawned in made.values():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,11 +12,11 @@ from kibo.branch.hostdir.frozen import Hold
 from kibo.branch.worlds import InstanceWorld
 from kibo.model.asker import Asker
 from kibo.model.errors import NotLive
-from kibo.model.limits import BOUNDARY_POLL_S
+from kibo.model.limits import BOUNDARY_POLL_S, DEFAULT_DISK_BYTES, DEFAULT_DISK_FILES
 from kibo.runtime import forking
 from kibo.runtime.conversation import Conversation
 from kibo.runtime.forking import Live, Point
-from kibo.runtime.instance import conversation_of, spawned_of
+from kibo.runtime.instance import conversation_of, give_up, spawned_of
 from kibo.runtime.servicing import stop_services
 from kibo.runtime.states import Spawned
 from kibo.runtime.waiting import Waiting
@@ -35,6 +35,7 @@ class Member:
         sealed: What it was when the branch was sealed last, or came to be.
         left: What it was when the branch ended and another took it over, which goes on writing; None before.
         hold: Keeps its frozen workspace until a snapshot names it.
+        shared: Names of the branch's shared directories that it has.
     """
 
     name: str
@@ -45,11 +46,27 @@ class Member:
     sealed: InstanceWorld
     left: InstanceWorld | None = None
     hold: Hold | None = None
+    shared: tuple[str, ...] = ()
 
     def let_go(self) -> None:
         """Lets go of its workspace: a snapshot names it now."""
         if self.hold is not None:
             self.hold.release()
+
+    @property
+    def layer(self) -> str:
+        """The layer on disk that it writes to; empty once it has ended."""
+        return "" if self.talk.ended else self.spawned.upper
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """The bytes and files that it may take there."""
+        limits = self.spawned.state.plan.limits
+        return limits.disk_bytes or DEFAULT_DISK_BYTES, limits.disk_files or DEFAULT_DISK_FILES
+
+    def give_up(self, why: str) -> None:
+        """Ends it, without waiting."""
+        give_up(self.face, why)
 
     @property
     def talk(self) -> Conversation:
@@ -74,7 +91,7 @@ class Member:
         return self._described([name for name in names if deltas.written(name)])
 
     def _described(self, names: Sequence[str]) -> InstanceWorld:
-        return described(self.spawned, self.box, tuple(names), self.talk.acts, self.frozen)
+        return described(self.spawned, self.box, tuple(names), self.talk.acts, self.frozen, self.shared)
 
     def changed(self, deltas: Deltas) -> bool:
         """Tells whether it may be something else than when it was sealed last."""
@@ -108,6 +125,7 @@ class Member:
         n: int,
         live: Live,
         askers: Sequence[Asker],
+        parts: Sequence[Mapping[str, Any]] = (),
     ) -> tuple[list[Spawned], Point]:
         """Makes forks of it from a point: live, or with fresh guests over its files, whose layers are joined first.
 
@@ -120,7 +138,9 @@ class Member:
         spawned = self.spawned
         if point.cell:
             try:
-                made = await forking.fork(waiting, spawned, point, n, durable=True, askers=askers)
+                made = await forking.fork(
+                    waiting, spawned, point, n, durable=True, askers=askers, parts=parts
+                )
                 return made, point
             except NotLive as error:
                 if live == "require":
@@ -128,16 +148,25 @@ class Member:
                 point = replace(point, cell="", reasons=(error.message,))
         world = self.world(deltas)
         short = await waiting.aside(lambda: deltas.shortened(world))
-        made = await forking.fork(waiting, spawned, point, n, durable=True, over=short.deltas, askers=askers)
+        made = await forking.fork(
+            waiting, spawned, point, n, durable=True, over=short.deltas, askers=askers, parts=parts
+        )
         return made, point
 
 
-def described(spawned: Spawned, box: str, deltas: tuple[str, ...], turns: int, frozen: str) -> InstanceWorld:
+def described(
+    spawned: Spawned,
+    box: str,
+    deltas: tuple[str, ...],
+    turns: int,
+    frozen: str,
+    shared: tuple[str, ...] = (),
+) -> InstanceWorld:
     """Describes an instance as a snapshot keeps it."""
     built = spawned.state.built
     layers = tuple(layer.path.parent.name for layer in built.layers)
     label = " + ".join(part.name for part in spawned.state.plan.parts) or "Box()"
-    return InstanceWorld(box, label, layers, deltas, turns, frozen)
+    return InstanceWorld(box, label, layers, deltas, turns, frozen, shared)
 
 
 @asynccontextmanager

@@ -21,11 +21,12 @@ from kibo.branch.history import History
 from kibo.branch.hostdir.refusing import on_host
 from kibo.branch.owning import Owner
 from kibo.branch.records import BranchRecord, SnapshotRecord
-from kibo.branch.worlds import InstanceWorld, to_json
+from kibo.branch.worlds import SHARED, InstanceWorld, labels, shared_world, to_json
 from kibo.model.errors import ArchiveInvalid, BranchUnknown, FileMissing, InvalidInput
 from kibo.model.ids import RandomId
 from kibo.model.limits import MAX_WORLD_BYTES
 from kibo.runtime.layers.temporary import remove_tree
+from kibo.runtime.shareddirs import shareable
 from kibo.runtime.trees.archive import MAX_HISTORY_BYTES, Exported, export_deltas, import_deltas
 from kibo.runtime.trees.building import flush_directory
 
@@ -198,7 +199,7 @@ def receive(
         if isinstance(error, ArchiveInvalid):
             error.details.pop("deltas", None)  # those are removed
         raise
-    return Received(branch, tuple(sorted({each.label for each in world.values()})), found.digest)
+    return Received(branch, labels(world), found.digest)
 
 
 def _opened(file: Path) -> IO[bytes]:
@@ -246,7 +247,12 @@ def _world(first: str, deltas: dict[str, str]) -> dict[str, InstanceWorld]:
     """Reads the world of the first line, with the names that its deltas have here."""
     try:
         instances: Any = (json.loads(first)["world"] or {}).get("instances") or {}
-        return {_name(name): _instance(each, deltas) for name, each in instances.items()}
+        return {
+            _name(name): shared_world([deltas[layer] for layer in each["deltas"]])
+            if name == SHARED
+            else _instance(each, deltas)
+            for name, each in instances.items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArchiveInvalid(f"its world is malformed: {error}") from error
 
@@ -258,7 +264,10 @@ def _instance(each: Any, deltas: dict[str, str]) -> InstanceWorld:
     if not all(_LAYER.fullmatch(layer) for layer in layers):
         raise ValueError("a layer that cannot be")
     chain = tuple(deltas[name] for name in each["deltas"])
-    return InstanceWorld(each["box"], _name(each["label"]), tuple(layers), chain, turns)
+    shared = tuple(each.get("shared", ()))
+    if not all(isinstance(name, str) and shareable(name) for name in shared):
+        raise ValueError("a shared directory that cannot be")
+    return InstanceWorld(each["box"], _name(each["label"]), tuple(layers), chain, turns, shared=shared)
 
 
 def _name(value: Any) -> str:

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Container,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from kibo.box.define import Box
 from kibo.branch import joining
@@ -30,8 +39,9 @@ from kibo.branch.members import Member, described, turns, turns_or_boundary
 from kibo.branch.points import Points, refuse_running
 from kibo.branch.records import BranchRecord, Committed, SnapshotRecord, Status, Undone
 from kibo.branch.releasing import Releasing, asker_for
+from kibo.branch.sharing import Mounted, Part, Sharing, shared_names
 from kibo.branch.undoing import Undoing
-from kibo.branch.worlds import InstanceWorld, World, to_json, world_of
+from kibo.branch.worlds import SHARED, InstanceWorld, World, labels, shared_world, to_json, world_of
 from kibo.context.context import Context, Place
 from kibo.context.writing import Writer
 from kibo.effects.matching import Unrecorded
@@ -53,12 +63,14 @@ from kibo.model.ids import BranchId
 from kibo.runtime import forking
 from kibo.runtime.callers import Tally
 from kibo.runtime.conversation import Conversation
+from kibo.runtime.fileaccess import FileAccess
 from kibo.runtime.forking import Live, Point
 from kibo.runtime.instance import adopt, conversation_of, spawned_of, was_destroyed
-from kibo.runtime.states import Progress, Spawned
+from kibo.runtime.states import Progress, Spawned, States
 from kibo.runtime.trees.conflict import Resolver
 from kibo.store.crash import point as crash_point
 
+Result = TypeVar("Result")
 #: Why nothing runs in a branch any more.
 Ended = Literal["committed", "aborted", "stale", "closed"]
 NOT_THERE: Final = "the branch that was committed does not have it"
@@ -87,6 +99,8 @@ class RunningBranch:
         self.live = True
         self.reasons: tuple[str, ...] = ()
         self.members: dict[str, Member] = {}
+        #: What its instances have in common.
+        self.sharing = Sharing(family, base.get(SHARED), lambda: list(self.members.values()))
         self.face: Any = family.branch_face(self)
         #: Those forked from it that may still end otherwise than it does: not those that were aborted.
         self._children: dict[str, RunningBranch] = {}
@@ -167,10 +181,18 @@ class RunningBranch:
     # -- instances
 
     async def spawn(
-        self, box: Box, workspace: str | os.PathLike[str] | None, name: str, progress: Progress | None
+        self,
+        box: Box,
+        workspace: str | os.PathLike[str] | None,
+        name: str,
+        progress: Progress | None,
+        shared: Iterable[str] = (),
     ) -> Any:
         """Makes an instance in the branch; see `Branch.spawn`."""
         self._check()
+        directories = shared_names(shared)
+        if name == SHARED:
+            raise InvalidInput(f"an instance cannot be called {name!r}", hint="Leave the slash out.")
         family = self.family
         states, state = await family.ensure(box, progress)
         frozen: Frozen | None = None
@@ -182,20 +204,46 @@ class RunningBranch:
             family.flusher.add(frozen.id)
             crash_point("spawn.frozen")
         over: tuple[str, ...] = frozen.deltas if frozen is not None else ()
-        spawned = await states.fork(
-            family.waiting, state, name, upper=family.owner.new(), over=over, asker=self.asker
-        )
+        async with self.sharing.part(states, directories) as part:
+            spawned = await states.fork(
+                family.waiting,
+                state,
+                name,
+                upper=family.owner.new(),
+                over=over,
+                asker=self.asker,
+                shared=part,
+            )
         crash_point("spawn.made")
         try:
             async with family.lock:
                 self._check()
                 called = self._free_name(name or "+".join(part.name for part in state.plan.parts) or "Box")
-                member = self._member(called, spawned, box.digest, frozen.id if frozen is not None else "")
+                named = frozen.id if frozen is not None else ""
+                member = self._member(called, spawned, box.digest, named, directories)
                 member.hold = frozen.hold if frozen is not None else None
                 return member.face
         except BaseException:
             forking.discard(spawned)
             raise
+
+    async def use_shared(self, name: str, work: Callable[[FileAccess], Awaitable[Result]]) -> Result:
+        """Has a program outside of its boxes use one of its shared directories; see `SharedDirectory`."""
+        self._check_open()
+        with self._saying_why():
+            return await self.sharing.use(name, work)
+
+    async def diff_shared(self, name: str) -> list[BranchChange]:
+        """Lists what has changed in one of its shared directories; see `SharedDirectory.diff`."""
+        deltas, start, now = self.family.deltas, self.sharing.start, self.sharing.world_now()
+        place = f"{SHARED}/{name}/"
+        return await self.family.waiting.aside(
+            lambda: [
+                change
+                for change in deltas.changes(SHARED, start, now, HOST_BITS)
+                if change.path.startswith(place)
+            ]
+        )
 
     def __getitem__(self, instance: Any) -> Any:
         """Returns the same instance in this branch; see `Branch.__getitem__`."""
@@ -227,31 +275,46 @@ class RunningBranch:
         head = await family.waiting.aside(lambda: family.history.find_snapshot(self.id))
         known = {box.digest: box for box in boxes}
         world = world_of(head)
-        missing = sorted({each.label for each in world.values() if each.box not in known})
+        shared = world.pop(SHARED, None)
+        missing = labels({name: each for name, each in world.items() if each.box not in known})
         if missing:
             raise UnmetNeed(
                 f"the snapshot has instances of {', '.join(missing)}, whose definitions were not given",
                 hint="Give each box as it was: kibo.checkout(ref, Coder()).",
-                details={"labels": missing},
+                details={"labels": list(missing)},
             )
+        if shared is not None:
+            self.sharing = Sharing(family, shared, lambda: list(self.members.values()))
         for name, each in world.items():
             states, state = await family.ensure(known[each.box], None)
             short = await family.waiting.aside(partial(family.deltas.shortened, each))
             crash_point("restore.shortened")
-            spawned = await states.fork(
-                family.waiting, state, upper=family.owner.new(), over=short.deltas, asker=self.asker
-            )
-            self._member(name, spawned, each.box, each.frozen, short)
+            async with self.sharing.part(states, each.shared) as part:
+                spawned = await states.fork(
+                    family.waiting,
+                    state,
+                    upper=family.owner.new(),
+                    over=short.deltas,
+                    asker=self.asker,
+                    shared=part,
+                )
+            self._member(name, spawned, each.box, each.frozen, each.shared, short)
         if any(member.talk.plan.handlers for member in self.members.values()):
             mail = self.mail  # on the loop, if there is one
             await family.waiting.aside(mail.room.look)
 
     def _member(
-        self, name: str, spawned: Spawned, box: str, frozen: str, sealed: InstanceWorld | None = None
+        self,
+        name: str,
+        spawned: Spawned,
+        box: str,
+        frozen: str,
+        shared: tuple[str, ...],
+        sealed: InstanceWorld | None = None,
     ) -> Member:
-        start = described(spawned, box, spawned.deltas, 0, frozen)
+        start = described(spawned, box, spawned.deltas, 0, frozen, shared)
         face = self.family.instance_face(spawned)
-        member = Member(name, face, box, frozen, sealed or start, sealed or start)
+        member = Member(name, face, box, frozen, sealed or start, sealed or start, shared=shared)
         face.branch, face._member = self.face, name
         self.members[name] = member
         self.family.watch.add(member)
@@ -289,6 +352,7 @@ class RunningBranch:
         self._check()
         members = list(self.members.values())
         made: dict[str, list[Spawned]] = {}
+        overlays: list[Mounted] = []
         # Before they are recorded: their instances may ask for something as soon as they run.
         ids = [BranchId.new() for _ in range(n)]
         askers = [self.asker._replace(branch=each, holds=True) for each in ids]
@@ -296,10 +360,12 @@ class RunningBranch:
             self._check()
             reasons: list[str] = []
             try:
+                overlays = await self.sharing.fork(n)
                 for member, point in zip(members, points, strict=True):
+                    parts = [each.part(member.shared) for each in overlays] if member.shared else ()
                     with self._saying_why():
                         made[member.name], how = await member.fork(
-                            self.family.waiting, self.family.deltas, point, n, live, askers
+                            self.family.waiting, self.family.deltas, point, n, live, askers, parts
                         )
                     reasons += [f"{member.name}: {reason}" for reason in how.reasons]
                 crash_point("fork.made")
@@ -322,10 +388,12 @@ class RunningBranch:
                     self._note_sealed(world, str(records[0].base))
                     self._forks += n
                     # Whoever ends this branch next ends these with it.
-                    return self._born(records, world, members, made, reasons)
+                    return self._born(records, world, members, made, overlays, reasons)
             except BaseException:
                 for spawned in (each for forks in made.values() for each in forks):
                     forking.discard(spawned)
+                for overlay in overlays:
+                    overlay.end()
                 raise
 
     def _born(
@@ -334,6 +402,7 @@ class RunningBranch:
         world: World,
         members: Iterable[Member],
         made: Mapping[str, Sequence[Spawned]],
+        overlays: Sequence[Mounted],
         reasons: Sequence[str],
     ) -> list[RunningBranch]:
         children = [RunningBranch(self.family, record, self, world) for record in records]
@@ -341,7 +410,11 @@ class RunningBranch:
             child.live, child.reasons = not reasons, tuple(reasons)
             for member in members:
                 spawned = made[member.name][index]
-                child._member(member.name, spawned, member.box, member.frozen, world[member.name])
+                child._member(
+                    member.name, spawned, member.box, member.frozen, member.shared, world[member.name]
+                )
+            if overlays:
+                child.sharing.mount(overlays[index])
         self._children |= {child.id: child for child in children}
         self._forks_alive.update(children)
         if self._mail is not None:
@@ -374,16 +447,19 @@ class RunningBranch:
                         member.take_busy(waiting) if member.name in busy else member.take(waiting, live)
                     )
                     taken.append((member, point))
+                await self.sharing.take()
             yield [point for _, point in taken]
         finally:
             for member, point in taken:
                 forking.drop(member.spawned, point)
 
     def _sealed_world(self) -> dict[str, InstanceWorld]:
-        return {name: member.world(self.family.deltas) for name, member in self.members.items()}
+        world = {name: member.world(self.family.deltas) for name, member in self.members.items()}
+        return {**world, **_named(self.sharing.world())}
 
     def _world_now(self) -> dict[str, InstanceWorld]:
-        return {name: member.world_now(self.family.deltas) for name, member in self.members.items()}
+        world = {name: member.world_now(self.family.deltas) for name, member in self.members.items()}
+        return {**world, **_named(self.sharing.world_now())}
 
     def _let_go(self) -> None:
         for member in self.members.values():
@@ -393,6 +469,7 @@ class RunningBranch:
         self._sealed_names = set(world)
         for name, member in self.members.items():
             member.sealed = world[name]
+        self.sharing.sealed = world.get(SHARED, self.sharing.sealed)
         self._let_go()
         self.family.flusher.add(snapshot)
 
@@ -587,11 +664,27 @@ class RunningBranch:
             crash_point("merge.decided")
             lively = {} if self._ended else self.members
             kept = {name for name in merged if name in lively and merged[name] == sides[2].get(name)}
-            fresh = await joining.revive(
-                family, merged, sides[1], kept, parent.members, self.members, self.asker
-            )
-            crash_point("merge.revived")
+            overlay = self.sharing.mounted
+            if self._ended or merged.get(SHARED) != sides[2].get(SHARED):
+                # What goes on by itself goes on with what it shares.
+                overlay, kept = None, {name for name in kept if not merged[name].shared}
+
+            async def part(states: States, world: InstanceWorld) -> Part | None:
+                nonlocal overlay
+                if not world.shared:
+                    return None
+                if overlay is None:
+                    files = merged.get(SHARED, shared_world())
+                    short = await family.waiting.aside(lambda: family.deltas.shortened(files))
+                    overlay = Mounted.begin(states.session, short.deltas, family.owner.new())
+                return overlay.part(world.shared)
+
+            fresh: dict[str, Spawned] = {}
             try:
+                fresh = await joining.revive(
+                    family, merged, sides[1], kept, parent.members, self.members, self.asker, part
+                )
+                crash_point("merge.revived")
                 async with family.lock:
                     done = await family.waiting.aside(
                         lambda: (
@@ -601,11 +694,13 @@ class RunningBranch:
                         )
                     )
                     crash_point("merge.recorded")
-                    parent._become_merged(self, kept, fresh, merged, ending)
+                    parent._become_merged(self, kept, fresh, overlay, merged, ending)
                     told = await family.waiting.aside(lambda: self._tell_gateway(done))
             except BaseException:
                 for spawned in fresh.values():
                     forking.discard(spawned)
+                if overlay is not None and overlay not in (self.sharing.mounted, parent.sharing.mounted):
+                    overlay.end()
                 raise
             family.flusher.add(done.head)
             return done, told
@@ -748,7 +843,11 @@ class RunningBranch:
         """Lists what has changed in it since it was forked, or began; see `Branch.diff`."""
         deltas = self.family.deltas
         pairs = [
-            (name, member.start, member.world_now(deltas)) for name, member in sorted(self.members.items())
+            (SHARED, self.sharing.start, self.sharing.world_now()),
+            *(
+                (name, member.start, member.world_now(deltas))
+                for name, member in sorted(self.members.items())
+            ),
         ]
         return await self.family.waiting.aside(
             lambda: [
@@ -775,8 +874,12 @@ class RunningBranch:
     def _moved(self) -> bool:
         """Whether it is something else than when it was sealed last. Asks nobody but the disk."""
         self._check()
-        names, deltas = self.members.keys(), self.family.deltas
-        return names != self._sealed_names or any(each.changed(deltas) for each in self.members.values())
+        names, deltas = {*self.members, *_named(self.sharing.world_now())}, self.family.deltas
+        return (
+            names != self._sealed_names
+            or self.sharing.changed()
+            or any(each.changed(deltas) for each in self.members.values())
+        )
 
     def _take_over(self, winner: RunningBranch, world: World, ending: Ending) -> None:
         """Makes this branch what a committed fork of it is, and ends the others."""
@@ -784,6 +887,7 @@ class RunningBranch:
             self._take_member(name, member, world[name])
         for name in self.members.keys() - winner.members.keys():
             ending.kill(self.members.pop(name).face, NOT_THERE)
+        self.sharing.take_over(winner.sharing, world.get(SHARED))
         self._sealed_names = set(world)
         self._take_mail(winner, joined=False)
         self._end_children(winner, ending)
@@ -814,6 +918,7 @@ class RunningBranch:
         merged: RunningBranch,
         kept: set[str],
         fresh: Mapping[str, Spawned],
+        overlay: Mounted | None,
         world: World,
         ending: Ending,
     ) -> None:
@@ -823,9 +928,12 @@ class RunningBranch:
             like = self.members.get(name) or merged.members[name]
             face = self.family.instance_face(spawned)
             conversation_of(face).acts = world[name].turns
-            self._take_member(
-                name, Member(name, face, like.box, like.frozen, like.start, world[name]), world[name]
-            )
+            mine = Member(name, face, like.box, like.frozen, like.start, world[name], shared=like.shared)
+            self._take_member(name, mine, world[name])
+        if overlay is merged.sharing.mounted:
+            self.sharing.take_over(merged.sharing, world.get(SHARED))
+        else:
+            self.sharing.replace(overlay, world.get(SHARED))
         for name in self.members.keys() - world.keys():
             ending.kill(self.members.pop(name).face, NOT_THERE)
         for name in fresh.keys() & merged.members.keys():
@@ -873,6 +981,7 @@ class RunningBranch:
         mine = [
             each for each in self.members.values() if each.face.branch is self.face
         ]  # else its parent's now
+        self.sharing.end()
         if self._undoes:
             return  # they end once that is done
         if why != "closed" and ending.can_undo(self.id):
@@ -911,3 +1020,8 @@ class RunningBranch:
             hint="It can be read. Fork again from its parent, or check one of its snapshots out.",
             details={"branch": self.id, "status": self._ended},
         )
+
+
+def _named(shared: InstanceWorld) -> World:
+    """Returns what a world has of shared directories: nothing where nothing was ever in them."""
+    return {SHARED: shared} if shared.deltas else {}

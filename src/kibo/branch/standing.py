@@ -29,7 +29,7 @@ from kibo.branch.reach import Retention
 from kibo.branch.records import BranchRecord, Committed, SnapshotRecord
 from kibo.branch.retention import Collected
 from kibo.branch.workspaces import write_workspaces
-from kibo.branch.worlds import InstanceWorld, World, layers, to_json, world_of
+from kibo.branch.worlds import InstanceWorld, World, labels, layers, to_json, world_of
 from kibo.effects import retention
 from kibo.effects.calls import Calls
 from kibo.effects.records import Effect
@@ -325,8 +325,8 @@ class Standing:
             SnapshotUnknown, WrongState: As `point` and `world`.
         """
         snapshot = self.point(ref)
-        labels = sorted({each.label for each in self._points.world(snapshot).values()})
-        return self.history.at(snapshot.id, name, ref=ref), tuple(labels)
+        needed = labels(self._points.world(snapshot))
+        return self.history.at(snapshot.id, name, ref=ref), needed
 
     def write(self, ref: str, to: Path) -> tuple[dict[str, Path], tuple[bytes, ...]]:
         """Writes the workspaces of a snapshot into a new directory; see `write_workspaces`.

@@ -12,15 +12,12 @@ import os
 import threading
 import time
 import weakref
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from kibo.branch.deltas import Deltas
-from kibo.branch.members import Member
 from kibo.branch.repeating import Repeating
-from kibo.model.limits import DEFAULT_DISK_BYTES, DEFAULT_DISK_FILES
 from kibo.runtime import kernel
 from kibo.runtime.handle import OUT_OF_DISK, OUT_OF_FILES
-from kibo.runtime.instance import give_up
 
 #: Seconds between two looks at the disk as a whole.
 INTERVAL_S: Final = 1.0
@@ -49,6 +46,24 @@ class Room(NamedTuple):
         return self.bytes > other.bytes or self.files > other.files
 
 
+class Writer(Protocol):
+    """Who writes to a layer on disk: an instance, or those that share directories."""
+
+    @property
+    def layer(self) -> str:
+        """The layer's name; empty where nothing writes."""
+        ...
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """The bytes and files that it may take."""
+        ...
+
+    def give_up(self, why: str) -> None:
+        """Ends what writes, without waiting."""
+        ...
+
+
 class DiskWatch:
     """Ends instances whose layers on disk grow past their limits.
 
@@ -58,16 +73,16 @@ class DiskWatch:
 
     def __init__(self, deltas: Deltas) -> None:
         self._deltas = deltas
-        #: What the disk had left when an instance was looked at, and how much of it the instance might still take.
-        self._members: weakref.WeakKeyDictionary[Member, tuple[Room, Room]] = weakref.WeakKeyDictionary()
+        #: What the disk had left when one was looked at, and how much of it that one might still take.
+        self._writers: weakref.WeakKeyDictionary[Writer, tuple[Room, Room]] = weakref.WeakKeyDictionary()
         self._guard = threading.Lock()
         self._repeating = Repeating("kibo-disk-watch", self._look_at_all, INTERVAL_S)
         self._due_s = 0.0
 
-    def add(self, member: Member) -> None:
+    def add(self, writer: Writer) -> None:
         """Watches one more."""
         with self._guard:
-            self._members[member] = (self._left(), _slack(_limit(member), Room(0, 0)))
+            self._writers[writer] = (self._left(), _slack(Room(*writer.room), Room(0, 0)))
         self._repeating.begin()
 
     def close(self) -> None:
@@ -76,15 +91,15 @@ class DiskWatch:
 
     def _look_at_all(self) -> float:
         with self._guard:
-            members = dict(self._members)
+            writers = dict(self._writers)
         left, all_of_them = self._left(), time.monotonic() >= self._due_s
         began = time.thread_time()
-        for member, (before, slack) in members.items():
+        for writer, (before, slack) in writers.items():
             lost = Room(before.bytes - left.bytes, before.files - left.files)
             if all_of_them or lost.exceeds(slack):
-                used = self._look(member)
+                used = self._look(writer)
                 with self._guard:
-                    self._members[member] = (left, _slack(_limit(member), used))
+                    self._writers[writer] = (left, _slack(Room(*writer.room), used))
         if all_of_them:
             self._due_s = time.monotonic() + (time.thread_time() - began) / SHARE
         return INTERVAL_S
@@ -94,21 +109,14 @@ class DiskWatch:
         # A file system that makes inodes as they are needed says that it has none.
         return Room(found.f_bfree * found.f_frsize, found.f_ffree)
 
-    def _look(self, member: Member) -> Room:
-        face: Any = member.face
-        spawned = member.spawned
-        if member.talk.ended or not spawned.upper:
+    def _look(self, writer: Writer) -> Room:
+        if not writer.layer:
             return Room(0, 0)
-        limit = _limit(member)
-        used = used_room(os.fspath(self._deltas.path(spawned.upper)), limit)
+        limit = Room(*writer.room)
+        used = used_room(os.fspath(self._deltas.path(writer.layer)), limit)
         if used.exceeds(limit):
-            give_up(face, OUT_OF_DISK if used.bytes > limit.bytes else OUT_OF_FILES)
+            writer.give_up(OUT_OF_DISK if used.bytes > limit.bytes else OUT_OF_FILES)
         return used
-
-
-def _limit(member: Member) -> Room:
-    limits = member.spawned.state.plan.limits
-    return Room(limits.disk_bytes or DEFAULT_DISK_BYTES, limits.disk_files or DEFAULT_DISK_FILES)
 
 
 def _slack(limit: Room, used: Room) -> Room:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from kibo.branch.records import SnapshotRecord, unreadable
 
@@ -20,6 +20,7 @@ class InstanceWorld:
         deltas: Its sealed layers on disk, lowest first; the lowest may be those of a frozen workspace.
         turns: Actions that have run in it since it was spawned and may have changed its live state.
         frozen: The frozen workspace, or empty.
+        shared: Names of the branch's shared directories that it has.
     """
 
     box: str
@@ -28,9 +29,12 @@ class InstanceWorld:
     deltas: tuple[str, ...]
     turns: int = 0
     frozen: str = ""
+    shared: tuple[str, ...] = ()
 
 
-#: A branch's instances by their names in it.
+#: What a world calls the files in a branch's shared directories, which are those of no instance.
+SHARED: Final = "/shared"
+#: A branch's instances by their names in it, and under `SHARED` its shared directories, where it has any.
 World = Mapping[str, InstanceWorld]
 
 
@@ -52,10 +56,23 @@ def from_json(data: Mapping[str, Any] | None) -> dict[str, InstanceWorld]:
 
 
 def _instance(each: Mapping[str, Any]) -> InstanceWorld:
-    for key in ("layers", "deltas"):
+    for key in ("layers", "deltas", "shared"):
+        if key == "shared" and key not in each:
+            continue  # written before there were any
         if not isinstance(each[key], list) or not all(isinstance(name, str) for name in each[key]):
             raise TypeError(f"{key} is no list of names")
-    return InstanceWorld(**{**each, "layers": tuple(each["layers"]), "deltas": tuple(each["deltas"])})
+    tuples = {key: tuple(each[key]) for key in ("layers", "deltas", "shared") if key in each}
+    return InstanceWorld(**{**each, **tuples})
+
+
+def shared_world(deltas: Sequence[str] = ()) -> InstanceWorld:
+    """Describes shared directories that lie in these layers, lowest first."""
+    return InstanceWorld("", "", (), tuple(deltas))
+
+
+def labels(world: World) -> tuple[str, ...]:
+    """Returns the labels of the boxes that going on from a world needs, in order."""
+    return tuple(sorted({each.label for name, each in world.items() if name != SHARED}))
 
 
 def world_of(snapshot: SnapshotRecord) -> dict[str, InstanceWorld]:
