@@ -86,6 +86,15 @@ def test_the_cheapest_of_three_hotels_is_booked_and_the_others_are_let_go(home: 
     assert printed.count(": released") == 2
 
 
+def test_of_the_team_that_loses_no_file_no_mail_and_no_memory_is_in_main(home: Path) -> None:
+    said = run(home, "examples.team.demo")
+    assert "careful won; main has its files: " in said
+    assert "hasty    ada: parse.py written" in said
+    assert "on the board: careful: 0 wrong hasty: 3 wrong" in said
+    for there in ("3 files", "2 messages", "1 memories"):
+        assert f"of hasty's {there}, 0 are in main" in said
+
+
 def test_two_branches_sell_from_one_database_and_the_merge_keeps_both(home: Path) -> None:
     said = run(home, "examples.merge_sqlite.demo")
     assert "merged     work/shop.db: ['ada-1', 'bob-1', 'bob-2', 'mon-1']" in said
