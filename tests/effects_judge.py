@@ -79,6 +79,11 @@ class Deed:
     def may_be_done(self) -> bool:
         return self.done or (self.code not in SURELY_NOT and not self.broken)
 
+    @property
+    def won(self) -> bool:
+        """Whether it has certainly committed something, if that is what it does: an exploration may find nothing."""
+        return self.done and (self.verb != "explore" or bool(self.value))
+
 
 @dataclass(slots=True)
 class Story:
@@ -223,7 +228,7 @@ class Judge:
                 ends = [each for each in self.ends(at) if each.done and each.begun > since]
                 if (
                     not ends
-                    or self.stale_since(at) < ends[0].begun
+                    or self.left_behind(at, ends[0])
                     or any(each.verb == "abort" and each.branch == at for each in self.deeds)
                 ):
                     break
@@ -261,18 +266,29 @@ class Judge:
 
     def stale_since(self, branch: str) -> float:
         """Tells since when a branch has been stale for certain: another fork of its parent was committed."""
-        since = [
-            deed.ended
-            for deed in self.deeds
-            if deed.verb in COMMITS
-            and deed.done
-            and deed.branch != branch
-            and deed.ended is not None
-            and branch in self.parents
-            and self.parents.get(deed.branch) == self.parents[branch]
-            and deed.ended > self.forked(branch)
-        ]
-        return min(since, default=float("inf"))
+        since = [deed.ended for deed in self.rivals(branch) if deed.ended is not None and deed.won]
+        return min((at for at in since if at > self.forked(branch)), default=float("inf"))
+
+    def left_behind(self, branch: str, end: Deed) -> bool:
+        """Tells whether a branch may have been stale when it came to its parent: only its files did, then.
+
+        A commit that was killed, or that raised, may have made it so; `commit()` itself refuses one that is.
+        """
+        return end.verb != "commit" and any(
+            deed.may_be_done and deed.begun < (end.ended or float("inf"))
+            for deed in self.rivals(branch)
+            if deed.ended is None or deed.ended > self.forked(branch)
+        )
+
+    def rivals(self, branch: str) -> Iterator[Deed]:
+        """Gives what commits other forks of a branch's parent, if it does: explorations fork their own."""
+        parent = self.parents.get(branch)
+        for deed in self.deeds:
+            of_other = (
+                deed.verb in COMMITS and deed.branch != branch and self.parents.get(deed.branch) == parent
+            )
+            if parent is not None and (of_other or (deed.verb == "explore" and deed.branch == parent)):
+                yield deed
 
     def forked(self, branch: str) -> float:
         return next(
