@@ -23,6 +23,7 @@ class Payer(kibo.Box):
     def launch(self) -> None:
         self.receipts: list[str] = []
         self.till: http.client.HTTPConnection | None = None
+        self.beside: threading.Thread | None = None
 
     @kibo.action(effect="irreversible", timeout_s=60)
     def pay(self, path: str = "/pay", key: str = "") -> str:
@@ -46,8 +47,14 @@ class Payer(kibo.Box):
 
     @kibo.action(effect="irreversible", timeout_s=60)
     def pay_beside(self, path: str) -> None:
-        """Pay in a thread, and return at once."""
-        threading.Thread(target=asked, args=(path,), daemon=True).start()
+        """Pay in a thread, and return at once: `pays_beside` tells whether it still does."""
+        self.beside = threading.Thread(target=asked, args=(path,), daemon=True)
+        self.beside.start()
+
+    @kibo.action(effect="read")
+    def pays_beside(self) -> bool:
+        """Return whether the thread that pays has not ended."""
+        return self.beside is not None and self.beside.is_alive()
 
     @kibo.action(effect="irreversible", timeout_s=60)
     def order(self, path: str) -> None:

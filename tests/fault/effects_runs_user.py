@@ -256,25 +256,25 @@ class Program:
         branch = self.branches[step.branch]
         box = branch[self.box]
         path = step.path
-        seen = self.count(branch, path)
+        through, seen = gateway(), self.count(branch, path)
         if step.how == "beside":
             box.pay_beside(path)
-            returned: Callable[[], bool] = lambda: False  # noqa: E731 - nobody hears of it
+            returned: Callable[[], bool] = lambda: not box.pays_beside()  # noqa: E731
         elif step.how == "order":
             box.order(path)
-            returned = lambda: False  # noqa: E731
+            returned = lambda: False  # noqa: E731 - nobody hears of it; what it is sent to is there
         else:
             call = self.curl if step.how == "curl" else self.pay
             returned = self.start(step, lambda: call(box, step))
-        return self.wait(branch, box, path, seen, returned) if step.verb == "ask" else ""
+        return self.wait(branch, box, path, through, seen, returned) if step.verb == "ask" else ""
 
     def do_twin(self, step: Step) -> str:
         branch = self.branches[step.branch]
-        seen = self.count(branch, step.path)
+        through, seen = gateway(), self.count(branch, step.path)
         (twin,) = branch[self.box].fork()
         self.others.append(twin)
         returned = self.start(step, lambda: self.pay(twin, step))
-        return self.wait(branch, twin, step.path, seen, returned)
+        return self.wait(branch, twin, step.path, through, seen, returned)
 
     def do_alone(self, step: Step) -> None:
         box = Buyer().spawn()
@@ -333,15 +333,33 @@ class Program:
         listed = runtime().records().ledger.listed(branch.id)
         return sum(effect.url == f"http://shop.example{path}" for effect in listed)
 
-    def wait(self, branch: Branch, box: Any, path: str, seen: int, returned: Callable[[], bool]) -> str:
-        """Waits until something has come of what was asked for, or can come of it no more."""
-        through = gateway()
+    def wait(
+        self,
+        branch: Branch,
+        box: Any,
+        path: str,
+        through: Forwarder,
+        seen: int,
+        returned: Callable[[], bool],
+    ) -> str:
+        """Waits until something has come of what was asked for, or can come of it no more.
+
+        Args:
+            branch: Where.
+            box: What asks.
+            path: For what.
+            through: The gateway that ran before it did. A box that was made for one that is dead reaches none.
+            seen: How much was recorded of it before.
+            returned: Whether what asks has ended.
+        """
         deadline = time.monotonic() + WITHIN_S
-        while through.alive and box.alive and time.monotonic() < deadline:
+        while through.alive and box.alive:
+            over = returned()
             if self.count(branch, path) > seen:
                 return "recorded"
-            if returned():
+            if over:
                 return "returned"
+            assert time.monotonic() < deadline, "nothing comes of what was asked for"
             time.sleep(0.005)
         return "lost"
 
