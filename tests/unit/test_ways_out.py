@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Sequence
 
 from kibo.box.policy import Rule, Secret
@@ -58,3 +59,21 @@ def test_a_gateway_that_has_died_is_known_for_dead_also_once_there_is_another() 
         assert len(egress.lost()) == number
         made[-1].alive = False
         assert egress.lost() == ["gw_1", "gw_2"][: number + 1]
+
+
+def test_of_threads_that_need_one_at_once_one_makes_it_for_all() -> None:
+    made: list[Gateway] = []
+    found: list[object] = []
+    other = threading.Thread(target=lambda: found.append(egress.forwarding()))
+
+    def make() -> Gateway:
+        made.append(Gateway(f"gw_{len(made) + 1}"))
+        if len(made) == 1:
+            other.start()
+            other.join(0.1)  # it comes while this is being made, and waits for it
+        return made[-1]
+
+    egress = Egress(make)
+    found.append(egress.forwarding())
+    other.join()
+    assert found == made * 2

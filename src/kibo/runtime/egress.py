@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
@@ -149,6 +150,8 @@ class Egress:
         self._make = make
         self._forwarding: Forwarding | None = None
         self._certificate = b""
+        #: Of threads that find it dead, one starts the next: boxes of another would be without a way out.
+        self._guard = threading.Lock()
         #: What those that have died and were replaced were called in the ledger.
         self._lost: list[str] = []
 
@@ -202,17 +205,19 @@ class Egress:
 
     def forwarding(self) -> Forwarding:
         """Returns what carries, starting it where it does not run."""
-        if self._forwarding is not None and not self._forwarding.alive:
-            # Killed. Boxes that had a way out through it have none any more; those that come get one.
-            self._lost.append(self._forwarding.gateway)
-            self._forwarding.close()
-            self._forwarding = None
-        if self._forwarding is None:
-            self._forwarding = self._make()
-        return self._forwarding
+        with self._guard:
+            if self._forwarding is not None and not self._forwarding.alive:
+                # Killed. Boxes that had a way out through it have none any more; those that come get one.
+                self._lost.append(self._forwarding.gateway)
+                self._forwarding.close()
+                self._forwarding = None
+            if self._forwarding is None:
+                self._forwarding = self._make()
+            return self._forwarding
 
     def close(self) -> None:
         """Ends the forwarding."""
-        if self._forwarding is not None:
-            self._forwarding.close()
-            self._forwarding = None
+        with self._guard:
+            if self._forwarding is not None:
+                self._forwarding.close()
+                self._forwarding = None
