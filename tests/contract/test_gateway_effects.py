@@ -606,6 +606,39 @@ def test_siblings_hold_the_same_key_each_and_one_of_them_uses_it(here: Installat
     asking[0].leave()
 
 
+def test_a_request_with_a_key_that_comes_while_a_fork_is_released_which_has_that_key_is_its_repetition(
+    here: Installation,
+) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    asked, go = threading.Event(), threading.Event()
+
+    def late(connection: socket.socket) -> None:
+        read_until(connection, b"card=1")
+        asked.set()
+        go.wait(20)
+        connection.sendall(ANSWER)
+
+    slow = Server(late)
+    keyed = request("/pay", "Idempotency-Key: k")
+    first = Asking(here.box(fork, Allow("shop.example", to=slow.address)), request("/slow"))
+    here.await_states("held")
+    second = Asking(here.box(fork), keyed)
+    here.await_states("held", "held")
+    here.history.commit(fork.id)
+    with here.gateway.settle(fork.id, Asker(main.id, main.id)) as told:
+        asked.wait(20)
+        third = Asking(here.box(main), keyed)
+        # Of the same loop and the same ledger, and later: once it has its answer, the third waits for the release.
+        assert ask(here.box(), request("/other")).startswith(b"HTTP/1.1 200")
+        go.set()
+        told.settimeout(20)
+        assert told.recv(1) == b""
+    assert [each.wait()[:12] for each in (first, second, third)] == [b"HTTP/1.1 200"] * 3
+    assert here.shop.paths == [b"/other", b"/pay"]
+    slow.close()
+
+
 def killed(here: Installation) -> None:
     assert here.gateway._process.wait(10) == -signal.SIGKILL
 

@@ -84,6 +84,8 @@ class Boundary:
                 f'nothing, say so: Allow("{request.rule.target}", effect="read").',
             )
         draft = self._draft(request, asker, body, approve_within_s, within, whole=rest is None)
+        if not waits:
+            await outbox.released(draft.branch)
         if draft.key is None:
             return await self._fresh(draft, request, rest, interim, outbox, waits=waits)
         if waits:

@@ -180,6 +180,16 @@ class Outbox:
 
     # -- what is sent at once
 
+    async def released(self, branch: str) -> None:
+        """Waits until what a commit has brought to a branch is sent: it was asked for before what is asked for now.
+
+        Not by whoever is `alone` with a key: one of those may have the same.
+        """
+        lock = self._releasing.get(branch)
+        if lock is not None:
+            async with lock:
+                pass
+
     async def send(self, draft: Draft, request: Request, upstream: Sender, interim: Interim) -> Answer:
         """Records a request, sends it and records the answer.
 
@@ -189,10 +199,6 @@ class Outbox:
             upstream: What it is sent by.
             interim: As for `Exchange.send`.
         """
-        lock = self._releasing.get(draft.branch)
-        if lock is not None:
-            async with lock:
-                pass  # what was asked for before is sent first
         if draft.replayed:
             answer, outcome = await replay(request, upstream, interim)
             await self.ask(lambda ledger: ledger.replayed(draft, self._place.gateway, outcome))
