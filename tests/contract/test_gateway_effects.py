@@ -20,6 +20,7 @@ from doors import ANSWER, Proxy, Server, read_all, read_until
 from kibo.box.policy import Allow, Secret
 from kibo.branch.history import History
 from kibo.branch.records import BranchRecord
+from kibo.effects import presence
 from kibo.effects.forwarder import Forwarder
 from kibo.effects.ledger import Ledger
 from kibo.effects.records import Effect
@@ -695,6 +696,48 @@ def test_wherever_a_gateway_dies_what_was_committed_is_sent_once_or_in_doubt(
         here.await_states(*([] if state is None else [state]))
         assert len(here.shop.requests) == sent
     assert [path.name for path in (here.place / "gateways").iterdir()] == [here.gateway.gateway]
+
+
+@pytest.mark.parametrize(
+    ("crash", "sent", "state"), [("effect.released", 1, "done"), ("effect.sending", 0, "in_doubt")]
+)
+def test_what_a_gateway_leaves_that_dies_while_another_runs_is_that_ones(
+    here: Installation, crash: str, sent: int, state: str
+) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    here.restart(crash)
+    asking = Asking(here.box(fork), request())
+    here.await_states("held")
+    with contextlib.closing(here.start()) as other:
+        recording = Proxy(other, "inst_0", here.rules, [])
+        ask(recording, request("/other"))  # it has looked for dead ones, and this one lives
+        here.history.commit(fork.id)
+        with contextlib.closing(here.gateway.settle(fork.id, Asker(main.id, main.id))):
+            killed(here)
+        asking.wait()
+        here.await_states(state, "done")
+        assert here.shop.paths == [b"/other", b"/pay"][: 1 + sent]
+
+
+def test_what_a_dead_gateway_left_is_sent_by_one_that_begins_while_somebody_else_looks_at_it(
+    here: Installation,
+) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    here.restart("effect.released")
+    asking = Asking(here.box(fork), request())
+    here.await_states("held")
+    here.history.commit(fork.id)
+    with contextlib.closing(here.gateway.settle(fork.id, Asker(main.id, main.id))):
+        killed(here)
+    asking.wait()
+    with presence.buried(here.place / "gateways", here.gateway.gateway) as dead:
+        assert dead
+        here.restart()
+        ask(here.box(), request("/other"))  # it has looked
+    here.await_states("done", "done")
+    assert here.shop.paths == [b"/other", b"/pay"]
 
 
 def test_what_a_killed_gateway_held_is_dropped_and_a_commit_releases_none_of_it(here: Installation) -> None:

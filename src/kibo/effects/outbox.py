@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: Seconds until a ledger is tried again that could not be used: a database that restarts takes some.
 AGAIN_S: Final = 0.5
+#: Seconds until it is looked again whether another gateway has died. Looking costs some files that are opened.
+WATCH_S: Final = 2.0
 #: Of two gateways of one store, the other was faster.
 OVERTAKEN: Final = "it, or another request with its key, is sent by another gateway. It is not sent twice."
 #: By which an answer names the effect that it stands for until that is sent.
@@ -159,9 +161,7 @@ class Outbox:
             try:
                 return await self._do(work)
             except (StoreUnavailable, HostDiskFull):
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(AGAIN_S):
-                        await self._over.wait()
+                await self._rest(AGAIN_S)
             except KiboError:
                 break
         return await self.ask(work)
@@ -535,16 +535,34 @@ class Outbox:
 
     # -- beginning and end
 
-    async def begin(self) -> None:
-        """Buries the gateways that died here, and sends what they had still to send."""
+    def start(self) -> None:
+        """Begins, in the background: buries the gateways that have died here, those that die later as well."""
+        self._background(self._watch())
+
+    async def _watch(self) -> None:
+        gateways = Path(self._place.gateways)
+        with contextlib.suppress(Refused):  # it ends, or the ledger is damaged, which has been told
+            while not self._over.is_set():
+                if presence.any_dead(gateways):
+                    await self._inherit(gateways)
+                await self._rest(WATCH_S)
+
+    async def _inherit(self, gateways: Path) -> None:
+        """Buries the dead, and sends what they had still to send."""
         url = self._place.store
         if url.startswith("sqlite:///") and not os.path.exists(url.removeprefix("sqlite:///")):
             return  # there is no ledger yet
         me = self._place.gateway
-        await self.insist(lambda ledger: presence.bury_dead(ledger, Path(self._place.gateways), me))
+        await self.insist(lambda ledger: presence.bury_dead(ledger, gateways, me))
         unsent = await self.insist(lambda ledger: ledger.unsent(me))
-        for line in dict.fromkeys(map(line_of, unsent)):
+        for line in dict.fromkeys(line_of(each) for each in unsent if each.state == "released"):
             self._background(self._release(line))
+
+    async def _rest(self, seconds: float) -> None:
+        """Waits, or until this gateway ends."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._over.wait()
 
     async def close(self) -> None:
         """Waits for what is on its way, for a moment. Everything else is in the ledger."""
@@ -559,10 +577,6 @@ class Outbox:
             if self._opened is None or not await self.ask(lambda ledger: ledger.unsent(me)):
                 presence.forget(Path(self._place.gateways), me)
         self._thread.shutdown()
-
-    def start(self) -> None:
-        """Begins, in the background."""
-        self._background(self.begin())
 
     def _background(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

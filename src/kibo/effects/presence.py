@@ -42,6 +42,15 @@ def buried(directory: Path, gateway: str) -> Iterator[bool]:
             os.close(fd)
 
 
+def any_dead(directory: Path) -> bool:
+    """Tells whether a gateway of this state directory is dead that has not been forgotten."""
+    for gateway in known(directory):
+        with buried(directory, gateway) as dead:
+            if dead:
+                return True
+    return False
+
+
 def forget(directory: Path, gateway: str) -> None:
     """Removes what a dead gateway is known by, once nothing in the ledger waits for it."""
     bell_of(directory, gateway).unlink(missing_ok=True)
