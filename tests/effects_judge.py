@@ -137,8 +137,12 @@ class Judge:
         self.story = story
         self.deeds = story.deeds
         self.parents: dict[str, str] = {}
+        #: A tree that has been closed is gone on with by a checkout that has nothing to commit into.
+        self.roots = {ROOT}
         for deed in self.deeds:
-            if deed.verb in ("fork", "checkout"):
+            if deed.verb == "checkout" and deed.value == ROOT:
+                self.roots.update(deed.names)
+            elif deed.verb in ("fork", "checkout"):
                 self.parents |= dict.fromkeys(deed.names, deed.branch)
         self.listed: dict[str, list[dict[str, Any]]] = {}
         for effect in story.effects:
@@ -202,7 +206,7 @@ class Judge:
         for deed in self.deeds:
             for url in deed.effects:
                 final = {effect["state"] for effect in self.listed.get(path_of(url), ())}
-                into_root = self.parents.get(deed.branch) == ROOT
+                into_root = self.parents.get(deed.branch) in self.roots
                 if into_root and final <= {"dropped", "held"}:
                     yield f"lost: {deed.verb} {deed.branch} released {url}, which is {final}"
             if deed.verb == "call" and deed.done and not self.arrived[deed.path]:
@@ -224,7 +228,7 @@ class Judge:
             if deed.verb != "ask" or deed.value != "recorded" or deed.key:
                 continue
             at, since = deed.branch, deed.ended
-            while at != ROOT and at in self.parents:
+            while at not in self.roots and at in self.parents:
                 ends = [each for each in self.ends(at) if each.done and each.begun > since]
                 if (
                     not ends
@@ -234,7 +238,7 @@ class Judge:
                     break
                 at, since = self.parents[at], ends[0].ended or since
             else:
-                if at == ROOT and deed.branch != ROOT:
+                if at in self.roots and deed.branch not in self.roots:
                     yield deed
 
     def disorder(self) -> Iterator[str]:
@@ -299,9 +303,7 @@ class Judge:
     def may_reach_root(self, asked: Deed) -> bool:
         """Whether what was asked for may happen."""
         at, since = asked.branch, asked.begun
-        if at == ROOT:
-            return True
-        while at != ROOT:
+        while at not in self.roots:
             stale = self.stale_since(at)
             # What a stale branch was waiting with is dropped, also where its files are committed later. A fork of an
             # instance may go on when its branch is stale, and asks on behalf of whatever the branch becomes.

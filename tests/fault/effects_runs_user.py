@@ -239,7 +239,10 @@ class Program:
             self.tell("end", step=number, **said, broken=traceback.format_exc())
             return None
         effects = [effect.url for effect in value.effects] if isinstance(value, Committed) else []
-        self.tell("end", step=number, **said, effects=effects, value=value if isinstance(value, str) else "")
+        told = value if isinstance(value, str) else ""
+        if isinstance(value, Branch) and runtime().records().history.get(value.id).parent is None:
+            told = ROOT
+        self.tell("end", step=number, **said, effects=effects, value=told)
         return value
 
     def do_begin(self, step: Step) -> None:

@@ -68,3 +68,13 @@ def test_a_branch_whose_commit_succeeds_was_not_stale_whatever_was_killed_before
 def test_what_waited_when_an_exploration_won_has_leaked_where_it_happens_by_a_merge() -> None:
     (said,) = says(WON, MERGED, state="done", met=True)
     assert said.startswith("leaked: /1 has happened")
+
+
+@pytest.mark.parametrize(("value", "wrong"), [("r", []), ("", ["leaked"])])
+def test_a_checkout_of_a_tree_that_is_closed_is_a_root_where_things_happen_at_once(
+    value: str, wrong: list[str]
+) -> None:
+    checkout = Deed("checkout", "r", "", "", "", ["r1"], 1.0, 2.0, value=value)
+    effect: dict[str, Any] = {"url": "http://shop.example/1", "state": "done", "reason": ""}
+    story = Story(make_plan(1), [checkout, ASKED], False, [Met("/1", True, 9.0)], [effect])
+    assert [said.partition(":")[0] for said in Judge(story).complaints()] == wrong
