@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import kibo
-from kibo import MayFork, MaySpawn, MayTalk, Quota, me
+from kibo import MayDelegate, MayFork, MayPost, MaySpawn, MayTalk, Quota, me
 
 
 class Worker(kibo.Box):
@@ -86,6 +86,22 @@ class Asking(kibo.Box):
     def draw(self) -> float:
         """Return a random number."""
         return random.random()
+
+
+class Writer(Asking):
+    """May say all that there is to say, but not much of it."""
+
+    rights = [MayPost(), MayDelegate()]
+    quota = Quota(mail_bytes=200_000, calls_per_s=1000)
+
+
+class Hearing(Asking):
+    """Has a method for messages, and may ask for more."""
+
+    @kibo.on_message
+    def note(self, message: kibo.Message) -> None:
+        """Keep what comes."""
+        self.kept = [*(self.kept or []), [message.event, message.body]]
 
 
 class Planner(Asking):

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from kibo.box.policy import Allow as Allow
     from kibo.box.policy import Deny as Deny
     from kibo.box.policy import Secret as Secret
+    from kibo.box.rights import MayDelegate as MayDelegate
     from kibo.box.rights import MayFork as MayFork
+    from kibo.box.rights import MayPost as MayPost
     from kibo.box.rights import MaySpawn as MaySpawn
     from kibo.box.rights import MayTalk as MayTalk
     from kibo.box.rights import Quota as Quota
@@ -57,7 +59,9 @@ _PUBLIC = {
     "FirstSuccess": "kibo.branch.explore.policies.first_success",
     "KiboError": "kibo.model.errors",
     "Limits": "kibo.box.env",
+    "MayDelegate": "kibo.box.rights",
     "MayFork": "kibo.box.rights",
+    "MayPost": "kibo.box.rights",
     "MaySpawn": "kibo.box.rights",
     "MayTalk": "kibo.box.rights",
     "Quota": "kibo.box.rights",

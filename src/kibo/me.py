@@ -1,9 +1,9 @@
 """What code in a box may ask of Kibo: ``from kibo import me``.
 
-It works in actions of boxes that were given a right (`kibo.MayTalk`, `kibo.MaySpawn`, `kibo.MayFork`), and in programs
-of the Python at ``/opt/kibo/python``; others have ``kibo-box``. Each call is a connection of its own to
-``/dev/kibo/box.sock``, so that nothing of it is left that a fork would share. What `Box.spawn` and branches are to a
-program outside, these are to the box, within its rights and its quota.
+It works in actions of boxes that were given a right (`kibo.MayTalk`, `kibo.MayPost`, `kibo.MayDelegate`,
+`kibo.MaySpawn`, `kibo.MayFork`), and in programs of the Python at ``/opt/kibo/python``; others have ``kibo-box``. Each
+call is a connection of its own to ``/dev/kibo/box.sock``, so that nothing of it is left that a fork would share. What
+`Box.spawn` and branches are to a program outside, these are to the box, within its rights and its quota.
 
 Every call raises `Denied` without the right, `Exhausted` beyond the quota, and `WrongState` outside of a box.
 """
@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import _socket
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Any, Final
 
 from kibo.model.errors import Denied, InvalidInput, KiboError, Unavailable, WrongState, error_of
+from kibo.model.message import DeadLetter, Delivery, Message, Posting
 from kibo.runtime import wire
 
 #: Where a box calls out.
@@ -27,15 +28,28 @@ __all__ = [
     "Instance",
     "abort",
     "ask",
+    "board",
     "branch",
     "commit",
+    "dead",
+    "delegate",
+    "done",
+    "failed",
     "fork",
+    "presence",
     "progress",
     "publish_event",
+    "receipt",
+    "receive",
+    "redeliver",
     "request",
     "send_message",
+    "sent",
     "snapshot",
     "spawn",
+    "subscribe",
+    "unsubscribe",
+    "wait",
 ]
 
 
@@ -298,6 +312,183 @@ def request(to: str, body: Any, *, timeout_s: float = 60.0) -> Any:
     return ask("request", to=to, body=_plain(body), timeout_s=float(timeout_s))
 
 
+def delegate(to: str, action: str, /, *args: Any, **kwargs: Any) -> Generator[Any, None, Any]:
+    """Has another instance of this box's branch do an action. Needs `kibo.MayDelegate`.
+
+    It begins with the first `next`, and is cancelled where the generator is closed before its end.
+
+    Args:
+        to: What the instance is called in the branch.
+        action: What it is to do.
+        args: The action's arguments: builtins.
+        kwargs: The same by name.
+
+    Yields:
+        What a streaming action yields: its progress.
+
+    Returns:
+        What it returns: ``result = yield from me.delegate(...)``, or the value of the `StopIteration`.
+
+    Raises:
+        UnknownAction, InvalidArguments, ActionFailed: As a call of it.
+        InstanceUnknown, InstanceEnded: As `send_message`.
+    """
+    arguments = {"to": to, "action": action, "args": _plain(args), "kwargs": _plain(kwargs)}
+    return _answers("delegate", arguments)
+
+
+def receive(*, timeout_s: float = 0.0, hold_s: float = 60.0) -> Message | None:
+    """Takes the next message to this box, in the order of sending. Say `done` once it is handled.
+
+    For boxes without a method for messages (`kibo.on_message`), which would handle them. The next one comes once this
+    one is settled. While the branch has forks that can be committed as they are there is none.
+
+    Args:
+        timeout_s: Seconds to wait for one, at most 60.
+        hold_s: Seconds that this program may have it: it is delivered again where it is not settled then, with the same
+            id, and is dead after five times.
+
+    Returns:
+        The message, or an event of a pattern that was subscribed to; None where there is none in time.
+
+    Raises:
+        InvalidInput: The box handles messages itself.
+    """
+    for message in _answers("receive", {"timeout_s": float(timeout_s), "hold_s": float(hold_s)}):
+        return Message(**message)
+    return None
+
+
+def done(message: Message | str) -> None:
+    """Says that a received message has been handled. On the disk when it returns.
+
+    Raises:
+        MessageUnknown: It was not received here, or is settled, or was kept for too long.
+    """
+    ask("settle", message=_id(message))
+
+
+def failed(message: Message | str, why: str) -> None:
+    """Says that a received message could not be handled, and why: it is delivered again. Raises as `done`."""
+    ask("settle", message=_id(message), why=why)
+
+
+def subscribe(pattern: str, *, group: str = "") -> str:
+    """Has events come to this box as messages do: to `receive`, or to its method for messages.
+
+    Args:
+        pattern: Of their names: words joined by dots, ``*`` for any word, ``>`` at the end for all that follows.
+        group: Of all that have one, each event goes to one; empty for those that get all.
+
+    Returns:
+        What `unsubscribe` takes.
+
+    Raises:
+        Exhausted: The box has 32 subscriptions.
+    """
+    made: str = ask("subscribe", pattern=pattern, group=group)
+    return made
+
+
+def unsubscribe(subscription: str) -> None:
+    """Ends what `subscribe` began, by what that returned."""
+    ask("unsubscribe", subscription=subscription)
+
+
+def receipt(message: str) -> list[Delivery]:
+    """Tells what has become of a message that this box has sent, by recipient.
+
+    Raises:
+        MessageUnknown: It has sent none such, or that was consumed long ago.
+    """
+    return [Delivery(**each) for each in ask("receipt", message=message)]
+
+
+def wait(message: str, stage: str = "consumed", *, timeout_s: float = 60.0) -> list[Delivery]:
+    """Waits until a message that this box has sent has come so far at each recipient, or is dead there.
+
+    Args:
+        message: Its id.
+        stage: ``"delivered"``: a handler has it; ``"consumed"``: the handler has returned.
+        timeout_s: Seconds to wait, at most 60.
+
+    Raises:
+        ReplyTimedOut: It has not in time.
+        MessageUnknown: As `receipt`.
+    """
+    return [
+        Delivery(**each) for each in ask("wait", message=message, stage=stage, timeout_s=float(timeout_s))
+    ]
+
+
+def dead(*, after: int = 0) -> list[DeadLetter]:
+    """Lists what could not be delivered to this box, oldest first: 100 at most, or 2 MiB.
+
+    Args:
+        after: The ``message.seq`` of the last one that is known; 0 for the beginning.
+    """
+    return [
+        DeadLetter(Message(**each["message"]), each["handler"], each["why"])
+        for each in ask("dead", after=after)
+    ]
+
+
+def redeliver(message: str) -> int:
+    """Has a dead letter to this box delivered after all. Returns how many of its handlers get it.
+
+    Raises:
+        MessageUnknown: There is none such.
+    """
+    count: int = ask("redeliver", message=message)
+    return count
+
+
+def sent(*, after: int = 0) -> Iterator[Message]:
+    """Yields the events of this box's branch, and the messages from it and to it, handled or not, in order.
+
+    Args:
+        after: The ``seq`` of the last one that is known; 0 for the beginning.
+    """
+    more = True
+    while more:
+        page = ask("sent", after=after)
+        yield from (Message(**each) for each in page["messages"])
+        after, more = page["after"], page["more"]
+
+
+def presence() -> dict[str, str]:
+    """Tells of each instance of this box's branch whether it is ``idle``, ``busy``, ``asleep`` or ``ended``."""
+    found: dict[str, str] = ask("presence")
+    return found
+
+
+class _Board:
+    """The board of the tree that this box's branch is in: all branches see it, and it keeps what aborted ones wrote."""
+
+    def post(self, body: Any) -> None:
+        """Writes an entry, in this box's name. Needs `kibo.MayPost`.
+
+        Args:
+            body: Builtins, of up to 1 MiB.
+
+        Raises:
+            Exhausted: The board is full, or this box has 10,000 entries there.
+            BranchClosed: The branch has ended.
+        """
+        ask("post", body=_plain(body))
+
+    def read(self, *, after: int = 0) -> list[Posting]:
+        """Returns entries of all branches of the tree, in order: 100 at most, or 2 MiB.
+
+        Args:
+            after: The ``position`` of the last one that is known; 0 for the beginning.
+        """
+        return [Posting(**each) for each in ask("read", after=after)]
+
+
+board: Final = _Board()
+
+
 def fork(n: int = 1) -> list[Branch]:
     """Forks the branch that this box is in, as it is between two actions.
 
@@ -366,6 +557,10 @@ def _named(box: Any, parameters: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if not hasattr(kind, "__kibo_restore__"):
         raise InvalidInput(f"{box!r} is no box", hint='Name one that this box may spawn: me.spawn("Worker").')
     return kind.__name__, {**own, **parameters}
+
+
+def _id(message: Message | str) -> str:
+    return message if isinstance(message, str) else message.id
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ from kibo.model.errors import InvalidDefinition
 from kibo.model.limits import (
     DEFAULT_CALL_BRANCHES,
     DEFAULT_CALL_INSTANCES,
+    DEFAULT_CALL_MAIL_BYTES,
     DEFAULT_CALLS_PER_S,
     MAX_NAME,
 )
@@ -25,7 +26,15 @@ class Right(Record):
 
 
 class MayTalk(Right):
-    """Lets a box ask who it is, say how far it is, and send mail within its branch, and no more."""
+    """Lets a box ask who it is, say how far it is, have mail within its branch, read the board, and no more."""
+
+
+class MayPost(Right):
+    """Lets a box write on the board, which all branches of the tree see, and which keeps what an aborted one wrote."""
+
+
+class MayDelegate(Right):
+    """Lets a box have other instances of its branch do any of their actions."""
 
 
 class MayFork(Right):
@@ -80,11 +89,13 @@ class Quota(Record):
             all of these have spawned in turn.
         branches: Branches that live because of it at once, likewise.
         calls_per_s: Calls in a second, on average; a second's worth may come at once.
+        mail_bytes: What is written into messages and onto the board, in all, because of it.
     """
 
     instances: int | None = None
     branches: int | None = None
     calls_per_s: int | None = None
+    mail_bytes: int | None = None
 
     def _settle(self) -> None:
         for name, value in self.as_dict().items():
@@ -110,6 +121,7 @@ class Quota(Record):
             DEFAULT_CALL_INSTANCES if self.instances is None else self.instances,
             DEFAULT_CALL_BRANCHES if self.branches is None else self.branches,
             self.calls_per_s or DEFAULT_CALLS_PER_S,
+            DEFAULT_CALL_MAIL_BYTES if self.mail_bytes is None else self.mail_bytes,
         )
 
 

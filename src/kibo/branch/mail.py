@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from inspect import iscoroutinefunction, unwrap
 from typing import Any, Final, Literal
 
@@ -19,21 +20,23 @@ from kibo.branch.mailroom import Correspondent, Function, Mailroom, gone
 from kibo.hub import carriers
 from kibo.hub.entries import Address, Subscribed
 from kibo.hub.letters import Letter
-from kibo.hub.mailboxes import FUNCTION, WAITER
+from kibo.hub.mailboxes import FUNCTION, INBOX, WAITER
 from kibo.hub.post import Post
 from kibo.model.errors import (
     ActionFailed,
     BranchClosed,
     BranchUnknown,
+    Exhausted,
     InstanceEnded,
     InstanceUnknown,
     InvalidInput,
+    KiboError,
     MailboxFull,
     MessageUnknown,
     ReplyTimedOut,
 )
 from kibo.model.ids import MessageId
-from kibo.model.limits import DEFAULT_ACTION_S, MAX_REPLY_S
+from kibo.model.limits import DEFAULT_ACTION_S, MAX_REPLY_S, MAX_SUBSCRIPTIONS
 from kibo.model.message import DeadLetter, Delivery, Message
 from kibo.model.topics import checked_event, checked_pattern, matches
 from kibo.runtime.waiting import Waiting
@@ -123,12 +126,13 @@ class Mail:
         self._living(sender)
         to = self._living(other)
         until = time.time() + timeout_s
-        asked = await self.waiting.aside(lambda: self.post.send(sender, [(to, "")], body, until=until))
-        address = (sender, f"{WAITER}{asked}")
-        answered = await self.room.waiters.until(
-            self.waiting, lambda: self.post.ready(address) or self._refused(asked), timeout_s
-        )
-        answer = None if answered is None else await self.waiting.aside(lambda: self._answer(address))
+        with self.room.asks(sender):
+            asked = await self.waiting.aside(lambda: self.post.send(sender, [(to, "")], body, until=until))
+            address = (sender, f"{WAITER}{asked}")
+            answered = await self.room.waiters.until(
+                self.waiting, lambda: self.post.ready(address) or self._refused(asked), timeout_s
+            )
+            answer = None if answered is None else await self.waiting.aside(lambda: self._answer(address))
         if answered is None or (answered is True and answer is None):
             raise ReplyTimedOut(
                 f"{to} has not answered within {timeout_s:g} s",
@@ -180,8 +184,9 @@ class Mail:
                     add((name, handler.name), handler.group)
         for address, subscribed in self.post.boxes().subscriptions.items():
             if address[0] in living and matches(subscribed.pattern, event):
-                add(address, subscribed.group)
-        return found + [self.post.one_of(group) for _, group in sorted(groups.items())]
+                add((address[0], "") if address[1].startswith(INBOX) else address, subscribed.group)
+        chosen = [self.post.one_of(list(dict.fromkeys(group))) for _, group in sorted(groups.items())]
+        return list(dict.fromkeys(found + chosen))  # a mailbox that two patterns lead to gets it once
 
     # -- handling
 
@@ -201,7 +206,7 @@ class Mail:
         handler = FUNCTION + (name or f"{_name_of(call)}({pattern})")
         self._register((member, handler), Function(self._callable(call), timeout_s))
         subscribed = Subscribed(member, handler, pattern, group)
-        await self.waiting.aside(lambda: self.post.subscribe(subscribed))
+        await self.waiting.aside(lambda: self._subscribe(subscribed, MAX_SUBSCRIPTIONS))
         self.room.look()
         return handler
 
@@ -215,16 +220,19 @@ class Mail:
     ) -> None:
         """Has a function handle messages to an instance; see `Instance.on_message`."""
         self._living(member)
-        if any(not handler.event for handler in self._members()[member].talk.plan.handlers):
-            raise InvalidInput(
-                f"the box of {member} handles messages itself",
-                hint="Subscribe to an event with on_event(), or leave @on_message out of the box.",
-                details={"instance": member},
-            )
+        self._refuse_handled(
+            member, "Subscribe to an event with on_event(), or leave @on_message out of the box."
+        )
         self._register((member, ""), Function(self._callable(call), timeout_s))
         # What waits already is known to nobody but the log.
         await self.waiting.aside(self.post.boxes)
         self.room.look()
+
+    def _refuse_handled(self, member: str, hint: str) -> None:
+        if any(not handler.event for handler in self._members()[member].talk.plan.handlers):
+            raise InvalidInput(
+                f"the box of {member} handles messages itself", hint=hint, details={"instance": member}
+            )
 
     def _register(self, address: Address, function: Function) -> None:
         known = self.room.functions.get(address)
@@ -247,33 +255,107 @@ class Mail:
             )
         return call
 
-    async def receive(self, member: str, *, timeout_s: float | None = 0.0) -> Message | None:
-        """Takes the next message of an instance; see `Mailbox.receive`."""
+    async def receive(
+        self, member: str, *, timeout_s: float | None = 0.0, hold_s: float | None = None
+    ) -> Message | None:
+        """Takes the next message of an instance; see `Mailbox.receive`.
+
+        Args:
+            member: The instance.
+            timeout_s: How long to wait for one.
+            hold_s: For a program in its box, which nobody sees end: how long it may have the message. While the branch
+                rests, such a program gets nothing. None for a program outside, which has it for as long as it lives.
+        """
         self._living(member)
+        self._refuse_handled(
+            member, "Leave @on_message out of the box; what its method has handled is not received."
+        )
         await self.waiting.aside(self.post.boxes)
+        address, inside = (member, ""), hold_s is not None
+
+        def ready() -> bool | None:
+            return ((not inside or self.room.delivers) and self.post.ready(address)) or None
+
+        def take() -> list[tuple[Letter, Message]]:
+            if not inside:
+                return self.post.take(address, 1)
+            with self.room.taking() as may:
+                return self.post.take(address, 1) if may else []
+
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            there = await self.room.waiters.until(
-                self.waiting, lambda: self.post.ready((member, "")) or None, timeout_s
-            )
-            if there is None:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if await self.room.waiters.until(self.waiting, ready, left) is None:
                 return None
-            taken = await self.waiting.aside(lambda: self.post.take((member, ""), 1))
-            for letter, message in taken:
+            for letter, message in await self.waiting.aside(take):
                 self._received[message.id, member] = letter
+                if hold_s is not None:
+                    carriers.alarms.after(
+                        hold_s, partial(self._give_back, (message.id, member), letter, hold_s)
+                    )
                 return message
 
-    async def settle(self, member: str, message: Message, why: str | None = None) -> None:
+    def _give_back(self, received: tuple[str, str], letter: Letter, hold_s: float) -> None:
+        """Has a message delivered again whose receiver has had it for too long."""
+        if self._received.get(received) is letter and self._received.pop(received, None) is not None:
+            with suppress(KiboError):  # the branch has ended: so has the letter
+                self.room.now.post.settle(
+                    failed=letter, why=f"whoever received it did not say that it is done within {hold_s:g} s"
+                )
+
+    async def unseen(self, member: str, message: str) -> None:
+        """Says that whoever was to receive a message has not seen it: it counts as not taken."""
+        letter = self._received.pop((message, member), None)
+        if letter is not None:
+            await self.waiting.aside(lambda: self.room.now.post.settle(unseen=[letter]))
+
+    async def settle(self, member: str, message: str, why: str | None = None) -> None:
         """Says that a received message has been handled, or why it could not be; see `Mailbox.done`."""
-        letter = self._received.pop((message.id, member), None)
+        letter = self._received.pop((message, member), None)
         if letter is None:
             raise MessageUnknown(
-                f"{member} has not received {message.id}, or it is settled",
-                details={"message": message.id, "instance": member},
+                f"{member} has not received {message}, or it is settled",
+                details={"message": message, "instance": member},
             )
         if why is None:
             await self.waiting.aside(lambda: self.post.settle([letter]))
         else:
             await self.waiting.aside(lambda: self.post.settle(failed=letter, why=why))
+
+    async def subscribe(
+        self, member: str, pattern: str, *, group: str = "", most: int = MAX_SUBSCRIPTIONS
+    ) -> str:
+        """Has events of a pattern come to an instance as messages do. Returns what `unlisten` ends it by.
+
+        Args:
+            member: The instance.
+            pattern: Of their names.
+            group: Of all that have one, each event goes to one; empty for those that get all.
+            most: How many subscriptions the instance may have.
+
+        Raises:
+            InvalidInput: The pattern is none.
+            Exhausted: It has so many.
+        """
+        self._living(member)
+        subscribed = Subscribed(member, INBOX + checked_pattern(pattern), pattern, group)
+        await self.waiting.aside(lambda: self._subscribe(subscribed, most))
+        return subscribed.handler
+
+    def _subscribe(self, subscribed: Subscribed, most: int) -> None:
+        known = self.post.boxes().subscriptions
+        if len(known) >= MAX_SUBSCRIPTIONS:
+            members = self._members()
+            for address in [each for each in known if each[0] not in members or gone(members[each[0]])]:
+                self.post.unsubscribe(address)
+        mine = [handler for member, handler in known if member == subscribed.member]
+        if len(mine) >= most and subscribed.handler not in mine:
+            raise Exhausted(
+                f"{subscribed.member} has {len(mine)} subscriptions",
+                hint="Subscribe to fewer patterns, with * and > in them, or end some.",
+                details={"instance": subscribed.member, "allowed": most},
+            )
+        self.post.subscribe(subscribed)
 
     # -- looking
 
@@ -301,7 +383,7 @@ class Mail:
 
     async def dead(self, member: str | None = None) -> list[DeadLetter]:
         """Lists letters that will not be delivered."""
-        return await self.waiting.aside(lambda: self.post.dead(member))
+        return await self.waiting.aside(lambda: list(self.post.dead(member)))
 
     async def redeliver(self, message: str, member: str | None = None) -> int:
         """Has the dead letters of a message delivered after all."""
@@ -387,6 +469,7 @@ class Mail:
         self.post.hold(winner.post.held)
         self.room.functions.update(winner.room.functions)
         self._received.update(winner._received)
+        winner._received = self._received  # what it gives back is given back here
 
 
 def _presence(member: Correspondent) -> Presence:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -112,6 +113,10 @@ class Handling:
 _handling: Final[ContextVar[Handling | None]] = ContextVar("kibo_handling", default=None)
 
 
+class AwaitsAnother(Exception):
+    """An action of an instance that is to be sealed waits for what another is to do."""
+
+
 class Mailroom:
     """Delivers the mail of one branch, for as long as it runs.
 
@@ -140,7 +145,9 @@ class Mailroom:
         self._guard = threading.RLock()
         self._active: set[Address] = set()
         self._handlings: set[Handling] = set()
-        self._pauses = 0
+        self._pauses = self._takings = 0
+        #: Instances whose code waits for another's to answer, and how often.
+        self._asking: Counter[str] = Counter()
         self._alarm_s = self._watch_s = 0.0
         self._closed = False
         self._successor: Mailroom | None = None
@@ -198,11 +205,67 @@ class Mailroom:
         finally:
             with self._guard:
                 self._pauses -= 1
-            self.look()
+            self.changed()
+
+    @contextmanager
+    def asks(self, name: str) -> Iterator[None]:
+        """Notes during a block that an instance waits for what another is to do: whoever seals both lets it be done."""
+        with self._guard:
+            self._asking[name] += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._asking[name] -= 1
+                self._asking += Counter()  # keeps what is above 0
+            for room in (self, self.now):
+                room.waiters.ring()
+
+    def check_unasked(self) -> None:
+        """Checks that no action waits for what another instance is to do: to keep that from it would wait for ever.
+
+        Raises:
+            AwaitsAnother: One does.
+        """
+        with self._guard:
+            asking = list(self._asking)
+        members = self._members() if asking else {}
+        if any(name in members and members[name].talk.turn.held for name in asking):
+            raise AwaitsAnother
+
+    async def unasked(self) -> None:
+        """Waits until `check_unasked` finds nothing, and no longer than until it is time to look again."""
+
+        def found() -> bool | None:
+            with suppress(AwaitsAnother):
+                self.check_unasked()
+                return True
+            return None
+
+        await self.waiters.until(self.waiting, found, BOUNDARY_POLL_S)
+
+    @property
+    def delivers(self) -> bool:
+        """Whether a program in a box may take a letter now."""
+        return self._may()
+
+    @contextmanager
+    def taking(self) -> Iterator[bool]:
+        """Lets a program in a box take a letter, and no seal come between that. Says whether it may."""
+        with self._guard:
+            may = self._may()
+            self._takings += may
+        try:
+            yield may
+        finally:
+            if may:
+                with self._guard:
+                    self._takings -= 1
+                self.waiters.ring()
 
     def _quiet(self, mine: Handling | None) -> bool:
         with self._guard:
-            return all(each is mine or each.overdue for each in self._handlings)
+            return not self._takings and all(each is mine or each.overdue for each in self._handlings)
 
     @property
     def now(self) -> Mailroom:

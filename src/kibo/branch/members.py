@@ -170,12 +170,19 @@ def described(
 
 
 @asynccontextmanager
-async def turns(*groups: Iterable[Member]) -> AsyncIterator[None]:
-    """Waits until nothing is called in any of them, and keeps it so. Those of a branch come before its parent's."""
-    async with AsyncExitStack() as held:
-        for group in groups:
-            for member in sorted(group, key=lambda each: each.name):
-                await held.enter_async_context(member.talk.having_turn())
+async def turns(members: Iterable[Member], check: Callable[[], None]) -> AsyncIterator[None]:
+    """Waits until nothing is called in any of them, and keeps it so.
+
+    Args:
+        members: The instances of one branch.
+        check: Called again and again while it waits: raises where that would be in vain.
+    """
+
+    async def at_boundary(_member: Member) -> bool:
+        check()
+        return False
+
+    async with turns_or_boundary(members, at_boundary):
         yield
 
 

@@ -18,7 +18,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal, TypeVar
@@ -33,7 +33,7 @@ from kibo.branch.hostdir.freeze import freeze
 from kibo.branch.hostdir.frozen import Frozen
 from kibo.branch.hostdir.staging import HOST_BITS
 from kibo.branch.mail import Mail
-from kibo.branch.mailroom import Mailroom
+from kibo.branch.mailroom import AwaitsAnother, Mailroom
 from kibo.branch.marks import numbered
 from kibo.branch.members import Member, described, turns, turns_or_boundary
 from kibo.branch.points import Points, refuse_running
@@ -175,8 +175,30 @@ class RunningBranch:
         if self._mail is None:
             yield
         else:
-            async with self._mail.room.still(self.waits_at_boundary):
+            async with self._mail.room.still(self._boundary_of_all):
                 yield
+
+    def _boundary_of_all(self) -> bool:
+        self._check_unasked()
+        return self.waits_at_boundary()
+
+    def _check_unasked(self) -> None:
+        for branch in (self, self.parent):
+            if branch is not None and branch._mail is not None:
+                branch._mail.room.check_unasked()
+
+    async def _sealing(self, work: Callable[[], Awaitable[Result]]) -> Result:
+        """Does what waits until nothing is called in its instances; anew, where one waited for what another was to do.
+
+        Holding the turn of that other, and keeping its mail from it, would wait for ever.
+        """
+        while True:
+            try:
+                return await work()
+            except AwaitsAnother:
+                for branch in (self, self.parent):
+                    if branch is not None and branch._mail is not None:
+                        await branch._mail.room.unasked()
 
     # -- instances
 
@@ -350,13 +372,16 @@ class RunningBranch:
         if len(names) > n:
             raise InvalidInput(f"{len(names)} names for {n} branches", hint="Give at most one name a branch.")
         self._check()
+        return await self._sealing(partial(self._fork, n, names, live))
+
+    async def _fork(self, n: int, names: Sequence[str], live: Live) -> list[RunningBranch]:
         members = list(self.members.values())
         made: dict[str, list[Spawned]] = {}
         overlays: list[Mounted] = []
         # Before they are recorded: their instances may ask for something as soon as they run.
         ids = [BranchId.new() for _ in range(n)]
         askers = [self.asker._replace(branch=each, holds=True) for each in ids]
-        async with self._still(), turns(members), self._points(members, live) as points:
+        async with self._still(), self._turns(), self._points(members, live) as points:
             self._check()
             reasons: list[str] = []
             try:
@@ -478,9 +503,15 @@ class RunningBranch:
     async def snapshot(self, label: str) -> SnapshotRecord:
         """Seals what the branch is; see `Branch.snapshot`."""
         self._check()
-        members = list(self.members.values())
-        async with self._still(), turns(members):
+        return await self._sealing(partial(self._snapshot, label))
+
+    async def _snapshot(self, label: str) -> SnapshotRecord:
+        async with self._still(), self._turns():
             return await self._snapshot_held(label)
+
+    def _turns(self) -> AbstractAsyncContextManager[None]:
+        """Waits until nothing is called in its instances, and keeps it so."""
+        return turns(list(self.members.values()), self._check_unasked)
 
     async def _snapshot_held(self, label: str = "") -> SnapshotRecord:
         async with self._points(list(self.members.values()), "prefer"), self.family.lock:
@@ -514,7 +545,7 @@ class RunningBranch:
             await self.family.waiting.aside(partial(self._refuse_running, self._elsewhere))
         await self.releasing.bury()
         async with self._ending() as ending:
-            done, told = await self._commit_unmoved(ending, overwrite=overwrite)
+            done, told = await self._sealing(partial(self._commit_unmoved, ending, overwrite=overwrite))
             await self.family.waiting.whole(ending.stop())
             done = await self.releasing.outcomes(done, told)
         return replace(done, undone=ending.undone)
@@ -590,6 +621,7 @@ class RunningBranch:
 
     async def _at_boundary(self, member: Member) -> bool:
         self._check()
+        self._check_unasked()
         return await self.releasing.at_boundary(member)
 
     async def _refuse_boundary(self, member: Member) -> bool:
@@ -639,7 +671,7 @@ class RunningBranch:
         parent._check()
         await self.releasing.bury()
         async with self._ending() as ending:
-            done, told = await self._join_held(decide, ending, overwrite=overwrite)
+            done, told = await self._sealing(partial(self._join_held, decide, ending, overwrite=overwrite))
             await self.family.waiting.whole(ending.stop())
             done = await self.releasing.outcomes(done, told)
         return replace(done, undone=ending.undone)
@@ -864,7 +896,10 @@ class RunningBranch:
                 details={"branch": self.id},
             )
         self._check()
-        async with turns(self.members.values()):
+        return await self._sealing(self._apply)
+
+    async def _apply(self) -> dict[str, Applied]:
+        async with self._turns():
             made = await self._snapshot_held()
             wanted = {name: each for name, each in world_of(made).items() if each.frozen}
             return await self.family.waiting.aside(lambda: self.family.deltas.apply(wanted))

@@ -27,6 +27,11 @@ _POST: Final = Prepared(
     insert(board).values({name: bindparam(name) for name in ("tree", "origin", "author", "body", "at")})
 )
 _COUNT: Final = Prepared(select(func.count()).select_from(board).where(board.c.tree == bindparam("of")))
+_COUNT_OF_ONE: Final = Prepared(
+    select(func.count())
+    .select_from(board)
+    .where(board.c.tree == bindparam("of"), board.c.author == bindparam("author"))
+)
 _READ: Final = Prepared(
     select(board.c.position, board.c.origin, board.c.author, board.c.body, board.c.at)
     .where(board.c.tree == bindparam("of"), board.c.position > bindparam("after"))
@@ -54,17 +59,18 @@ class Board:
         self._store = store
         self._tree, self._branch = tree, branch
 
-    def post(self, body: Any, author: str = "") -> None:
+    def post(self, body: Any, author: str = "", *, most: int = MAX_BOARD) -> None:
         """Writes an entry, which every branch of the tree sees from now on. About 0.3 ms.
 
         Args:
             body: A value of JSON, or bytes, of up to 1 MiB.
             author: Who it is from: an instance of the branch, or empty.
+            most: How many entries the author may have.
 
         Raises:
             MessageInvalid: The body is not what a message may have.
             BranchClosed: The branch was committed or aborted: it says nothing any more.
-            Exhausted: The board has 100,000 entries.
+            Exhausted: The board has 100,000 entries, or the author has as many as he may have.
         """
         value, raw = checked_body(body)
         data = msgspec.json.encode(_Kept(value, raw))
@@ -75,6 +81,14 @@ class Board:
             if count >= MAX_BOARD:
                 raise Exhausted(
                     f"the board of tree {self._tree} has {count} entries",
+                    hint="Post what others need, and keep the rest in messages and files.",
+                )
+            (own,) = (
+                (tx.row(_COUNT_OF_ONE, of=self._tree, author=author) or (0,)) if most < MAX_BOARD else (0,)
+            )
+            if own >= most:
+                raise Exhausted(
+                    f"{author} has {own} entries on the board of tree {self._tree}",
                     hint="Post what others need, and keep the rest in messages and files.",
                 )
             tx.run(_POST, tree=self._tree, origin=self._branch, author=author, body=data, at=time.time())

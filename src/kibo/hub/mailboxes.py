@@ -2,7 +2,8 @@
 
 An address is an instance's name and which of its handlers a letter is for: ``""`` for messages to the instance alone,
 ``Part.method`` for a method that handles events, ``~module.name`` for a function of a program outside, and
-``?msg_...`` for who waits for the answer to a message.
+``?msg_...`` for who waits for the answer to a message. A subscription named ``=pattern`` has events come to the
+instance alone, as messages do.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from kibo.hub.letters import Letter, step
 from kibo.model.limits import MAX_RECEIPTS, MAX_REMEMBERED_KEYS
 from kibo.store.log import Entry
 
-#: What the address of one who waits for an answer begins with, and that of a function outside.
+#: What the address of one who waits for an answer begins with, that of a function outside, and a subscription by which
+#: events come to the instance itself.
 WAITER: Final = "?"
 FUNCTION: Final = "~"
+INBOX: Final = "="
 #: Bodies up to this stay in memory until all have handled them; others are read again.
 _KEPT_BYTES: Final = 512
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +31,8 @@ Draft = tuple[str, msgspec.Struct]
 _TOGETHER: Final = 1000
 
 
+#: Messages, which may all be large, that are read at once for a box.
+_FEW: Final = 8
 #: Large messages that are taken at once: together they fit into a frame.
 _LARGE: Final = 8
 #: Characters of what a handler raised that are kept.
@@ -404,9 +406,7 @@ class Post:
             found = boxes.of(message)
         if not found:
             if self._find(message) is None:
-                raise MessageUnknown(
-                    f"branch {self.branch} knows no message {message}", details={"message": message}
-                )
+                raise self._unknown(message)
             return []  # an event that nobody listens to
         return [Delivery(*letter.address, letter.state, letter.attempts, letter.why) for letter in found]
 
@@ -422,14 +422,21 @@ class Post:
             letters = sorted(self.boxes().letters.values(), key=lambda each: (each.seq, each.number))
             return [(letter, self._message(letter)) for letter in letters]
 
-    def dead(self, member: str | None = None) -> list[DeadLetter]:
-        """Lists the letters that will not be delivered, oldest first; of one recipient, or of all."""
+    def dead(self, member: str | None = None, after: int = 0) -> Iterator[DeadLetter]:
+        """Yields the letters that will not be delivered, oldest first, each read when it is asked for.
+
+        Args:
+            member: Whose; None for all.
+            after: The `Message.seq` of the last one that is known.
+        """
         with self._guard:
-            return [
-                DeadLetter(self._message(each), each.address[1], each.why)
+            dead = [
+                each
                 for each in self.boxes().dead()
-                if member is None or each.address[0] == member
+                if each.seq > after and (member is None or each.address[0] == member)
             ]
+        for each in dead:
+            yield DeadLetter(self._message(each), each.address[1], each.why)
 
     def revive(self, message: str, member: str | None = None) -> int:
         """Has the dead letters of a message delivered after all. Returns how many.
@@ -460,6 +467,42 @@ class Post:
         """
         entries = self._log.read(self.branch, after=after, limit=limit, kinds=("hub.sent",))
         return [_message(entry, decoded(entry), "") for entry in entries]
+
+    def overheard(self, member: str, after: int = 0) -> Iterator[tuple[int, Message | None]]:
+        """Yields what an instance may read of what was sent: events, and messages from it or to it, in order.
+
+        Args:
+            member: The instance.
+            after: The number of the log to begin behind.
+
+        Yields:
+            The number of each message in the log, and the message; None for one of others.
+        """
+        while found := self._log.read(self.branch, after=after, limit=_FEW, kinds=("hub.sent",)):
+            for entry in found:
+                sent: Sent = decoded(entry)
+                after = entry.seq
+                mine = sent.event or member == sent.sender or any(name == member for name, _ in sent.to)
+                yield after, _message(entry, sent, "") if mine else None
+
+    def sender_of(self, message: str) -> str:
+        """Returns who has sent a message.
+
+        Raises:
+            MessageUnknown: The branch has none such, or has consumed it long ago.
+        """
+        with self._guard:
+            found = self.boxes().of(message)
+        entry = self._entry(found[0]) if found else self._find(message)
+        if entry is None:
+            raise self._unknown(message)
+        sent: Sent = decoded(entry)
+        return sent.sender
+
+    def _unknown(self, message: str) -> MessageUnknown:
+        return MessageUnknown(
+            f"branch {self.branch} knows no message {message}", details={"message": message}
+        )
 
     def _entry(self, letter: Letter) -> Entry:
         with self._guard:

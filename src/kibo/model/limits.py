@@ -198,6 +198,13 @@ DEFAULT_CALL_INSTANCES = 16
 #: Branches that live because of one box, where its quota gives no bound.
 DEFAULT_CALL_BRANCHES = 16
 
+#: What a box may write into messages and onto the board, itself and by what lives because of it, where its quota gives
+#: no bound: the log keeps it. A few hundred thousand lines, or a screenshot for each of some hundred steps.
+DEFAULT_CALL_MAIL_BYTES = 256 * MIB
+
+#: What a message counts at least against that: its row, and what becomes of it.
+MESSAGE_ROW_BYTES = 256
+
 #: What a box may say of how far it is, as a message holds it: a line or a small record, not a result.
 MAX_PROGRESS_BYTES = 16 * KIB
 
@@ -213,6 +220,9 @@ MAX_RECIPIENTS = 1000
 
 #: Subscriptions of one branch, as for `MAX_RECIPIENTS`.
 MAX_SUBSCRIPTIONS = 1000
+
+#: Subscriptions that one box may make from inside; patterns have wildcards.
+MAX_BOX_SUBSCRIPTIONS = 32
 
 #: The newest keys by which a branch knows that a message was sent before: as many as wait at one instance at most.
 MAX_REMEMBERED_KEYS = 100_000
@@ -235,11 +245,28 @@ BATCH_S = 0.05
 #: The longest that a handler may take, or anybody wait for an answer.
 MAX_REPLY_S = 30 * 86400.0
 
+#: How long one call out of a box waits for a message: it is one of the few that a box may make at once.
+MAX_RECEIVE_S = 60.0
+
+#: How long a program in a box has a message that it has received, if it does not say otherwise: nobody sees it end.
+DEFAULT_HOLD_S = 60.0
+
+#: Messages, or entries of the board, that a box reads with one call, and bytes of them after which there are no more:
+#: both are in the memory of the user's process meanwhile.
+MAX_READ_ENTRIES = 100
+MAX_READ_BYTES = 2 * MIB
+
+#: Entries of the log that one call out of a box looks at for those that it may read.
+MAX_READ_LOOKS = 2000
+
 #: Threads that deliver messages of one process.
 MAX_CARRIERS = 32
 
 #: Entries of the board of one tree of branches.
 MAX_BOARD = 100_000
+
+#: Those of one author, where a box is what posts them: others are to have room.
+MAX_BOARD_OF_ONE = 10_000
 
 #: The addresses of a box's loopback that lead outside, but for their last number: `kibo.box.forwards`.
 FORWARDS_NETWORK = "127.77.0."

@@ -45,11 +45,11 @@ class AsyncMailbox:
 
     async def done(self, message: Message) -> None:
         """Says that a received message has been handled."""
-        await self._mail.settle(self._member, message)
+        await self._mail.settle(self._member, message.id)
 
     async def failed(self, message: Message, why: str) -> None:
         """Says that a received message could not be handled."""
-        await self._mail.settle(self._member, message, why)
+        await self._mail.settle(self._member, message.id, why)
 
     async def dead(self) -> list[DeadLetter]:
         """Lists the messages and events that could not be delivered to it."""

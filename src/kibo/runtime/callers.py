@@ -68,6 +68,8 @@ class Caller:
         #: What it is about to own; under the lock of the topmost caller.
         self._coming = Tally()
         self._counting = threading.Lock()
+        #: What was written because of it, in bytes; under the same lock.
+        self._written = 0
         self._calls_per_s: int = plan.quota.calls_per_s or 0
         self._calls_left = float(self._calls_per_s)
         self._counted = time.monotonic()
@@ -124,6 +126,41 @@ class Caller:
         finally:
             with line[-1]._counting:
                 self._coming -= wanted
+
+    @contextmanager
+    def writing(self, size: int) -> Iterator[None]:
+        """Counts what is written during a block, which is for good where the block does not raise.
+
+        Args:
+            size: Bytes.
+
+        Raises:
+            Exhausted: It, or one above it, has written as much as its quota allows.
+        """
+        line = list(self._line())
+        with line[-1]._counting:
+            for caller in line:
+                allowed: int = caller.plan.quota.mail_bytes or 0
+                if caller._written + size > allowed:
+                    raise Exhausted(
+                        f"a box may write {allowed} bytes of messages, and has written {caller._written}",
+                        hint="Write files, and send their names; or raise Quota(mail_bytes=...) in the Box class.",
+                        details={
+                            "quota": "mail_bytes",
+                            "allowed": allowed,
+                            "used": caller._written,
+                            "asked": size,
+                        },
+                    )
+            for caller in line:
+                caller._written += size
+        try:
+            yield
+        except BaseException:
+            with line[-1]._counting:
+                for caller in line:
+                    caller._written -= size
+            raise
 
     def _line(self) -> Iterator[Caller]:
         caller: Caller | None = self

@@ -108,7 +108,7 @@ class Mailbox:
         Raises:
             MessageUnknown: It was not received here, or is settled.
         """
-        run(self._mail.settle(self._member, message))
+        run(self._mail.settle(self._member, message.id))
 
     def failed(self, message: Message, why: str) -> None:
         """Says that a received message could not be handled: it is delivered again, or is dead after five times.
@@ -120,7 +120,7 @@ class Mailbox:
         Raises:
             MessageUnknown: As `done`.
         """
-        run(self._mail.settle(self._member, message, why))
+        run(self._mail.settle(self._member, message.id, why))
 
     def dead(self) -> list[DeadLetter]:
         """Lists the messages and events that could not be delivered to it, oldest first, and why."""

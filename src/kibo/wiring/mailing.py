@@ -15,7 +15,7 @@ from kibo.branch.mailroom import Mailroom
 from kibo.hub.post import Post
 from kibo.model.ids import BranchId
 from kibo.runtime.conversation import Conversation
-from kibo.runtime.instance import conversation_of
+from kibo.runtime.instance import conversation_of, spawned_of
 from kibo.runtime.mailing import listeners
 from kibo.runtime.waiting import Blocking, Waiting
 from kibo.wiring.branches import Records
@@ -75,6 +75,9 @@ class Lobby:
                 self.join(face)
 
     def _is_ours(self, face: Any) -> bool:
+        """Tells whether one is this lobby's: not one that a box in a branch has spawned, which acts for that branch."""
+        if spawned_of(face).asker.branch:
+            return False
         return isinstance(conversation_of(face).waiting, Blocking) != self.mail.room.on_loop
 
     def join(self, face: Any) -> None:
