@@ -1,4 +1,4 @@
-"""Mail from inside of boxes: what `me` and `kibo-box` receive, read, post and delegate, in which branch, and how often."""
+"""Mail from inside of boxes: what `me` and `kibo-box` receive, read, post and delegate, and in which branch."""
 
 from __future__ import annotations
 
@@ -267,8 +267,8 @@ def test_what_a_box_in_a_branch_spawned_says_nothing_outside_of_it(main: Branch)
         outside.publish_event("nothing")  # it is known by now
         found = fork[boss].run(
             "result = []\nwith me.spawn('Speaking') as it:\n"
-            "    for verb, arguments in (('publish', {'event': 'bell'}), ('receive', {}), ('presence', {}), ('sent', {}),\n"
-            f"                            ('send', {{'to': '{outside.id}', 'body': 1}})):\n"
+            "    for verb, arguments in (('publish', {'event': 'bell'}), ('receive', {}), ('presence', {}),\n"
+            f"                            ('sent', {{}}), ('send', {{'to': '{outside.id}', 'body': 1}})):\n"
             "        result.append(it.try_to_ask(verb, arguments)[0])"
         )
         assert found == ["state.wrong"] * 5

@@ -383,7 +383,7 @@ class Mail:
 
     async def dead(self, member: str | None = None) -> list[DeadLetter]:
         """Lists letters that will not be delivered."""
-        return await self.waiting.aside(lambda: list(self.post.dead(member)))
+        return await self.waiting.aside(lambda: self.post.dead(member))
 
     async def redeliver(self, message: str, member: str | None = None) -> int:
         """Has the dead letters of a message delivered after all."""

@@ -227,7 +227,9 @@ async def _own_receipt(mail: Mail, me: str, message: str) -> list[Any]:
 def dead(caller: Caller, asked: Reading) -> list[dict[str, Any]]:
     """Lists what could not be delivered to the box, oldest first."""
     mail, me = _mail(caller)
-    found = (each.as_dict() | {"message": each.message.as_dict()} for each in mail.post.dead(me, asked.after))
+    found = (
+        each.as_dict() | {"message": each.message.as_dict()} for each in mail.post.dead_after(me, asked.after)
+    )
     return _few(islice(found, asked.limit))
 
 

@@ -422,8 +422,12 @@ class Post:
             letters = sorted(self.boxes().letters.values(), key=lambda each: (each.seq, each.number))
             return [(letter, self._message(letter)) for letter in letters]
 
-    def dead(self, member: str | None = None, after: int = 0) -> Iterator[DeadLetter]:
-        """Yields the letters that will not be delivered, oldest first, each read when it is asked for.
+    def dead(self, member: str | None = None) -> list[DeadLetter]:
+        """Lists the letters that will not be delivered, oldest first; of one recipient, or of all."""
+        return list(self.dead_after(member))
+
+    def dead_after(self, member: str | None, after: int = 0) -> Iterator[DeadLetter]:
+        """Yields the same from a cursor on, each read when it is asked for.
 
         Args:
             member: Whose; None for all.
