@@ -88,22 +88,23 @@ def signature(call: Callable[..., Any]) -> str:
     return ", ".join(shown)
 
 
-def members(cls: type) -> Iterator[str]:
-    """Describes the calls and properties that a class itself defines."""
+def members(cls: type, shown: str) -> Iterator[str]:
+    """Describes the calls and properties that a class itself defines, as those of what is called so."""
     for name, member in vars(cls).items():
         text = inspect.getdoc(member) or ""
         if name.startswith("_") or not text or text.startswith("See `Policy`"):
             continue
         if isinstance(member, property):
-            yield f"#### `{cls.__name__}.{name}`\n\n{markdown(text)}"
+            yield f"#### `{shown}.{name}`\n\n{markdown(text)}"
         elif inspect.isfunction(member):
-            yield f"#### `{cls.__name__}.{name}({signature(member)})`\n\n{markdown(text)}"
+            yield f"#### `{shown}.{name}({signature(member)})`\n\n{markdown(text)}"
 
 
 def described(name: str, thing: Any) -> str:
-    if not inspect.isclass(thing):
+    if not inspect.isclass(thing) and callable(thing):
         return f"### `{name}({signature(thing)})`\n\n{markdown(thing.__doc__ or '')}"
-    return "\n".join([f"### `{name}`\n\n{markdown(thing.__doc__ or '')}", *members(thing)])
+    cls = thing if inspect.isclass(thing) else type(thing)
+    return "\n".join([f"### `{name}`\n\n{markdown(thing.__doc__ or '')}", *members(cls, name)])
 
 
 def python_page() -> str:
