@@ -40,9 +40,9 @@ def estimate(text: str) -> int:
     """Estimates how many tokens a text has, without a vocabulary: rather too many than too few.
 
     A word is a token for each four letters begun, a number one for each three digits begun, a sign one, a run of blanks
-    none where it is one blank and one otherwise; what is not ASCII is a token for each two bytes begun. Measured against
-    o200k_base: 1.1 to 1.5 times its tokens for prose, programs, JSON and logs, up to 3 for other scripts, and 0.6 for
-    base64. About 30 ns a byte.
+    none where it is one blank and one otherwise; what is not ASCII is a token for each two bytes begun. Measured
+    against o200k_base: 1.1 to 1.5 times its tokens for prose, programs, JSON and logs, up to 3 for other scripts, and
+    0.6 for base64. About 30 ns a byte.
     """
     total = len(_PIECES.findall(text))
     if not text.isascii():
