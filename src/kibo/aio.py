@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from kibo.wiring.async_branches import approve as approve
     from kibo.wiring.async_branches import branch as branch
     from kibo.wiring.async_branches import checkout as checkout
+    from kibo.wiring.async_branches import compare as compare
     from kibo.wiring.async_branches import context_of as context_of
     from kibo.wiring.async_branches import deny as deny
     from kibo.wiring.async_sessions import session as session
@@ -74,6 +75,7 @@ __all__ = [
     "branch",
     "build",
     "checkout",
+    "compare",
     "context_of",
     "deny",
     "explore",
@@ -86,7 +88,7 @@ _READ_BYTES = 65536
 
 def __getattr__(name: str) -> Any:
     # Late: branches and sessions bring a database along, which no spawn needs.
-    if name in ("Branch", "approve", "branch", "checkout", "context_of", "deny"):
+    if name in ("Branch", "approve", "branch", "checkout", "compare", "context_of", "deny"):
         from kibo.wiring import async_branches
 
         return getattr(async_branches, name)
@@ -241,7 +243,7 @@ class Files:
 
     def close(self) -> None:
         """Ends the server in the box; the next use starts another."""
-        self._access.close()
+        self._access.hang_up()
 
     async def read(self, path: str) -> bytes:
         """Reads a whole file."""
@@ -381,7 +383,7 @@ class Instance:
         """Forks it, as `kibo.runtime.instance.Instance.fork` does. Cancelled, it leaves no fork."""
         talk = self._conversation
         children, point = await forking.fork_once(talk.waiting, self._spawned, talk, n, live)
-        self._access.close()
+        self._access.hang_up()
         return Forks(map(Instance, children), live=bool(point.cell), reasons=point.reasons)
 
     async def send_message(
@@ -467,7 +469,7 @@ class Instance:
         try:
             await self._conversation.destroy()
         finally:
-            self._access.close()
+            self._access.hang_up()
             if self._tape is not None:
                 await AnyioWaiting().aside(self._tape.close)
 

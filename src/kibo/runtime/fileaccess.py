@@ -49,11 +49,12 @@ class FileAccess:
     async def _do(self, work: Callable[[FileStream], Awaitable[Result]]) -> Result:
         self._handle.check()
         async with self._turn:
-            if self._stream is None:
+            stream = self._stream
+            if stream is None:
                 await self._handle.rouse()
-                self._stream = self._open()
+                stream = self._stream = self._open()
             try:
-                return await work(self._stream)
+                return await work(stream)
             except (wire.Closed, ConnectionError):
                 self.close()
                 raise await self._handle.why_gone() from None
@@ -68,14 +69,15 @@ class FileAccess:
                 raise
 
     def close(self) -> None:
-        """Ends the server in the box; the next use starts another."""
-        if self._stream is not None:
-            self._stream.channel.close()
+        """Closes this process's end; nobody may wait on it. A child that was forked from the origin may do so, too."""
+        if (stream := self._stream) is not None:
             self._stream = None
+            stream.channel.close()
 
     def hang_up(self) -> None:
-        """Ends the conversation of an instance that has ended, also under whoever waits on it in another thread."""
+        """Ends the server in the box, also under whoever waits on it in another thread; the next use starts another."""
         if (stream := self._stream) is not None:
+            self._stream = None
             stream.channel.hang_up()
 
     async def read(self, path: str) -> bytes:

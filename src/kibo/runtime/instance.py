@@ -46,7 +46,7 @@ class Files:
 
     def close(self) -> None:
         """Ends the server in the box; the next use starts another."""
-        self._access.close()
+        self._access.hang_up()
 
     def read(self, path: str) -> bytes:
         """Reads a whole file.
@@ -286,7 +286,7 @@ class RunningBox:
         try:
             run(self._handle.destroy())
         finally:
-            self._access.close()
+            self._access.hang_up()
 
 
 class Instance(RunningBox):
@@ -634,7 +634,7 @@ class _BoundAction:
 async def _fork(instance: Instance, n: int, live: Live) -> tuple[list[Spawned], Point]:
     talk, spawned = instance._conversation, instance._spawned
     children, point = await forking.fork_once(talk.waiting, spawned, talk, n, live)
-    instance._access.close()
+    instance._access.hang_up()
     return children, point
 
 
@@ -679,7 +679,7 @@ def hand_over(instance: Instance) -> Spawned:
 def adopt(instance: Any, winner: Any) -> None:
     """Makes an instance, of either face, what another is; that one is given up. Its guest of before is not ended."""
     for face in (instance, winner):
-        face._access.close()
+        face._access.hang_up()
         face._finalizer.detach()
     instance._conversation.become(winner._conversation)
     # A copy: what the winner was stays what it was.
