@@ -319,6 +319,49 @@ def test_a_lock_on_a_file_is_held_on_every_side_until_that_side_lets_go(kind: st
             assert [other.exec(look).stdout for other in sides[number + 1 :]] == ["held\n"] * (3 - number)
 
 
+class SharedLocker(Box):
+    """Holds a lock on a file of the host's ``/usr``, which is one file for all boxes."""
+
+    @action
+    def lock(self, kind: str) -> None:
+        from kibo.runtime.openfiles import Lock
+
+        self.file = open("/usr/bin/env", "rb")  # noqa: SIM115
+        Lock(kind, kind == "FLOCK", "", 0, 0).take(self.file.fileno())
+
+    @action(effect="read")
+    def holds(self) -> bool:
+        return bool(getattr(self, "file", None)) and "lock:" in _fdinfo(self.file.fileno())
+
+    @action
+    def unlock(self) -> None:
+        self.file.close()
+
+
+def _fdinfo(fd: int) -> str:
+    from pathlib import Path
+
+    return Path(f"/proc/self/fdinfo/{fd}").read_text()
+
+
+@pytest.mark.parametrize("kind", ["FLOCK", "POSIX"])
+def test_a_lock_on_a_file_that_all_boxes_share_stays_with_the_origin_and_its_forks_are_not_live(
+    kind: str,
+) -> None:
+    with SharedLocker().spawn() as box:
+        box.lock(kind)
+        with pytest.raises(errors.NotLive) as refused:
+            box.fork(live="require")
+        (reason,) = refused.value.details["reasons"]
+        assert reason == "it has a lock on a file that all boxes share (/usr/bin/env)"
+        assert box.holds()
+        forks = box.fork(2)
+        assert (forks.live, forks.reasons) == (False, (reason,))
+        assert [side.holds() for side in (box, *forks)] == [True, False, False]
+        box.unlock()
+        assert box.fork(live="require").live
+
+
 class Ledger(Box):
     """Keeps a database open."""
 

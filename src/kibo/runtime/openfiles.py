@@ -153,7 +153,11 @@ class OpenFiles:
             content = _content(fd, info.st_size)
             renewal = lambda: _recreate(content, flags, offset)  # noqa: E731
         self._files.append((fd, os.get_inheritable(fd), renewal))
-        for lock in _locks_by(fd):
+        locks = _locks_by(fd)
+        if locks and os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+            # Its inode is every box's, and the host's: no two sides of a fork could hold what one of them does.
+            return f"a lock on a file that all boxes share ({name})"
+        for lock in locks:
             if lock.kind not in ("FLOCK", "POSIX", "OFDLCK"):
                 return f"a {lock.kind.lower()} of an open file ({name})"
             # One that excludes all others and is seen twice is one that two descriptors share.
