@@ -19,7 +19,7 @@ HELD = {
     "What their calls return": "kibo.runtime.commandline: Completed Terminal"
     " | kibo.runtime.handle: Change | kibo.runtime.files: FileInfo FileChange",
     "Pools": "kibo.runtime.pool: Pool",
-    "Branches": "kibo.branch.branch: Branch",
+    "Branches": "kibo.branch.branch: Branch | kibo.branch.comparing: Comparison Difference MessageDifference",
     "Contexts": "kibo.context.context: Context | kibo.context.prompt: Prompt Dropped | kibo.context.parts: Opaque Call"
     " | kibo.context.compaction: Summarised | kibo.context.searching: Hit | kibo.context.vectors: Embedding"
     " | kibo.context.tokens: Tokenizer",
@@ -39,8 +39,8 @@ SECTIONS = {
 AIO = """## `kibo.aio`
 
 The same for asyncio and trio: `await aio.spawn(box)` or `async with aio.spawn(box) as instance`, and every call of an
-instance, its files and its branches is a coroutine. `aio.branch`, `aio.checkout`, `aio.explore`, `aio.approve` and
-`aio.deny` are those of `kibo`.
+instance, its files and its branches is a coroutine. `aio.branch`, `aio.checkout`, `aio.compare`, `aio.explore`,
+`aio.approve` and `aio.deny` are those of `kibo`.
 """
 ERRORS = """# Errors
 

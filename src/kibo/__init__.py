@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from kibo.wiring.approving import deny as deny
     from kibo.wiring.branches import branch as branch
     from kibo.wiring.branches import checkout as checkout
+    from kibo.wiring.comparing import compare as compare
     from kibo.wiring.contexts import context_of as context_of
     from kibo.wiring.sessions import session as session
 
@@ -76,6 +77,7 @@ _PUBLIC = {
     "approve": "kibo.wiring.approving",
     "branch": "kibo",
     "checkout": "kibo.wiring.branches",
+    "compare": "kibo.wiring.comparing",
     "context_of": "kibo.wiring.contexts",
     "deny": "kibo.wiring.approving",
     "explore": "kibo.branch.explore.exploring",

@@ -63,6 +63,25 @@ def test_entries_of_branches_that_write_in_turns_are_told_apart(history):
             assert [entry.body.decode() for entry in newest] == wanted[max(0, first - 6) : first - 1]
 
 
+def test_two_lines_part_at_the_last_entry_that_both_have(history):
+    main = history.create()
+    sealed = []
+    for number in range(300):  # further back than one row knows
+        history.log.append(main.id, "note", str(number).encode())
+        sealed.append(history.snapshot(main.id, {"n": number}).id)
+    one, two = history.fork(main.id, 2)
+    history.log.extend(one.id, [("note", b"one")] * 200)
+    history.log.append(two.id, "note", b"two")
+    parting = history.log.parting
+    assert parting(one.id, two.id) == parting(two.id, one.id) == parting(one.id, main.id) == 300
+    assert parting(one.id, one.id) == 500
+    assert [parting(sealed[number], two.id) for number in (0, 150, 299)] == [1, 151, 300]
+    history.record_merge(two.id, {}, (history.get(main.id).head, history.snapshot(two.id, {"t": 1}).id))
+    assert bodies(history, main.id)[300:] == ["two"]
+    assert parting(main.id, one.id) == 300
+    assert parting(history.create().id, main.id) == 0
+
+
 def test_a_merge_of_many_segments_keeps_their_order(history):
     main = history.create()
     (side,) = history.fork(main.id)

@@ -350,7 +350,7 @@ def test_a_spawned_instance_can_be_listed_used_and_stopped(cli: Cli) -> None:
     assert "No such program" in cli("exec", "eve", "--", "nosuch", status=66).stderr
     cli("exec", "eve", "--", "sh", "-c", "echo new > /work/new; echo more >> /work/launched")
     assert cli("diff", "eve").stdout == "M /work/launched  (8 B)\nA /work/new  (4 B)\n"
-    assert cli.json("diff", "eve")[1] == {"kind": "added", "path": "/work/new", "size": 4}
+    assert cli.json("diff", "eve")["files"][1] == {"kind": "added", "path": "/work/new", "size": 4}
     assert cli("logs", "eve").stdout == ""
     assert "called 'eve' already" in cli("spawn", "boxes.py:Hello", "--name", "eve", status=65).stderr
     assert cli.json("stop", "eve") == {"stopped": [instance]}

@@ -173,7 +173,7 @@ def test_commit_says_what_was_sealed_and_what_became_stale(cli: Cli, left: Left)
     done = cli.json("commit", left.b, "--overwrite")
     assert not done["fast_forward"]
     assert done["before"] == shown[left.main]["head"], "what is left behind can be found"
-    assert {row["path"] for row in cli.json("diff", done["before"], left.main)} >= {
+    assert {row["path"] for row in cli.json("diff", done["before"], left.main)["files"]} >= {
         "/work/two",
         "/work/three",
     }
@@ -259,7 +259,7 @@ def test_what_runs_in_a_living_process_is_committed_there(cli: Cli, tmp_path: Pa
                 "process": running.pid,
                 "to_undo": [],
             }
-            assert [row["path"] for row in cli.json("diff", f"{name}-c")] == ["/work/one"]
+            assert [row["path"] for row in cli.json("diff", f"{name}-c")["files"]] == ["/work/one"]
             out, _ = running.communicate("go on\n", timeout=60)
         finally:
             running.kill()
@@ -270,7 +270,7 @@ def test_what_runs_in_a_living_process_is_committed_there(cli: Cli, tmp_path: Pa
 
 
 def test_diff_compares_with_the_start_or_with_another(cli: Cli, left: Left) -> None:  # noqa: F811
-    changes = {row["path"]: row["kind"] for row in cli.json("diff", left.a)}
+    changes = {row["path"]: row["kind"] for row in cli.json("diff", left.a)["files"]}
     assert changes.pop("/work/sub/odd \n name") == "added"
     assert changes == {
         **dict.fromkeys(("/work/link", "/work/one", "/work/pipe", "/work/raw", "/work/two"), "added"),
@@ -278,9 +278,9 @@ def test_diff_compares_with_the_start_or_with_another(cli: Cli, left: Left) -> N
         "/work/abc.txt": "changed",
         "/work/hello.txt": "removed",
     }
-    between = {row["path"]: row["kind"] for row in cli.json("diff", f"{left.name}-first", left.b)}
+    between = {row["path"]: row["kind"] for row in cli.json("diff", f"{left.name}-first", left.b)["files"]}
     assert between == {"/work/three": "added"}
-    assert cli("diff", left.b, f"{left.name}-first").stdout == "D /work/three\n"
+    assert cli("diff", left.b, f"{left.name}-first").stdout == f"D /work/three\nD label {left.name}-bee\n"
     assert cli("diff", left.c, f"{left.name}-first").stdout == ""
 
 

@@ -13,7 +13,7 @@ from kibo.model.errors import BranchUnknown, SnapshotUnknown, WrongState
 from kibo.model.ids import BranchId, SnapshotId
 
 #: Whether a reference is all of a name, the id to show for it, and the snapshot.
-_Named = tuple[bool, str, SnapshotRecord]
+_Named = tuple[bool, BranchId | SnapshotId, SnapshotRecord]
 
 
 class Points:
@@ -38,11 +38,15 @@ class Points:
         Raises:
             SnapshotUnknown: There is none such, or several; ``details["candidates"]`` names these.
         """
+        return self.named(ref)[1]
+
+    def named(self, ref: str) -> tuple[BranchId | SnapshotId, SnapshotRecord]:
+        """As `point`, with the id of what was named: that of the branch, where it is the head of one."""
         found = self._snapshots(ref) + self._heads(ref)
         # Whole names before digits that ids begin with.
         found = [each for each in found if each[0]] or found
         if len({snapshot.id for *_, snapshot in found}) == 1:
-            return found[0][2]
+            return found[0][1:]
         names = [name for _, name, _ in found]
         raise SnapshotUnknown(
             f"{'several branches or snapshots are' if names else 'no branch or snapshot is'} called {ref!r}",

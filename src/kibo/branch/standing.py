@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from kibo.branch.committing import parent_of
+from kibo.branch.comparing import Comparison, Side, compare
 from kibo.branch.deltas import BranchChange, Deltas
 from kibo.branch.family import Flusher
 from kibo.branch.history import History
@@ -107,47 +108,52 @@ class Standing:
 
     # -- comparing
 
-    def sides(self, a: str, b: str | None) -> tuple[dict[str, InstanceWorld], dict[str, InstanceWorld]]:
-        """Finds the two worlds that a comparison is of.
+    def _sides(self, a: str, b: str | None) -> tuple[Side, Side]:
+        """Finds what a comparison is of: two points or, of one alone, the start of its tree and that."""
+        one = Side(*self._points.named(a))
+        if b is not None:
+            return one, Side(*self._points.named(b))
+        begun = self.history.snapshots(one.snapshot.id, _ALL)[-1]
+        return Side(begun.id, begun), one
+
+    def _worlds(self, one: Side, two: Side) -> tuple[dict[str, InstanceWorld], dict[str, InstanceWorld]]:
+        """Returns the instances of two points. What is in one of them alone is compared with what it was when it came
+        into its branch.
+        """
+        # Nothing needs the files of a tree's start: what began later is compared with how it began.
+        first = one.snapshot.parent is None and two.snapshot.tree == one.snapshot.tree
+        before = world_of(one.snapshot) if first else self._points.world(one.snapshot)
+        after = self._points.world(two.snapshot)
+        before |= {name: self._start(each) for name, each in after.items() if name not in before}
+        after |= {name: self._start(each) for name, each in before.items() if name not in after}
+        return before, after
+
+    def compare(self, a: str, b: str | None = None) -> Comparison:
+        """Tells what differs between two points, or between one and the start of its tree.
 
         Args:
-            a: Where to begin or, alone, what to compare with the start of its tree.
+            a: Where to begin or, alone, what to compare with the start of its tree; see `point`. Of a branch, files are
+                compared as they were sealed last, and all else as it is now.
             b: What it became.
 
         Raises:
             SnapshotUnknown, WrongState: As `point` and `world`.
         """
-        first = self.point(a)
-        if b is not None:
-            one, two = self._points.world(first), self._points.world(self.point(b))
-            # What is in one of them alone is compared with what it was when it came into its branch.
-            one |= {name: self._start(each) for name, each in two.items() if name not in one}
-            two |= {name: self._start(each) for name, each in one.items() if name not in two}
-            return one, two
-        now = self._points.world(first)
-        begun = world_of(self.history.snapshots(first.id, _ALL)[-1])
-        return {name: begun.get(name) or self._start(each) for name, each in now.items()}, now
+        one, two = self._sides(a, b)
+        return compare(self.history, self._changes(one, two), one, two)
 
     def diff(self, a: str, b: str | None = None) -> Iterator[BranchChange]:
-        """Lists the files that differ between two snapshots, or between one and the start of its tree.
+        """Lists the files that differ; arguments and errors as `compare`. By instance, in order of path."""
+        return self._changes(*self._sides(a, b))
 
-        Args:
-            a: See `sides`.
-            b: See `sides`.
-
-        Returns:
-            Changes by instance, in order of path.
-
-        Raises:
-            SnapshotUnknown, WrongState: As `point` and `world`.
-        """
-        one, two = self.sides(a, b)
-        for name in sorted(two):
-            yield from self.deltas.changes(name, one[name], two[name], HOST_BITS)
+    def _changes(self, one: Side, two: Side) -> Iterator[BranchChange]:
+        before, after = self._worlds(one, two)
+        for name in sorted(after):
+            yield from self.deltas.changes(name, before[name], after[name], HOST_BITS)
 
     def patch(self, a: str, b: str | None = None) -> Iterator[bytes]:
         """As `diff`, as text in git's form. Paths begin at the box's root: ``git apply -p2`` takes a workspace's."""
-        one, two = self.sides(a, b)
+        one, two = self._worlds(*self._sides(a, b))
         for name in sorted(two):
             title = b"# %b\n" % name.encode() if len(two) > 1 else b""
             for place, change in self.deltas.compared(one[name], two[name], HOST_BITS):

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from kibo.cli.branches import counted, records
 from kibo.cli.options import Common
-from kibo.cli.output import duration, print_json, print_table, print_value, visible
+from kibo.cli.output import duration, excerpt, print_json, print_table, print_value, visible
 from kibo.context.context import Context
 from kibo.context.entries import ContextEntry
 from kibo.context.parts import Format
@@ -59,13 +59,13 @@ def context(
         elif search is not None:
             found = known.search(search, limit)
             if common.json:
-                print_json([_document(hit.entry) | {"score": hit.score} for hit in found])
+                print_json([document(hit.entry) | {"score": hit.score} for hit in found])
             else:
                 _show([hit.entry for hit in found], "nothing has these words")
         elif export is not None:
             _export(known, export)
         elif common.json:
-            print_json([_document(entry) for entry in known.entries(limit)])
+            print_json([document(entry) for entry in known.entries(limit)])
         else:
             _show(known.entries(limit), "nothing has been said there")
 
@@ -75,15 +75,16 @@ def _show(entries: Sequence[ContextEntry], nothing: str) -> None:
         print_value(nothing)
         return
     rows = [
-        (entry.id, str(entry.seq), entry.word, duration(time.time() - entry.at_s), _line(entry))
+        (
+            entry.id,
+            str(entry.seq),
+            entry.word,
+            duration(time.time() - entry.at_s),
+            excerpt(entry.text, _SHOWN),
+        )
         for entry in entries
     ]
     print_table(("ID", "NUMBER", "KIND", "AGE", "TEXT"), rows)
-
-
-def _line(entry: ContextEntry) -> str:
-    text = " ".join(entry.text.split())
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _show_prompt(made: Prompt, *, as_json: bool) -> None:
@@ -119,7 +120,8 @@ def _export(known: Context, format: Literal["anthropic", "openai", "jsonl"]) -> 
     print_json(known.export(format))
 
 
-def _document(entry: ContextEntry) -> dict[str, Any]:
+def document(entry: ContextEntry) -> dict[str, Any]:
+    """Returns an entry as JSON has it."""
     head = {
         "id": entry.id,
         "number": entry.seq,

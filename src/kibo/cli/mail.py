@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from typing import Annotated, Any, Final
@@ -11,7 +10,16 @@ from cyclopts import Parameter
 
 from kibo.cli.branches import records, short
 from kibo.cli.options import Common
-from kibo.cli.output import duration, jsonable, print_json, print_table, print_value, visible
+from kibo.cli.output import (
+    duration,
+    excerpt,
+    jsonable,
+    print_json,
+    print_table,
+    print_value,
+    visible,
+    written,
+)
 from kibo.hub.mailboxes import WAITER
 from kibo.hub.post import Post
 from kibo.model.errors import BranchUnknown, MessageUnknown
@@ -52,12 +60,12 @@ def mail(
                 _print_line(message, common)
         elif dead:
             found = [
-                _document(each.message) | {"handler": each.handler, "why": each.why} for each in post.dead()
+                document(each.message) | {"handler": each.handler, "why": each.why} for each in post.dead()
             ]
             _print(found, ("ID", "FROM", "TO", "EVENT", "BODY", "WHY"), common)
         else:
             found = [
-                _document(message) | {"deliveries": [each.as_dict() for each in _deliveries(post, message)]}
+                document(message) | {"deliveries": [each.as_dict() for each in _deliveries(post, message)]}
                 for message in _messages(post, follow=False)
                 if not message.to.startswith(WAITER)
             ]
@@ -94,17 +102,20 @@ def _deliveries(post: Post, message: Message) -> list[Delivery]:
         return []  # consumed long ago
 
 
-def _document(message: Message) -> dict[str, Any]:
+def document(message: Message) -> dict[str, Any]:
+    """Returns a message as JSON has it."""
     shown: dict[str, Any] = jsonable(message.as_dict())
     return {name: value for name, value in shown.items() if name not in ("attempt",)}
 
 
 def _print_line(message: Message, common: Common) -> None:
     if common.json:
-        print_json(_document(message))
+        print_json(document(message))
     else:
         what = message.event or f"to {message.to}"
-        print_value(visible(f"{message.seq}  {message.sender}  {what}  {_body(message.body)}"))
+        print_value(
+            visible(f"{message.seq}  {message.sender}  {what}  {excerpt(written(message.body), _SHOWN)}")
+        )
 
 
 def _print(found: list[dict[str, Any]], columns: tuple[str, ...], common: Common) -> None:
@@ -123,15 +134,10 @@ def _row(each: dict[str, Any]) -> tuple[str, ...]:
         each["sender"],
         each["to"] or "-",
         each["event"] or "-",
-        _body(each["body"]),
+        excerpt(written(each["body"]), _SHOWN),
         ", ".join(dict.fromkeys(states)) or "-",
     )
 
 
 def _last(each: dict[str, Any]) -> tuple[str, ...]:
     return (each["why"].partition("\n")[0],) if "why" in each else (duration(time.time() - each["at_s"]),)
-
-
-def _body(body: Any) -> str:
-    text = json.dumps(jsonable(body), ensure_ascii=False)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

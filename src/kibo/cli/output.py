@@ -72,6 +72,17 @@ def _escaped(char: str) -> str:
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else char.encode("unicode_escape").decode()
 
 
+def written(value: Any) -> str:
+    """Returns a value as one line of JSON, for people."""
+    return json.dumps(jsonable(value), ensure_ascii=False)
+
+
+def excerpt(text: str, most: int = 80) -> str:
+    """Returns the beginning of a text as one line of at most so many characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints a table: fitted to a terminal, and whole, with two spaces between columns, for anything else.
 

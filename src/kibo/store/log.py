@@ -202,6 +202,16 @@ class Log:
         """Returns the last sequence number that a branch or a snapshot sees; errors as `read`."""
         return self.store.read(lambda tx: Lineage(tx, of).tail)
 
+    def parting(self, one: str, other: str) -> int:
+        """Returns the number of the last entry that two branches or snapshots both see as theirs; 0 where none is.
+
+        Up to there they are one line, and beyond it each has entries of its own. Cost is in how far back that is.
+
+        Raises:
+            BranchUnknown, SnapshotUnknown: There is no such one, or it was collected.
+        """
+        return self.store.read(lambda tx: parting_in(tx, one, other))
+
     def everything(self, *, after: int = 0, limit: int = 1000) -> list[Entry]:
         """Reads the entries of all branches by position, visible anywhere or not: for live views, not for decisions."""
         _check_page(limit)
@@ -366,6 +376,25 @@ def following_in(
         found += _between(tx, lineage, first, last, kinds)
         first, width = last + 1, width * 2
     return found[:limit]
+
+
+def parting_in(tx: Transaction, one: str, other: str) -> int:
+    """As `Log.parting`, in a transaction of the caller's."""
+    sides = Lineage(tx, one), Lineage(tx, other)
+    last = min(side.tail for side in sides)
+    width = NEAR
+    while last > 0:
+        first = max(1, last - width + 1)
+        ours, theirs = (
+            {(name, start): end for name, _, start, end in side.segments(range(first, last + 1))}
+            for side in sides
+        )
+        if shared := ours.keys() & theirs.keys():
+            return max(min(ours[each], theirs[each]) for each in shared)
+        if first == 1:
+            break
+        width *= 2
+    return 0
 
 
 def of_kinds_in(tx: Transaction, of: str, kinds: tuple[str, ...]) -> list[Entry]:

@@ -11,13 +11,15 @@ from typing import Any
 from kibo.aio import Instance, _ensure, _states
 from kibo.box.define import Box
 from kibo.branch.async_branch import AsyncBranch
+from kibo.branch.comparing import Comparison
 from kibo.branch.family import Family
+from kibo.branch.records import SnapshotRecord
 from kibo.branch.running import RunningBranch
 from kibo.context.async_context import AsyncContext
 from kibo.effects.records import Effect
 from kibo.runtime.anyio_waiting import AnyioWaiting
 from kibo.runtime.states import Progress, State, States
-from kibo.wiring import Runtime, approving, contexts, runtime
+from kibo.wiring import Runtime, approving, comparing, contexts, runtime
 from kibo.wiring.branches import taped
 
 
@@ -88,6 +90,13 @@ def checkout(
             return found
 
     return Branching(begin)
+
+
+async def compare(
+    a: str | Branch | SnapshotRecord, b: str | Branch | SnapshotRecord | None = None
+) -> Comparison:
+    """Tells what differs between two branches or snapshots; see `kibo.compare`."""
+    return await AnyioWaiting().aside(lambda: comparing.compare(a, b))
 
 
 async def context_of(ref: str) -> AsyncContext:
