@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from kibo.cli.options import Common
 from kibo.cli.output import print_json, print_table
 from kibo.cli.styles import bold
-from kibo.runtime.host import probe
+from kibo.model.errors import KiboError
+from kibo.runtime.host import Check, probe
 from kibo.runtime.layers.home import state_home
+from kibo.store.database import Store
+from kibo.wiring import settings
 
 
 def doctor(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
@@ -18,7 +22,7 @@ def doctor(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
         common: Options of every command.
     """
     home = state_home()
-    checks = probe(home)
+    checks = [*probe(home), _history(home)]
     missing = [check for check in checks if not check.ok]
     fatal = [check for check in missing if check.level == "required"]
     if common.json:
@@ -32,3 +36,14 @@ def doctor(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
     also = f"; {len(missing)} of {len(checks)} things are missing" if missing else "; nothing is missing"
     sys.stdout.write(f"\n{bold(verdict)}{also}. The state directory is {home}.\n")
     return 1 if fatal else 0
+
+
+def _history(home: Path) -> Check:
+    """Looks whether the database of the history can be reached, and says where it is, without its password."""
+    use = "what branches, effects and sessions were and are"
+    try:
+        set_so = settings.read(home)
+        found = Store.reach(set_so.store) + (f", by {set_so.said_in}" if set_so.said_in else "")
+    except KiboError as error:
+        return Check("history", False, "recommended", use, error.message, error.hint)
+    return Check("history", True, "recommended", use, found, "")

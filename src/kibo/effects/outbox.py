@@ -173,9 +173,9 @@ class Outbox:
     def _ledger(self) -> Ledger:
         if self._opened is None:
             from kibo.effects.ledger import Ledger  # late: it brings a database along, which no reader needs
-            from kibo.store.database import Store
+            from kibo.store.belonging import open_history
 
-            self._opened = Ledger(Store.open(self._place.store))
+            self._opened = Ledger(open_history(Path(self._place.gateways).parent, self._place.store))
         return self._opened
 
     # -- what is sent at once

@@ -82,6 +82,13 @@ class BranchId(RandomId):
     prefix = "br_"
 
 
+class HomeId(RandomId):
+    """One state directory whose history is in a database elsewhere."""
+
+    __slots__ = ()
+    prefix = "home_"
+
+
 class StateId(RandomId):
     """One cached state on this machine: a prefix of a sum, launched."""
 

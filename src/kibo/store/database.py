@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Self, TypeVar
 
 from sqlalchemy import create_engine, event
-from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -38,6 +38,9 @@ MAX_ATTEMPTS: Final = 10
 
 #: How long to wait for another process's transaction. Kibo's own take milliseconds.
 TIMEOUT_S: Final = 30.0
+
+#: How long to wait for a server to which one only wants to know the way, in seconds.
+REACH_S: Final = 5.0
 
 
 class Transaction:
@@ -137,12 +140,7 @@ class Store:
             StoreUnavailable: The database does not answer, or was written by a newer Kibo. The hint says what to do.
             HostDiskFull: There is no room for it. Retry after making room.
         """
-        try:
-            parsed = make_url(url)
-        except ArgumentError as error:
-            raise InvalidInput(
-                f"not the URL of a store: {url!r}", hint="Such as sqlite:///history.db."
-            ) from error
+        parsed = parse_url(url)
         dialect = dialect_for(parsed)
         engine = create_engine(parsed, poolclass=NullPool, connect_args=dialect.connect_arguments(timeout_s))
         event.listen(engine, "connect", lambda connection, _record: dialect.prepare(connection))
@@ -158,10 +156,31 @@ class Store:
             ) from error
         return store
 
+    @classmethod
+    def reach(cls, url: str) -> str:
+        """Finds out whether a database can be used, and changes nothing. Returns it as anybody may see it.
+
+        Args:
+            url: See `open`. Whether there can be a file is not tried.
+
+        Raises:
+            InvalidInput, StoreUnavailable: As `open`.
+        """
+        parsed = parse_url(url)
+        dialect = dialect_for(parsed)
+        engine = create_engine(parsed, poolclass=NullPool, connect_args=dialect.connect_arguments(REACH_S))
+        store = cls(engine, dialect, REACH_S)
+        if not dialect.one_writer:
+            try:
+                engine.connect().close()
+            except DBAPIError as error:
+                raise store._translated(error.orig or error) from error
+        return store.name
+
     @property
     def name(self) -> str:
-        """The database as an error may show it: without its password."""
-        return self._engine.url.render_as_string(hide_password=True)
+        """The database as an error may show it; see `shown`."""
+        return shown(self._engine.url)
 
     def write(self, work: Callable[[Transaction], T]) -> T:
         """Runs `work` in a transaction and commits it. When this returns, what was written is on the disk.
@@ -317,6 +336,30 @@ class Store:
     def _driver_error(self) -> type[Exception]:
         found: type[Exception] = self._engine.dialect.loaded_dbapi.Error
         return found
+
+
+def parse_url(url: str) -> URL:
+    """Reads the URL of a store. It is in no error: where it has no form, nobody can tell its password from the rest.
+
+    Raises:
+        InvalidInput: It is none.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        parsed = None
+    if parsed is None or "@" in (parsed.host or ""):
+        raise InvalidInput(
+            "the URL of the store has not the form of one",
+            hint="Such as sqlite:///history.db or postgresql+psycopg://user:password@host/database; in a user or a "
+            "password, write @ as %40, : as %3A and / as %2F.",
+        ) from None
+    return parsed
+
+
+def shown(url: URL) -> str:
+    """Writes a store's URL as anybody may see it: without its password, and without options, which may have one."""
+    return url.set(query={}).render_as_string(hide_password=True)
 
 
 _opened: Final[weakref.WeakSet[Store]] = weakref.WeakSet()

@@ -31,12 +31,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-from kibo.model.ids import ID_HEX_DIGITS, BranchId, CopyId, Id, LeaseId, ProfileId, SnapshotId
+from kibo.model.ids import ID_HEX_DIGITS, BranchId, CopyId, HomeId, Id, LeaseId, ProfileId, SnapshotId
 from kibo.store.checking import HOLDS
 from kibo.store.lineage import is_list
 
 #: The migration that this code reads and writes. A store that names one unknown here was written by a newer Kibo.
-REVISION: Final = "0008"
+REVISION: Final = "0009"
 
 metadata: Final = MetaData()
 
@@ -380,4 +380,12 @@ board: Final = Table(
     Column("at", Double, nullable=False, info=_TIME),
     Index("ix_board_tree", "tree"),
     sqlite_autoincrement=True,
+)
+
+#: The state directory whose history this is, where that is not in the directory itself. One row, whose number is 1.
+state_directory: Final = Table(
+    "state_directory",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("id", _key(), nullable=False, info=_id_of(HomeId)),
 )

@@ -222,6 +222,7 @@ def _verbs() -> Verbs:
 def _egress(home: Path) -> Egress:
     def make() -> Any:
         from kibo.effects.forwarder import Forwarder
+        from kibo.wiring import settings
 
         prepare_home(home)
         extra = os.environ.get("KIBO_EXTRA_CA_FILE")
@@ -229,7 +230,7 @@ def _egress(home: Path) -> Egress:
             home / "authority",
             os.environ,
             extra_trust=Path(extra).absolute() if extra else None,
-            store=f"sqlite:///{home}/history.db",
+            store=settings.read(home).store,
         )
 
     return Egress(make)

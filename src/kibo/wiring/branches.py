@@ -35,9 +35,9 @@ from kibo.runtime.layers.store import exhausting_disk
 from kibo.runtime.states import Progress, Spawned, State, States
 from kibo.runtime.waiting import Blocking, Waiting, run
 from kibo.store import crash
-from kibo.store.database import Store
+from kibo.store.belonging import open_history
 from kibo.store.wakeups import DirectoryBus
-from kibo.wiring import Runtime, runtime
+from kibo.wiring import Runtime, runtime, settings
 
 _log: Final = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Records:
         with exhausting_disk(home):
             prepare_home(home)
         self.home: Final = home
-        self.store = Store.open(f"sqlite:///{home}/history.db")
+        self.store = open_history(home, settings.read(home).store)
         self.history = History(self.store)
         for error in self.history.recover().damaged:
             _log.warning("after a power cut, a tree stays as it was: %s", error.message)
