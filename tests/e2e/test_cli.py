@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 import leftovers
+from own_runtimes import new_home
 from patience import eventually
 from running_till import running_till
 
@@ -63,8 +65,9 @@ class Cli:
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="kibo-cli-") as path:
-        yield Path(path)
+    path = new_home("kibo-cli-")
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from kibo.branch.worlds import names
 from kibo.runtime.layers import temporary
 from kibo.runtime.trees.stack import Node
 from kibo.wiring.branches import Records
-from own_runtimes import link_layers
+from own_runtimes import link_layers, new_home
 
 PROGRAM = Path(__file__).with_name("branch_user.py")
 STEPS = """
@@ -99,7 +99,7 @@ class Home:
 @pytest.fixture(scope="module")
 def built() -> Iterator[Path]:
     """A state directory with the layers of the boxes and an empty history."""
-    path = Path(tempfile.mkdtemp(prefix="kibo-crashes-"))
+    path = new_home("kibo-crashes-")
     body = "import kibo; from value_boxes import Values; Values().spawn().destroy(); kibo.wiring.runtime().records()"
     subprocess.run(
         [sys.executable, "-c", body], env={**environment(), "KIBO_HOME": str(path)}, check=True, timeout=60

@@ -16,7 +16,7 @@ import leftovers
 from kibo.effects.recorder import unpacked
 from kibo.effects.records import Effect, Exact
 from kibo.wiring.branches import Records
-from own_runtimes import link_layers
+from own_runtimes import link_layers, new_home
 from running_till import Till
 
 pytestmark = pytest.mark.fault
@@ -28,7 +28,7 @@ UNDOING = Path(__file__).with_name("undoing_user.py")
 @pytest.fixture(scope="module")
 def built(till: Till) -> Iterator[Path]:
     """A state directory with the layers of the box, and the authority."""
-    path = Path(tempfile.mkdtemp(prefix="kibo-paying-"))
+    path = new_home("kibo-paying-")
     run(path, till, "heir")
     yield path
     shutil.rmtree(path)

@@ -25,7 +25,7 @@ import pytest
 
 from effects_judge import Judge, Met, Story, deeds_of
 from effects_plans import CUT, DEAF, GATEWAY_POINTS, HALF, USER_POINTS, VICTIMS, make_plan
-from own_runtimes import link_layers
+from own_runtimes import link_layers, new_home
 from running_till import serving
 
 pytestmark = pytest.mark.fault
@@ -100,7 +100,7 @@ def shop() -> Iterator[Shop]:
 @pytest.fixture(scope="module")
 def built(shop: Shop) -> Iterator[Path]:
     """A state directory with the layers of the box, and the authority."""
-    path = Path(tempfile.mkdtemp(prefix="kibo-runs-"))
+    path = new_home("kibo-runs-")
     made = Runner(path, shop)
     made.carry_out([])
     assert made.complaints([]) == {}

@@ -18,6 +18,7 @@ import pytest
 
 import kernel_namespaces
 import leftovers
+from own_runtimes import new_home
 
 PROGRAM = Path(__file__).with_name("kibo_user.py")
 #: A killed warden's boxes go one after the other, each with its mounts and network; a busy machine takes its time.
@@ -34,7 +35,7 @@ LASTS_S = {"build": 1.8}
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     """A state directory whose layers are there, so that what is killed is what a test says."""
-    path = Path(tempfile.mkdtemp(prefix="kibo-leaks-"))
+    path = new_home("kibo-leaks-")
     with leftovers.adopt_orphans():
         before = set(leftovers.descendants(os.getpid()))
         _end(_start(path, "action"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,13 +16,14 @@ from kibo import wiring
 from kibo.branch.branch import Branch
 from kibo.runtime.idmap import choose_map
 from kibo.runtime.layers.temporary import remove_tree
+from own_runtimes import new_home
 
 
 @pytest.fixture(scope="session", autouse=True)
 def home() -> Iterator[Path]:
     """The state directory: layers are built once for all tests."""
     before = os.environ.get("KIBO_HOME")
-    path = Path(tempfile.mkdtemp(prefix="kibo-tests-"))
+    path = new_home("kibo-tests-")
     os.environ["KIBO_HOME"] = str(path)
     yield path
     wiring.runtime().close()

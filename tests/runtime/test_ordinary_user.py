@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import ordinary_user
+from own_runtimes import BUILD_PLAIN, PLAIN
 
 #: In no one's use: packages' users end at 999, people's begin at 1000, nobody is 65534.
 ORDINARY = 64_322
@@ -55,6 +56,10 @@ MODULES += [f"security/test_{name}.py" for name in ("applies", "archives", "jour
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
     with ordinary_user.place_of(ORDINARY, ORDINARY) as path:
+        built = ordinary_user.run(
+            path, ORDINARY, ORDINARY, ["-c", BUILD_PLAIN], KIBO_HOME=f"{path}/home/plain"
+        )
+        assert built.returncode == 0, built.stdout
         yield path
 
 
@@ -65,4 +70,5 @@ def place() -> Iterator[Path]:
 )
 @pytest.mark.parametrize("module", MODULES)
 def test_an_ordinary_user_sees_the_same(place: Path, module: str) -> None:
-    ordinary_user.run_tests(place, ORDINARY, ORDINARY, module, ONLY.get(module, ""))
+    only, layers = ONLY.get(module, ""), {PLAIN: f"{place}/home/plain"}
+    ordinary_user.run_tests(place, ORDINARY, ORDINARY, module, only, **layers)

@@ -15,7 +15,7 @@ from kibo.runtime.images import interpreter, recipes
 from kibo.runtime.images.bounds import StepBounds
 from kibo.runtime.images.building import BuildEvent, Progress, do_job, follow_job, read_event
 from kibo.runtime.images.lock import Lock, LockedStep
-from kibo.runtime.images.plan import LOCKED_KINDS, plan_steps
+from kibo.runtime.images.plan import LOCKED_KINDS, add_interpreter, plan_steps
 from kibo.runtime.images.steps import Chain, Step, digest_of
 from kibo.runtime.layers.home import prepare_home
 from kibo.runtime.layers.store import Built, Layer, LayerStore, pin
@@ -87,9 +87,7 @@ def interpreter_layer(home: Path) -> Layer:
 @lru_cache(maxsize=1)
 def _interpreter_steps() -> tuple[Step, ...]:
     chain = Chain()
-    base = chain.add(
-        "interpreter", "python: standard library", {}, facts=interpreter.base_signature(), part=False
-    )
+    base = add_interpreter(chain)
     chain.add("guest", "python: kibo", {}, facts=interpreter.guest_signature(), below=(base.key,))
     return tuple(chain.steps)
 

@@ -24,7 +24,7 @@ def plan_steps(env: Env) -> tuple[Step, ...]:
         HostUnsupported: The host cannot be the base.
     """
     chain = Chain(host_usr=env.base == "host")
-    chain.add("interpreter", "python: standard library", {}, facts=interpreter.base_signature(), part=False)
+    add_interpreter(chain)
     _add_base(chain, env.base)
     system = _system_state() if chain.host_usr else ""
     if env.apt:
@@ -40,6 +40,12 @@ def plan_steps(env: Env) -> tuple[Step, ...]:
         spec = {"command": line, "variables": dict(sorted(env.variables.items()))}
         chain.add("run", f"run: {line}", spec, facts=system)
     return tuple(chain.steps)
+
+
+def add_interpreter(chain: Chain) -> Step:
+    """Adds the running Python's own files. They see nothing of the host's /usr, so that all chains have one key."""
+    facts = interpreter.base_signature()
+    return chain.add("interpreter", "python: standard library", {}, facts=facts, part=False, host_usr=False)
 
 
 def _add_base(chain: Chain, base: str) -> None:
