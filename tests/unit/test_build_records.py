@@ -6,6 +6,7 @@ import pytest
 
 from kibo.box.env import Env
 from kibo.model.errors import InvalidDefinition, LockMismatch
+from kibo.runtime.images.environment import _interpreter_steps
 from kibo.runtime.images.inside import Refusal
 from kibo.runtime.images.lock import Lock, LockedStep
 from kibo.runtime.images.plan import plan_steps
@@ -94,6 +95,13 @@ def test_equal_environments_have_equal_keys_and_any_change_gives_another() -> No
 def test_an_earlier_step_keeps_its_key_when_a_later_one_changes() -> None:
     first, second = keys(Env(apt=["hello"], run=["true"])), keys(Env(apt=["hello"], run=["false"]))
     assert first[:-1] == second[:-1]
+
+
+def test_every_chain_has_the_running_pythons_own_files_by_one_key() -> None:
+    chains = [_interpreter_steps(), *(plan_steps(Env(base=base)) for base in ("host", "debian:bookworm"))]
+    found = [[step.key for step in steps if step.kind == "interpreter"] for steps in chains]
+    assert found[0]
+    assert found == [found[0]] * len(chains)
 
 
 def test_a_file_that_is_not_there_is_named() -> None:

@@ -31,21 +31,21 @@ def application(wanted: str = "") -> App:
     """Makes the application. Each command's file is imported when the command is called.
 
     Args:
-        wanted: The first word of the command line. A command that others begin with is there only where it is that.
+        wanted: The first word of the command line. Where it names commands, these alone are there: telling what all
+            of them are reads all of their files. A command that others begin with is there only where it is that.
     """
     text = "Kibo: the runtime layer for AI agents."
     app = App(name="kibo", version=__version__, help=text, suppress_keyboard_interrupt=False)
-    for names in COMMANDS.values():
-        for name in names:
-            *groups, last = name.split()
-            called = function(name)
-            if name in _GROUPS:
-                if name == wanted:
-                    _group(app, [name]).default(getattr(import_module(f"kibo.cli.{called}"), called))
-                else:
-                    _group(app, [name])
-                continue
+    every = [name for names in COMMANDS.values() for name in names]
+    for name in [name for name in every if name.split()[0] == wanted] or every:
+        *groups, last = name.split()
+        called = function(name)
+        if name not in _GROUPS:
             _group(app, groups).command(f"kibo.cli.{called}:{called}", name=last, help=summary(name))
+        elif name == wanted:
+            _group(app, [name]).default(getattr(import_module(f"kibo.cli.{called}"), called))
+        else:
+            _group(app, [name])
     return app
 
 
