@@ -44,7 +44,9 @@ def own_runtime(like: Path | None = None) -> Iterator[None]:
 def new_home(prefix: str) -> Path:
     """Makes a state directory, which its maker removes. What every box stands on is built once for all of a process."""
     path = Path(tempfile.mkdtemp(prefix=prefix))
-    if choose_map().kind != "subuid":  # files of a granted range's ids are linked by nobody else, proc_sys_fs(5)
+    if (
+        choose_map().kind != "subuid"
+    ):  # files of a granted range's ids are linked by nobody else, proc_sys_fs(5)
         link_layers(_plain(), path)
     return path
 

@@ -1,8 +1,10 @@
 """The tables, as SQLAlchemy Core describes them. Migrations make them; this module is what the code reads.
 
 Every column is of a type that all drivers give and take as it is (text, bytes, int, float): statements run on the
-driver's own cursor, without conversion. Ids are text with their visible prefix; the log names a segment by a
-number that is made of the id of the snapshot that seals it, see `kibo.store.lineage`.
+driver's own cursor, without conversion. How long text may be and how it compares on each database is the migrations' to
+say: here it would bring along SQLAlchemy's knowledge of all of them, at each start. Ids are text with their visible
+prefix; the log names a segment by a number that is made of the id of the snapshot that seals it, see
+`kibo.store.lineage`.
 
 No foreign key ties a branch to its snapshots: they would need an index on every column that names one, which each
 fork would pay for. The collector takes row locks instead, see `kibo.branch.retention`.
@@ -29,7 +31,6 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects import mysql
 
 from kibo.model.ids import ID_HEX_DIGITS, BranchId, CopyId, HomeId, Id, LeaseId, ProfileId, SnapshotId
 from kibo.store.checking import HOLDS
@@ -47,22 +48,12 @@ RARE: Final = f"kind IN ({', '.join(map(repr, RARE_KINDS))})"
 
 
 def _text(length: int) -> Any:
-    """Short text that compares by bytes everywhere: MariaDB would ignore case and trailing blanks."""
-    return String(length).with_variant(
-        mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
-    )
+    return String(length)
 
 
 def _key() -> Any:
-    """An id or a word of ours, compared by bytes. What a caller gives as one may be any text."""
-    kind = String(40).with_variant(
-        mysql.VARCHAR(40, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
-    )
-    return kind.with_variant(String(40, collation="C"), "postgresql")
-
-
-def _long(kind: Any, variant: Any) -> Any:
-    return kind.with_variant(variant, "mysql", "mariadb")
+    """An id or a word of ours. What a caller gives as one may be any text."""
+    return String(40)
 
 
 def _id_of(kind: type[Id]) -> dict[str, Any]:
@@ -97,7 +88,7 @@ branches: Final = Table(
     Column("tree", _key(), nullable=False, info=_BRANCH),
     Column("parent", _key(), info=_BRANCH),
     Column("name", _text(200), nullable=False),
-    Column("goal", _long(Text(), mysql.LONGTEXT(charset="utf8mb4")), nullable=False),
+    Column("goal", Text, nullable=False),
     # stale is derived
     Column("status", _key(), nullable=False, info=_one_of("open", "committed", "aborted")),
     Column(
@@ -127,10 +118,10 @@ snapshots: Final = Table(
     Column("kind", _key(), nullable=False, info=_one_of("root", "turn", "merge", "overwrite", "import")),
     Column("parent", _key(), info=_SNAPSHOT),
     Column("other", _key(), info=_SNAPSHOT),  # of a merge: theirs; of an overwrite: what was overwritten
-    Column("world", _long(Text(), mysql.LONGTEXT(charset="utf8mb4"))),  # null: thinned
+    Column("world", Text),  # null: thinned
     Column("entries", BigInteger, nullable=False, info=_COUNT),
     Column("seq", BigInteger, nullable=False, info=_COUNT),
-    Column("near", _long(LargeBinary(), mysql.BLOB()), nullable=False, info={HOLDS: is_list}),
+    Column("near", LargeBinary, nullable=False, info={HOLDS: is_list}),
     # whole; thinned or lost: only its log is left; doomed: being collected
     Column("state", _key(), nullable=False, info=_one_of("whole", "thinned", "lost", "doomed")),
     Column("created", Double, nullable=False, info=_TIME),
@@ -145,12 +136,12 @@ entries: Final = Table(
     Column("segment", BigInteger, nullable=False),
     Column("seq", BigInteger, nullable=False, info=_COUNT),
     Column("kind", _text(64), nullable=False),
-    Column("body", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("body", LargeBinary, nullable=False),
     Column("at", Double, nullable=False, info=_TIME),
     Column("origin", _key(), info=_BRANCH),  # the branch it was written in, where a merge brought it here
     UniqueConstraint("segment", "seq", name="uq_entries_segment_seq"),
     # what is rare, found in a long history; on MariaDB, which has no indexes of some rows, of all of them
-    Index("ix_entries_kind", "segment", "kind", "seq", sqlite_where=text(RARE), postgresql_where=text(RARE)),
+    Index("ix_entries_kind", "segment", "kind", "seq", sqlite_where=text(RARE)),
     sqlite_autoincrement=True,  # a collected position is never given again
 )
 
@@ -169,7 +160,7 @@ context_words: Final = Table(
     Column("segment", BigInteger, nullable=False),
     Column("seq", BigInteger, nullable=False, info=_COUNT),
     Column("entry", _key(), nullable=False),  # the id within its body; '' for what is no entry of a context
-    Column("words", _long(Text(), mysql.LONGTEXT(charset="ascii", collation="ascii_bin")), nullable=False),
+    Column("words", Text, nullable=False),
     UniqueConstraint("segment", "seq", name="uq_context_words_segment_seq"),
     Index("ix_context_words_entry", "entry"),
 )
@@ -186,7 +177,7 @@ context_vectors: Final = Table(
         autoincrement=False,
     ),
     Column("model", _text(200), primary_key=True),
-    Column("vector", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("vector", LargeBinary, nullable=False),
 )
 
 #: Names of snapshots, one of each a tree; they move.
@@ -226,7 +217,7 @@ effects: Final = Table(
     Column("position", _position(), primary_key=True, autoincrement=True),
     Column("id", _key(), nullable=False, unique=True),
     Column("state", _key(), nullable=False),  # see `kibo.effects.lifecycle`
-    Column("reason", _long(Text(), mysql.LONGTEXT(charset="utf8mb4")), nullable=False),
+    Column("reason", Text, nullable=False),
     Column(
         "branch", _key(), nullable=False
     ),  # where it stands: its parent's once that is committed; '' for none
@@ -238,21 +229,21 @@ effects: Final = Table(
     ),  # within which a client's key names one intent: a tree, or an instance
     Column("key", _text(64)),  # the digest of that key, or null
     Column("class", _key(), nullable=False),
-    Column("rule", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),  # what allows it, to be sent by
-    Column("secrets", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),  # their names and hosts
-    Column("method", _long(Text(), mysql.LONGTEXT(charset="utf8mb4")), nullable=False),
-    Column("url", _long(Text(), mysql.LONGTEXT(charset="utf8mb4")), nullable=False),
+    Column("rule", LargeBinary, nullable=False),  # what allows it, to be sent by
+    Column("secrets", LargeBinary, nullable=False),  # their names and hosts
+    Column("method", Text, nullable=False),
+    Column("url", Text, nullable=False),
     Column("digest", _text(64), nullable=False),  # of the payload
-    Column("head", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
-    Column("body", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("head", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
     Column("whole", Integer, nullable=False),  # 0: the body was longer, and was sent as it came
     Column("created", Double, nullable=False, info=_TIME),
     Column("released", Double, info=_TIME),
     Column("sent", Double, info=_TIME),
     Column("ended", Double, info=_TIME),
     Column("status", Integer),
-    Column("answer_head", _long(LargeBinary(), mysql.LONGBLOB())),
-    Column("answer_body", _long(LargeBinary(), mysql.LONGBLOB())),
+    Column("answer_head", LargeBinary),
+    Column("answer_body", LargeBinary),
     Column("answer_whole", Integer),
     Column(
         "approval_s", Double, info=_TIME
@@ -294,7 +285,7 @@ profile_versions: Final = Table(
     metadata,
     Column("profile", _key(), primary_key=True, info=_PROFILE),
     Column("version", BigInteger, primary_key=True, autoincrement=False, info=_COUNT),
-    Column("files", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("files", LargeBinary, nullable=False),
     Column("author", _text(200), nullable=False),
     Column("created", Double, nullable=False, info=_TIME),
 )
@@ -315,7 +306,7 @@ profile_leases: Final = Table(
     Column(
         "expires", Double, nullable=False, info=_TIME
     ),  # by the clock that runs since the host's start; so is `until`
-    Column("why", _long(Text(), mysql.LONGTEXT(charset="utf8mb4")), nullable=False),  # what a person is to do
+    Column("why", Text, nullable=False),  # what a person is to do
     Column("until", Double, info=_TIME),
     Column("copy", _key(), info=_COPY),  # the person's
     Index("ix_profile_leases_profile", "profile"),
@@ -337,8 +328,8 @@ profile_saves: Final = Table(
     Column(
         "released", Integer, nullable=False, info=_COUNT
     ),  # 1: to be merged into the profile by whoever uses it next
-    Column("base", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
-    Column("files", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("base", LargeBinary, nullable=False),
+    Column("files", LargeBinary, nullable=False),
     Column("author", _text(200), nullable=False),
     Column("created", Double, nullable=False, info=_TIME),
     Index("ix_profile_saves_profile", "profile"),
@@ -353,9 +344,9 @@ profile_copies: Final = Table(
     Column("id", _key(), primary_key=True, info=_COPY),
     Column("profile", _key(), nullable=False, info=_PROFILE),
     Column("lease", _key(), nullable=False, info=_LEASE),
-    Column("directory", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("directory", LargeBinary, nullable=False),
     Column("person", _text(200), nullable=False),
-    Column("files", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("files", LargeBinary, nullable=False),
     Column("created", Double, nullable=False, info=_TIME),
     Index("ix_profile_copies_profile", "profile"),
 )
@@ -376,7 +367,7 @@ board: Final = Table(
     Column("tree", _key(), nullable=False, info=_BRANCH),
     Column("origin", _key(), nullable=False, info=_BRANCH),
     Column("author", _text(200), nullable=False),
-    Column("body", _long(LargeBinary(), mysql.LONGBLOB()), nullable=False),
+    Column("body", LargeBinary, nullable=False),
     Column("at", Double, nullable=False, info=_TIME),
     Index("ix_board_tree", "tree"),
     sqlite_autoincrement=True,
