@@ -43,6 +43,12 @@ def test_what_a_spawn_or_coroutines_need_brings_no_database():
     assert modules.isdisjoint(["sqlalchemy", "alembic", "kibo.branch.history", "h11", "cryptography"])
 
 
+def test_what_reads_records_brings_no_other_databases_types_and_no_migrations():
+    modules = loaded_by("import kibo.wiring.branches")
+    assert "sqlalchemy.dialects.sqlite" in modules
+    assert modules.isdisjoint(["alembic", "sqlalchemy.dialects.mysql", "sqlalchemy.dialects.postgresql"])
+
+
 def test_importing_the_package_alone_defines_nothing():
     assert "kibo.box.define" not in loaded_by("import kibo")
 
