@@ -171,9 +171,16 @@ def error_page() -> str:
     return "\n".join([MADE, ERRORS, *table, *family(errors.KiboError), ""])
 
 
+def runs_page() -> str:
+    from kibo.schedule.lifecycle import page
+
+    return MADE + "\n" + "\n".join(page())
+
+
 def pages() -> dict[Path, str]:
     """Every page, as it would be written now."""
     made = {"python.md": python_page(), "command-line.md": command_page(), "errors.md": error_page()}
+    made["runs.md"] = runs_page()
     return {PAGES / name: text for name, text in made.items()}
 
 

@@ -16,6 +16,8 @@ KiboError
 │   ├── MessageInvalid          the body of a message is none, or too large
 │   ├── ContextInvalid          what a context was to take is no entry, or no list of messages
 │   ├── SummaryInvalid          a summary covers what its maker was not given
+│   ├── RunInvalid              a run, its policy or its limits are not well formed
+│   ├── RunCycle                runs that would wait for each other
 │   └── LockMismatch            a locked build would resolve to something else
 ├── Denied                  policy forbids it
 ├── NotFound                what was named is not there
@@ -29,6 +31,7 @@ KiboError
 │   ├── ProfileUnknown          no session of that name is kept
 │   ├── RecordingUnknown
 │   ├── MessageUnknown
+│   ├── RunUnknown
 │   └── RequestUnknown          a replay was asked for what its recording does not have
 ├── WrongState              it is there, and not in a state that allows this
 │   ├── InstanceEnded
@@ -39,11 +42,14 @@ KiboError
 │   ├── BranchClosed            it was committed or aborted
 │   ├── BranchTaken             another writer has taken the branch over
 │   ├── LeaseEnded              a session's lease has ended, or another holds it now
+│   ├── RunTaken                an attempt is not its run's newest any more
+│   ├── PlaceTaken              a node or a dispatcher was given up, and another has its lease
 │   └── ProfileDamaged          a file of a session is not what it was when it was saved
 ├── Conflict                two sides changed the same thing; neither is lost
 │   ├── BranchStale             a sibling, or the parent itself, moved the parent's head first
 │   ├── ReadsChanged            what a branch read has changed since
 │   ├── MergeConflict           carries base, ours and theirs of every path
+│   ├── RunRepeated             a run of its subject has not ended, or its key names another
 │   └── HostDrift               the host's own files changed under a workspace
 ├── ActionFailed            the action itself went wrong, inside the box
 │   ├── ActionRaised            carries the remote type and traceback
@@ -59,6 +65,7 @@ KiboError
 │   ├── BudgetSpent             of a tree of branches
 │   ├── ProfileTooLarge         more than a session may hold
 │   ├── MailboxFull             its instance is too far behind with its messages
+│   ├── QueueFull               as many runs wait as may
 │   ├── PromptTooLarge          what a prompt must have is more than its budget
 │   └── FrameTooLarge
 ├── Unavailable             lost or too late; another try may find it
@@ -217,6 +224,19 @@ class SummaryInvalid(InvalidInput):
     code = "context.summary"
 
 
+class RunInvalid(InvalidInput):
+    """A run, its policy or one of its limits is not well formed; nothing was submitted."""
+
+    code = "run.invalid"
+
+
+class RunCycle(InvalidInput):
+    """Runs would wait for each other; `details["cycle"]` names them in order. Nothing was submitted."""
+
+    code = "run.cycle"
+    remedy = "Take one of the `after=` away that lead round."
+
+
 class LockMismatch(InvalidInput):
     """A locked build would resolve to something other than what `kibo.lock` records."""
 
@@ -297,6 +317,13 @@ class MessageUnknown(NotFound):
     remedy = "`kibo mail` lists those that a branch has."
 
 
+class RunUnknown(NotFound):
+    """There is no such run, or not any more."""
+
+    code = "run.unknown"
+    remedy = "See that the id is whole; what ended long ago may have been removed."
+
+
 class RequestUnknown(NotFound):
     """A box that replays asked for what its recording does not have; `details["requests"]` says for what, and why."""
 
@@ -364,6 +391,20 @@ class LeaseEnded(WrongState):
     remedy = "Take a new lease, load, and do again what this one was for."
 
 
+class RunTaken(WrongState):
+    """The attempt is not its run's newest, or the run has ended: nothing of what was asked has happened."""
+
+    code = "run.taken"
+    remedy = "Stop this attempt: what it would write belongs to nobody."
+
+
+class PlaceTaken(WrongState):
+    """A node or a dispatcher was silent for too long and was given up: nothing of what was asked has happened."""
+
+    code = "run.place_taken"
+    remedy = "Stop all that it runs, and take a new lease."
+
+
 class ProfileDamaged(WrongState):
     """A file of a session is missing, or is not what it was when it was saved; nothing was loaded or merged."""
 
@@ -412,6 +453,12 @@ class MergeConflict(Conflict):
     ) -> None:
         super().__init__(message, hint=hint, details=details)
         self.conflicts = conflicts
+
+
+class RunRepeated(Conflict):
+    """A run of the same subject has not ended yet, or the same key was given to another run; nothing was submitted."""
+
+    code = "run.repeated"
 
 
 class HostDrift(Conflict):
@@ -538,6 +585,13 @@ class MailboxFull(Exhausted):
     code = "limit.mailbox"
     retry = "after"
     remedy = "Send again once it has handled some, or give send_message(wait_s=...), which waits for that."
+
+
+class QueueFull(Exhausted):
+    """As many runs of this tenant wait as may; nothing was submitted."""
+
+    code = "limit.queue"
+    remedy = "Submit again once some have ended, or give the tenant a longer queue."
 
 
 class ProfileTooLarge(Exhausted):

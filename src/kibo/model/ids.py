@@ -194,6 +194,20 @@ class ReplayId(RandomId):
     prefix = "play_"
 
 
+class RunId(RandomId):
+    """One scheduled execution, with all of its attempts."""
+
+    __slots__ = ()
+    prefix = "run_"
+
+
+class BudgetId(RandomId):
+    """One budget that a tree of runs shares."""
+
+    __slots__ = ()
+    prefix = "bud_"
+
+
 class LayerDigest(Id):
     """An immutable file delta, named by the BLAKE2b-256 of its content; made by hashing."""
 

@@ -268,5 +268,60 @@ MAX_BOARD = 100_000
 #: Those of one author, where a box is what posts them: others are to have room.
 MAX_BOARD_OF_ONE = 10_000
 
+#: What a run is to do, as it is stored: a box's digest, an action and its arguments. What is larger goes into a file.
+MAX_RUN_BYTES = 1 * MIB
+
+#: What a run came to, as it is stored: as large as a message.
+MAX_RUN_RESULT_BYTES = 1 * MIB
+
+#: Runs of one tenant that wait, where it is given no bound. Each has some 3 KB in the dispatcher's memory.
+DEFAULT_QUEUED = 20_000
+
+#: Runs that are submitted in one call: one transaction, which others wait for.
+MAX_RUNS_AT_ONCE = 1000
+
+#: Runs that one run waits for, keys, rates and labels that it names: what a person writes, not what a program makes.
+MAX_RUN_NAMES = 64
+
+#: Forks of one failed run. Each is a branch, and a run of its own.
+MAX_RUN_FORKS = 64
+
+#: How deep runs may be forked, or submit others: what is deeper has lost its bearings.
+MAX_RUN_DEPTH = 32
+
+#: Attempts of one policy's `Retry`.
+MAX_RUN_RETRIES = 1000
+
+#: The longest that a policy may wait for anything.
+MAX_RUN_WAIT_S = 365 * 86400.0
+
+#: Priorities lie between this and its negative.
+MAX_PRIORITY = 100
+
+#: What one step of priority is worth in seconds of waiting: ten steps are ten minutes.
+AGING_S = 60.0
+
+#: How long a run waits for room, while smaller ones are started before it, until a node is kept free for it.
+RESERVE_AFTER_S = 30.0
+
+#: The most starts in the span of one rate: their times are in the dispatcher's memory.
+MAX_RATE = 10_000
+
+#: How long a lease of a node or of the dispatcher lasts unless it is renewed: some missed renewals are no death, and a
+#: death is known before its user gives up.
+LEASE_S = 15.0
+
+#: After how long without a renewal its holder ends what it runs by itself.
+LEASE_GIVE_UP_S = LEASE_S * 2 / 3
+
+#: Instances of one thing that is to be there: as many as a host holds idle.
+MAX_WANTED = 1000
+
+#: What of an error a run keeps.
+MAX_RUN_ERROR = 4000
+
+#: Changes that the dispatcher takes in, or starts that it makes, in one transaction.
+MAX_ROUND = 500
+
 #: The addresses of a box's loopback that lead outside, but for their last number: `kibo.box.forwards`.
 FORWARDS_NETWORK = "127.77.0."

@@ -32,12 +32,23 @@ from sqlalchemy import (
     text,
 )
 
-from kibo.model.ids import ID_HEX_DIGITS, BranchId, CopyId, HomeId, Id, LeaseId, ProfileId, SnapshotId
+from kibo.model.ids import (
+    ID_HEX_DIGITS,
+    BranchId,
+    BudgetId,
+    CopyId,
+    HomeId,
+    Id,
+    LeaseId,
+    ProfileId,
+    RunId,
+    SnapshotId,
+)
 from kibo.store.checking import HOLDS
 from kibo.store.lineage import is_list
 
 #: The migration that this code reads and writes. A store that names one unknown here was written by a newer Kibo.
-REVISION: Final = "0009"
+REVISION: Final = "0010"
 
 metadata: Final = MetaData()
 
@@ -70,6 +81,8 @@ _SNAPSHOT: Final = _id_of(SnapshotId)
 _PROFILE: Final = _id_of(ProfileId)
 _LEASE: Final = _id_of(LeaseId)
 _COPY: Final = _id_of(CopyId)
+_RUN: Final = _id_of(RunId)
+_BUDGET: Final = _id_of(BudgetId)
 #: More entries than any disk holds; sums of two of these are still numbers of every database.
 _COUNT: Final[dict[str, Any]] = {HOLDS: range(1 << 53).__contains__}
 _TIME: Final[dict[str, Any]] = {HOLDS: math.isfinite}
@@ -78,6 +91,15 @@ _TIME: Final[dict[str, Any]] = {HOLDS: math.isfinite}
 def _position() -> Any:
     """SQLite numbers rows by itself only where the key is a plain INTEGER."""
     return BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _moment(name: str, *, nullable: bool = False) -> tuple[Column[Any], Column[Any], Column[Any]]:
+    """A point in time by three clocks, see `kibo.model.clock`."""
+    return (
+        Column(name, Double, nullable=nullable, info=_TIME),
+        Column(f"{name}_up", Double, nullable=nullable, info=_TIME),
+        Column(f"{name}_boot", _key(), nullable=nullable),
+    )
 
 
 #: One line of execution. `next` is the id of the snapshot that will seal the open segment.
@@ -379,4 +401,130 @@ state_directory: Final = Table(
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("id", _key(), nullable=False, info=_id_of(HomeId)),
+)
+
+#: Runs, in order of `position`. `version` grows with every change, `epoch` with every attempt.
+runs: Final = Table(
+    "runs",
+    metadata,
+    Column("position", _position(), primary_key=True, autoincrement=True),
+    Column("id", _key(), nullable=False, unique=True, info=_RUN),
+    Column("key", _text(64), unique=True),  # the digest of tenant and submission key, or null
+    Column("tree", _key(), nullable=False, info=_RUN),  # the first of those that belong together
+    Column("parent", _key(), info=_RUN),
+    Column("depth", Integer, nullable=False, info=_COUNT),
+    # as one of several that its parent goes on as, the parent's epoch then; else 0
+    Column("fork", BigInteger, nullable=False, info=_COUNT),
+    Column("tenant", _text(200), nullable=False),
+    Column("subject", _text(200)),
+    Column("state", _key(), nullable=False),  # see `kibo.schedule.lifecycle`
+    Column("version", BigInteger, nullable=False, info=_COUNT),
+    Column("epoch", BigInteger, nullable=False, info=_COUNT),
+    Column("step", Integer, nullable=False, info=_COUNT),  # of its policy, which is within `request`
+    Column("tries", Integer, nullable=False, info=_COUNT),
+    Column("losses", Integer, nullable=False, info=_COUNT),
+    Column("failure", LargeBinary),  # the newest
+    Column("snapshot", _text(200)),  # the last good one, as its attempts have named it
+    Column("variation", Text, nullable=False),
+    Column("budget", _key(), info=_BUDGET),
+    Column("rollback", Integer, nullable=False, info=_COUNT),  # 1: once stopped, what it did is undone
+    *_moment("created"),
+    *_moment("entered"),  # its state
+    Column("pause_s", Double, nullable=False, info=_TIME),  # how long it stays there by itself
+    Column("request", LargeBinary, nullable=False),
+    Column("work", LargeBinary, nullable=False),
+    Column("result", LargeBinary),
+    # what a step that is under way may use at most
+    Column("reserved_tokens", BigInteger, nullable=False, info=_COUNT),
+    Column("reserved_money", BigInteger, nullable=False, info=_COUNT),
+    Index("ix_runs_state", "state"),
+    Index("ix_runs_tree", "tree"),
+    Index("ix_runs_subject", "tenant", "subject"),
+    sqlite_autoincrement=True,
+)
+
+#: What a run waits for.
+run_after: Final = Table(
+    "run_after",
+    metadata,
+    Column("run", _key(), primary_key=True, info=_RUN),
+    Column("dependency", _key(), primary_key=True, info=_RUN),
+    # done: it must have succeeded; ended: in any way
+    Column("how", _key(), nullable=False, info=_one_of("done", "ended")),
+    Index("ix_run_after_dependency", "dependency"),
+)
+
+#: Attempts of runs, by the run's epoch. One has ended, or is the run's newest.
+attempts: Final = Table(
+    "attempts",
+    metadata,
+    Column("run", _key(), primary_key=True, info=_RUN),
+    Column("epoch", BigInteger, primary_key=True, autoincrement=False, info=_COUNT),
+    Column("kind", _key(), nullable=False, info=_one_of("work", "undo")),
+    Column("node", _text(200), nullable=False),
+    Column("node_epoch", BigInteger, nullable=False, info=_COUNT),
+    *_moment("placed"),
+    *_moment("begun", nullable=True),
+    Column("ended", Double, info=_TIME),
+    Column("outcome", _key()),
+    Index("ix_attempts_placed", "placed"),
+)
+
+#: The timeline of each run.
+run_events: Final = Table(
+    "run_events",
+    metadata,
+    Column("position", _position(), primary_key=True, autoincrement=True),
+    Column("run", _key(), nullable=False, info=_RUN),
+    Column("kind", _key(), nullable=False),
+    Column("at", Double, nullable=False, info=_TIME),
+    Column("body", LargeBinary, nullable=False),
+    Index("ix_run_events_run", "run", "position"),
+    sqlite_autoincrement=True,
+)
+
+#: Runs that others than the dispatcher have changed, until it has seen that.
+run_changes: Final = Table(
+    "run_changes",
+    metadata,
+    Column("position", _position(), primary_key=True, autoincrement=True),
+    Column("run", _key(), nullable=False, info=_RUN),
+    sqlite_autoincrement=True,
+)
+
+#: What a tree of runs may use together, and has. Money is in millionths.
+budgets: Final = Table(
+    "budgets",
+    metadata,
+    Column("id", _key(), primary_key=True, info=_BUDGET),
+    Column("seconds", Double, info=_TIME),
+    Column("branches", BigInteger, info=_COUNT),
+    Column("tokens", BigInteger, info=_COUNT),
+    Column("money", BigInteger, info=_COUNT),
+    Column("used_branches", BigInteger, nullable=False, info=_COUNT),
+    Column("used_tokens", BigInteger, nullable=False, info=_COUNT),
+    Column("used_money", BigInteger, nullable=False, info=_COUNT),
+    Column("reserved_tokens", BigInteger, nullable=False, info=_COUNT),
+    Column("reserved_money", BigInteger, nullable=False, info=_COUNT),
+    *_moment("began", nullable=True),
+)
+
+#: Who shares, and how many of their runs wait.
+tenants: Final = Table(
+    "tenants",
+    metadata,
+    Column("name", _text(200), primary_key=True),
+    Column("weight", Double, nullable=False, info=_TIME),
+    Column("most_queued", BigInteger, nullable=False, info=_COUNT),
+    Column("queued", BigInteger, nullable=False, info=_COUNT),
+)
+
+#: Who acts as what: a node, or the dispatcher. Whoever counts `beat` up holds it; see decision 0033.
+leases: Final = Table(
+    "leases",
+    metadata,
+    Column("name", _text(200), primary_key=True),
+    Column("holder", _text(200), nullable=False),
+    Column("epoch", BigInteger, nullable=False, info=_COUNT),
+    Column("beat", BigInteger, nullable=False, info=_COUNT),
 )
