@@ -64,6 +64,14 @@ def parent(pid: int) -> int:
         return 0
 
 
+def warden_of(user_pid: int) -> int:
+    """Finds the warden of a user's process: other processes that the tests have started may have their own."""
+    below = descendants(user_pid).items()
+    found = [pid for pid, name in below if name == "kibo-warden" and parent(parent(pid)) == user_pid]
+    assert len(found) == 1, found
+    return found[0]
+
+
 def reap_adopted(keep: set[int]) -> None:
     """Reaps every dead child that is not in ``keep``, whose statuses others wait for."""
     for entry in os.listdir("/proc/self/task"):

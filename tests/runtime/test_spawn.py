@@ -235,20 +235,9 @@ def test_spawning_and_destroying_many_times_leaves_descriptors_and_processes_as_
         time.sleep(0.05)
 
 
-def _warden() -> int:
-    # Other processes that the tests have started may have runtimes of their own.
-    found = [
-        pid
-        for pid, name in leftovers.descendants(os.getpid()).items()
-        if name == "kibo-warden" and leftovers.parent(leftovers.parent(pid)) == os.getpid()
-    ]
-    assert len(found) == 1, found
-    return found[0]
-
-
 def _warden_fds() -> int:
     try:
-        return len(os.listdir(f"/proc/{_warden()}/fd"))
+        return len(os.listdir(f"/proc/{leftovers.warden_of(os.getpid())}/fd"))
     except PermissionError:
         pytest.skip("the warden's descriptors are not this user's to see")
 
@@ -367,7 +356,7 @@ def test_two_processes_share_one_state_directory_and_build_once(tmp_path: Path) 
 def test_a_lost_runtime_is_an_error_and_the_next_spawn_starts_another() -> None:
     box = Notebook().spawn()
     box.add("x")
-    os.kill(_warden(), signal.SIGKILL)
+    os.kill(leftovers.warden_of(os.getpid()), signal.SIGKILL)
     with pytest.raises(errors.RuntimeLost) as caught:
         for _ in range(1000):  # the kernel ends them one after the other
             box.add("y")
@@ -394,7 +383,7 @@ def test_a_runtime_lost_during_an_action_is_an_error_at_once() -> None:
         caller = threading.Thread(target=call)
         caller.start()
         time.sleep(0.2)
-        os.kill(_warden(), signal.SIGKILL)
+        os.kill(leftovers.warden_of(os.getpid()), signal.SIGKILL)
         caller.join(5)
         assert [type(error) for error in failures] == [errors.RuntimeLost]
 
@@ -412,7 +401,7 @@ def test_a_runtime_lost_during_a_command_is_an_error_at_once() -> None:
         caller = threading.Thread(target=call)
         caller.start()
         time.sleep(0.2)
-        os.kill(_warden(), signal.SIGKILL)
+        os.kill(leftovers.warden_of(os.getpid()), signal.SIGKILL)
         caller.join(5)
         assert [type(error) for error in failures] == [errors.RuntimeLost]
 
@@ -431,7 +420,7 @@ def test_a_killed_keeper_takes_the_runtime_along_and_the_next_spawn_starts_anoth
 def test_many_threads_that_lose_the_runtime_all_go_on_with_one_new_one() -> None:
     with Notebook().spawn() as box:
         box.add("x")
-        os.kill(_warden(), signal.SIGKILL)
+        os.kill(leftovers.warden_of(os.getpid()), signal.SIGKILL)
     answers: list[list[str]] = []
     failures: list[BaseException] = []
 
@@ -454,7 +443,7 @@ def test_many_threads_that_lose_the_runtime_all_go_on_with_one_new_one() -> None
         thread.join()
     assert failures == []
     assert answers == [["launched", "z"]] * 8
-    assert _warden()
+    assert leftovers.warden_of(os.getpid())
 
 
 class Empty(Box):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import leftovers
 from kibo import Box, Env, Limits, action, use
 from kibo.box.sums import prefix
 from kibo.model import errors
@@ -385,6 +388,54 @@ def test_a_resume_that_raises_is_shown_and_leaves_no_instance() -> None:
     with pytest.raises(errors.ActionRaised, match="no browser") as caught:
         Stuck().spawn()
     assert "Stuck.resume" in str(caught.value)
+
+
+@contextlib.contextmanager
+def warden_on_a_busy_machine() -> Iterator[None]:
+    """Has the warden come to its turn late, at random, as where other processes keep the processors busy."""
+    warden, over = leftovers.warden_of(os.getpid()), threading.Event()
+
+    def hold_up() -> None:
+        while not over.is_set():
+            os.kill(warden, signal.SIGSTOP)
+            over.wait(random.uniform(0, 0.02))
+            os.kill(warden, signal.SIGCONT)
+            over.wait(random.uniform(0, 0.005))
+
+    thread = threading.Thread(target=hold_up)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_launch_that_starts_threads_does_not_get_ahead_of_the_wardens_look_at_its_rights() -> None:
+    class Threaded(Box):
+        tag: int
+
+        def launch(self) -> None:
+            self.resume()
+
+        def resume(self) -> None:
+            self.end = threading.Event()
+            self.thread = threading.Thread(target=self.end.wait)
+            self.thread.start()
+
+        def suspend(self) -> None:
+            self.end.set()
+            self.thread.join()
+
+        @action
+        def threads_run(self) -> bool:
+            return self.thread.is_alive()
+
+    Threaded(tag=-1).spawn().destroy()
+    with warden_on_a_busy_machine():
+        for number in range(12):
+            with Threaded(tag=number).spawn() as box:
+                assert box.threads_run()
 
 
 def test_programs_that_a_launch_leaves_are_ended() -> None:

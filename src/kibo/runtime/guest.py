@@ -110,6 +110,8 @@ class Guest:
         kernel.drop_capabilities()
         self._filter(order["seccomp"])
         os.write(CONTROL, _IN)
+        # Nothing of the user's runs before the warden has seen that this process has no rights and is alone.
+        wire.receive_command(self.control)
 
     def enter_fork(self) -> None:
         """Enters the box as a fork, which inherits filter, ids and environment and gives up what its namespace gave.

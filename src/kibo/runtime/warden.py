@@ -499,10 +499,15 @@ class Warden:
         cell.egress = -1
 
     def _check(self, cell: Cell) -> None:
-        """Sees for itself that a first guest has dropped every right, before anything of the user's runs in it."""
+        """Sees for itself that a first guest has dropped every right, before anything of the user's runs in it.
+
+        It waits for that: what it runs may start a thread at once, and would be taken for a guest that broke a rule.
+        """
         check_bare(cell.pid)
         cell.release_channel()
         cell.state = CellState.LIVE
+        assert cell.control is not None
+        wire.send_command(cell.control, "serve")
 
     def _clone_asked(self, cell: Cell) -> None:
         """Answers a clone into new namespaces: yes to the one that a fork was ordered for, else no."""
@@ -599,8 +604,6 @@ class Warden:
         it writes to the layer ``upper`` where its own is on disk. Descriptors: reply, and an instance's next channel.
         """
         cell = self.cell(arguments)
-        while cell.state is CellState.ENTERED and cell.control is not None and _readable(cell.control):
-            self._from_guest(cell)  # it told its caller that it is in, and us before that
         if cell.state is not CellState.LIVE or cell.copy:
             raise Refused("kibo.bug", f"{cell.id} is {cell.state.value} and cannot be sealed")
         instance = "state" in arguments
@@ -1017,12 +1020,6 @@ def _living(process: int, pid: str) -> tuple[str, int] | None:
         return None
     state, parent = tail.split()[:2]
     return None if state in "ZX" else (head.partition("(")[2], int(parent))
-
-
-def _readable(sock: wire.AnySocket) -> bool:
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _tell(descriptors: list[int], data: dict[str, Any]) -> None:
