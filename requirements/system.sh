@@ -15,11 +15,7 @@ fi
 if [ -n "${KIBO_NO_APT:-}" ] || [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
   printf 'setup: these Debian packages are missing: %s\n' "${missing[*]}"
   printf 'setup: to install them: sudo apt-get install %s\n' "${missing[*]}"
-  if [ "${missing[0]}" = python3-venv ]; then
-    printf 'setup: without python3-venv there is no .venv, and nothing of this runs\n'
-    exit 1
-  fi
-  printf 'setup: until then, what needs them is skipped, with the reason\n'
+  printf 'setup: until then, what needs them is skipped or refused, with the reason\n'
   exit 0
 fi
 printf 'setup: installing Debian packages: %s\n' "${missing[*]}"

@@ -8,15 +8,33 @@ import sys
 if sys.version_info < (3, 11):
     sys.exit(f"setup: Kibo needs Python 3.11 or newer; python3 here is {sys.version.split()[0]}")
 PY
-if [ ! -x "$venv/bin/python" ]; then
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# Debian's Python has its pip in a package of its own, python3-venv. Who may not install that can still fetch the wheel
+# that it has; apt checks it as it does whatever it installs.
+find_pip() {
+  if ! compgen -G '/usr/share/python-wheels/pip-*.whl' && command -v apt-get >/dev/null; then
+    (cd "$work" && apt-get download -qq python3-pip-whl && dpkg -x ./*.deb .) >&2 || return 1
+    compgen -G "$work/usr/share/python-wheels/pip-*.whl"
+  fi
+}
+if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
   echo "setup: making $venv with $(python3 --version)"
-  python3 -m venv "$venv"
+  if python3 -c 'import ensurepip' 2>/dev/null; then
+    python3 -m venv "$venv"
+  elif pip=$(find_pip) && [ -n "$pip" ]; then
+    echo "setup: there is no python3-venv; pip comes from ${pip##*/}"
+    python3 -m venv --without-pip "$venv"
+    "$venv/bin/python" "$pip/pip" install -qq --disable-pip-version-check --no-index --no-deps "$pip"
+  else
+    echo "setup: there is no pip for $venv: sudo apt-get install python3-venv"
+    exit 1
+  fi
 fi
 pins=$(grep -cE '^[a-z0-9].*==' "$lock")
 uv=$venv/bin/uv
 if [ ! -x "$uv" ]; then
-  pin=$(mktemp)
-  trap 'rm -f "$pin"' EXIT
+  pin=$work/uv.txt
   awk '/^uv==/{p=1; print; next} /^[^[:space:]#]/{p=0} p' "$lock" >"$pin"
   echo "setup: bringing uv ($(sed -nE 's/^uv==([^ ]+).*/\1/p' "$pin"))"
   "$venv/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes -r "$pin"
