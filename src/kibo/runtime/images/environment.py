@@ -263,7 +263,7 @@ def _assemble(env: Env, steps: tuple[Step, ...], built: dict[str, Built]) -> Bui
     )
     variables = {"PATH": _path(env), "LANG": "C.UTF-8"}
     if env.npm:
-        variables["NODE_PATH"] = f"{recipes.NPM_HOME}/node_modules"
+        variables["NODE_PATH"] = recipes.NODE_PATH
     for step in parts:
         image = dict(built[step.key].details.get("variables", {}))
         if base_path := image.pop("PATH", ""):

@@ -18,6 +18,8 @@ Recipe = Callable[[Inside], dict[str, Any]]
 #: Where packages of a language go in a box.
 PIP_HOME: Final = "/opt/kibo/pip"
 NPM_HOME: Final = "/opt/kibo/npm"
+#: Where Node looks for packages that are not beside the program which asks for them.
+NODE_PATH: Final = f"{NPM_HOME}/node_modules"
 
 _APT_OPTIONS: Final = (
     "-y", "-q", "--no-install-recommends",

@@ -136,6 +136,8 @@ class StepRun:
             "PYTHONDONTWRITEBYTECODE": "1",
             **self.settings.variables,
         }
+        if any(step.kind == "npm" for step, _ in below):
+            variables["NODE_PATH"] = recipes.NODE_PATH  # as later in the box
         bounds = self.worker.bounds
         return Sandbox(self.entry, self.worker.idmap, overlays, self.settings.binds, variables, bounds)
 
