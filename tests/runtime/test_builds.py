@@ -223,6 +223,17 @@ def test_npm_packages_have_their_programs_on_the_path(state: Path) -> None:
     assert pinned.layers[1].digest == environment.layers[1].digest
 
 
+def test_a_locked_package_and_what_it_depends_on_give_the_same_layer(state: Path, tmp_path: Path) -> None:
+    env = Env(pip=["python-dateutil"])
+    first, _ = build(env, state)
+    try:
+        second, _ = build(env, tmp_path, first.lock)
+        assert [layer.digest for layer in second.layers] == [layer.digest for layer in first.layers]
+        assert len(second.lock.steps[0].resolved["packages"]) > 1
+    finally:
+        remove_tree(tmp_path)
+
+
 def test_files_are_put_with_the_owner_that_needs_them(state: Path, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "sub").mkdir(parents=True)

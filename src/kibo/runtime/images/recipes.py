@@ -147,10 +147,8 @@ def pip(requirements: list[str], pip_path: str, locked: dict[str, Any] | None) -
         compile_all = [PYTHON, "-m", "compileall", "-q", "-q", PIP_HOME]
         inside.run(compile_all, variables={"PYTHONHASHSEED": "0"}, accept=(0, 1))
         for name in os.listdir(PIP_HOME):
-            # A local path of the build's own would end up in the layer.
-            note = f"{PIP_HOME}/{name}/direct_url.json"
-            if name.endswith(".dist-info") and os.path.exists(note):
-                os.unlink(note)
+            if name.endswith(".dist-info"):
+                _forget_the_asking(f"{PIP_HOME}/{name}")
         with open(report) as file:
             return {
                 "python": f"{sys.version_info.major}.{sys.version_info.minor}",
@@ -158,6 +156,22 @@ def pip(requirements: list[str], pip_path: str, locked: dict[str, Any] | None) -
             }
 
     return run
+
+
+def _forget_the_asking(place: str) -> None:
+    """Removes pip's notes of how it was asked for a package, which differ where a lock names all of them.
+
+    That it was named itself, and is no dependency, is one (PEP 376); a local path of the build's own is another.
+    """
+    notes = [name for name in ("REQUESTED", "direct_url.json") if os.path.exists(f"{place}/{name}")]
+    for name in notes:
+        os.unlink(f"{place}/{name}")
+    if notes and os.path.exists(f"{place}/RECORD"):
+        told = tuple(f"{os.path.basename(place)}/{name}," for name in notes)
+        with open(f"{place}/RECORD", newline="") as file:
+            lines = [line for line in file if not line.startswith(told)]
+        with open(f"{place}/RECORD", "w", newline="") as file:
+            file.writelines(lines)
 
 
 def parse_report(report: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 #: Raised when a step's way of working changes so that an older Kibo's layer must not be taken for this one's.
-GENERATION: Final = 5
+GENERATION: Final = 6
 
 Kind = Literal[
     "interpreter", "guest", "host", "debian", "oci", "boxroot", "apt", "pip", "npm", "files", "run"
