@@ -145,7 +145,10 @@ class Proxy:
     def tunnel(self, target: str) -> socket.socket:
         connection = self.connect()
         connection.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
-        assert read_until(connection, b"\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):  # and no further: what follows is what the server says
+            head += receive_exactly(connection, 1)
+        assert head.startswith(b"HTTP/1.1 200 ")
         return connection
 
 

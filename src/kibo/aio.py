@@ -386,6 +386,10 @@ class Instance:
         self._access.hang_up()
         return Forks(map(Instance, children), live=bool(point.cell), reasons=point.reasons)
 
+    async def snapshot(self, label: str = "") -> Any:
+        """Seals what its branch is; see `kibo.runtime.instance.Instance.snapshot`."""
+        return await forking.branch_of(self).snapshot(label)
+
     async def send_message(
         self,
         other: Instance | str,

@@ -125,7 +125,7 @@ async def test_a_snapshot_is_checked_out_later() -> None:
     async with aio.branch() as main:
         values = await main.spawn(Values())
         await values.put("a", 1)
-        made = await main.snapshot("here")
+        made = await values.snapshot("here")
         await values.put("a", 2)
     with pytest.raises(UnmetNeed):
         await aio.checkout(made.id)

@@ -331,10 +331,15 @@ def test_ended_branches_refuse_and_a_root_has_nothing_to_commit_into(main):
 # -- snapshots
 
 
+def test_an_instance_that_is_in_no_branch_has_no_snapshots():
+    with Values().spawn() as box, pytest.raises(errors.WrongState, match="in no branch"):
+        box.snapshot()
+
+
 def test_any_snapshot_can_be_gone_back_to(main):
     box = main.spawn(Values())
     box.put("a", 1)
-    before = main.snapshot("before")
+    before = box.snapshot("before")
     assert main.snapshot().id == before.id
     box.put("a", 2)
     with kibo.checkout("before", Values()) as again:

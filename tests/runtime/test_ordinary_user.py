@@ -23,7 +23,7 @@ NEED_ROOT = {
     "test_workspace_disks.py",
     "test_effects_runs.py",
 }
-#: They start database servers, whose programs want a user that has a name; and of the kernel they ask nothing.
+#: Those that ask nothing of the kernel; and whose database servers want a user that has a name.
 OF_STORES = {
     "contract/test_context.py",
     "contract/test_effects_approvals.py",
@@ -34,9 +34,12 @@ OF_STORES = {
     "contract/test_sessions.py",
     "contract/test_store.py",
     "contract/test_store_history.py",
+    "fault/test_belonging.py",
     "fault/test_context_crashes.py",
     "fault/test_effects_retention.py",
     "fault/test_history_crashes.py",
+    "fault/test_owners.py",
+    "runtime/test_history_elsewhere.py",
 }
 MODULES = [
     f"{folder}/{path.name}"

@@ -6,6 +6,8 @@ import pytest
 
 from kibo.runtime.images.settings import Settings, without_credentials
 
+BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
@@ -48,6 +50,15 @@ def test_pip_settings_arrive_without_credentials(
     assert settings.variables["PIP_EXTRA_INDEX_URL"] == "https://extra.example/simple"
     assert "hunter2" not in text + repr(settings.variables)
     assert "PIP_TARGET" not in settings.variables
+
+
+def test_node_trusts_what_the_host_trusts_unless_it_is_told_otherwise(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NODE_EXTRA_CA_CERTS", raising=False)
+    settings.add_network()
+    place = settings.variables["NODE_EXTRA_CA_CERTS"]
+    assert [str(bind.source) for bind in settings.binds if bind.target == place] == [BUNDLE]
 
 
 def test_a_local_package_directory_is_shown_and_a_top_level_one_is_not(

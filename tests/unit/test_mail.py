@@ -465,6 +465,17 @@ def test_a_function_that_never_returns_loses_its_message_and_nobody_elses(histor
     until(lambda: states(place.post, stuck) == ["consumed"])
 
 
+def test_however_many_functions_are_slow_others_have_their_messages(history: History) -> None:
+    slow, got = threading.Event(), list[Any]()
+    functions: dict[str, Any] = {f"slow-{number}": lambda: slow.wait(60) for number in range(100)}
+    place = room(history, history.create().id, {**functions, "b": lambda message: got.append(message.body)})
+    place.post.send("a", [(name, "") for name in functions], 1)
+    place.post.send("a", [("b", "")], 2)
+    until(lambda: got == [2])
+    slow.set()
+    until(lambda: not place.post.addresses())
+
+
 def test_what_waits_for_an_instance_that_is_gone_is_dead(history: History) -> None:
     place = room(history, history.create().id, {"b": lambda: None})
     sent = place.post.send("a", [("c", "")], 1)

@@ -25,11 +25,11 @@ from kibo.model.limits import (
     MAX_BOARD_OF_ONE,
     MAX_BOX_SUBSCRIPTIONS,
     MAX_NAME,
-    MAX_READ_BYTES,
-    MAX_READ_ENTRIES,
-    MAX_READ_LOOKS,
     MAX_RECEIVE_S,
     MAX_REPLY_S,
+    MAX_TAKE_BYTES,
+    MAX_TAKE_ENTRIES,
+    MAX_TAKE_LOOKS,
     MESSAGE_ROW_BYTES,
 )
 from kibo.runtime.answering import Verb
@@ -40,7 +40,7 @@ from kibo.runtime.mailing import mail_of
 
 _Event = Annotated[str, Meta(max_length=MAX_NAME)]
 _Cursor = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-_Limit = Annotated[int, Meta(ge=1, le=MAX_READ_ENTRIES)]
+_Limit = Annotated[int, Meta(ge=1, le=MAX_TAKE_ENTRIES)]
 #: Entries of the board that are read at once: each may have a megabyte.
 _FEW: Final = 8
 
@@ -95,7 +95,7 @@ class Waiting(Asked):
 
 class Reading(Asked):
     after: _Cursor = 0
-    limit: _Limit = MAX_READ_ENTRIES
+    limit: _Limit = MAX_TAKE_ENTRIES
 
 
 class Posting(Asked):
@@ -255,7 +255,7 @@ def sent(caller: Caller, asked: Reading) -> dict[str, Any]:
         if message is not None:
             found.append(message.as_dict())
             size += _size(message.body)
-        if looked == MAX_READ_LOOKS or len(found) == asked.limit or size > MAX_READ_BYTES:
+        if looked == MAX_TAKE_LOOKS or len(found) == asked.limit or size > MAX_TAKE_BYTES:
             return {"messages": found, "after": after, "more": True}
     return {"messages": found, "after": after, "more": False}
 
@@ -328,7 +328,7 @@ def _few(entries: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     for entry in entries:
         found.append(entry)
         size += _size(entry)
-        if size > MAX_READ_BYTES:
+        if size > MAX_TAKE_BYTES:
             break
     return found
 

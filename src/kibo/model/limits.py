@@ -253,14 +253,15 @@ DEFAULT_HOLD_S = 60.0
 
 #: Messages, or entries of the board, that a box reads with one call, and bytes of them after which there are no more:
 #: both are in the memory of the user's process meanwhile.
-MAX_READ_ENTRIES = 100
-MAX_READ_BYTES = 2 * MIB
+MAX_TAKE_ENTRIES = 100
+MAX_TAKE_BYTES = 2 * MIB
 
 #: Entries of the log that one call out of a box looks at for those that it may read.
-MAX_READ_LOOKS = 2000
+MAX_TAKE_LOOKS = 2000
 
-#: Threads that deliver messages of one process.
-MAX_CARRIERS = 32
+#: Threads that deliver messages of one process. Most wait for an instance that is busy, or a function that is slow, and
+#: hold nothing else up; a thread is there while it has something to do.
+MAX_CARRIERS = 1024
 
 #: Entries of the board of one tree of branches.
 MAX_BOARD = 100_000

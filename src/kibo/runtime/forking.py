@@ -273,6 +273,21 @@ def check_wanted(n: int, live: Live) -> None:
         raise InvalidInput(f"live={live!r} says nothing", hint=f"One of {', '.join(get_args(Live))}.")
 
 
+def branch_of(face: Any) -> Any:
+    """Returns the branch that an instance of either face was spawned in.
+
+    Raises:
+        WrongState: It is in none: what it has is in memory, and ends with it.
+    """
+    if isinstance(face.branch, str):
+        raise WrongState(
+            "an instance that is in no branch has no snapshots",
+            hint="Spawn it in one: `main = kibo.branch()`, then `main.spawn(box)`. A fork keeps what it is, too.",
+            details={"instance": face.id},
+        )
+    return face.branch
+
+
 async def fork_once(
     waiting: Waiting, spawned: Spawned, talk: Conversation, n: int, live: Live
 ) -> tuple[list[Spawned], Point]:

@@ -363,6 +363,22 @@ class Instance(RunningBox):
         children, point = run(_fork(self, n, live))
         return Forks((type(self)(child) for child in children), live=bool(point.cell), reasons=point.reasons)
 
+    def snapshot(self, label: str = "") -> Any:
+        """Seals what its branch is, itself among it, to come back to with `kibo.checkout`.
+
+        Args:
+            label: A name for it, which moves here if another snapshot of the tree has it.
+
+        Returns:
+            A `kibo.branch.records.SnapshotRecord`, as `Branch.snapshot` does.
+
+        Raises:
+            WrongState: It is in no branch.
+            NotLive: As `fork`.
+            BranchClosed, BranchStale: Its branch is not open.
+        """
+        return forking.branch_of(self).snapshot(label)
+
     def send_message(
         self,
         other: Instance | str,

@@ -67,7 +67,9 @@ class Settings:
                     self._show_certificates(value) if os.path.isabs(value) else (without_credentials(value))
                 )
         if os.path.isfile(_BUNDLE):
-            self._show_certificates(_BUNDLE)
+            shown = self._show_certificates(_BUNDLE)
+            # Node trusts a list of its own, unless a distribution has made it look at the system's.
+            self.variables.setdefault("NODE_EXTRA_CA_CERTS", shown)
 
     def _show_certificates(self, path: str) -> str:
         """Shows trusted certificates where no package writes its own. Returns their place in the sandbox."""
