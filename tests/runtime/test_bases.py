@@ -323,10 +323,12 @@ def test_a_locked_debian_is_refused_where_its_packages_are_others(
     with pytest.raises(BuildFailed, match="apt") as caught:
         build(DEBIAN, elsewhere, Lock((base, older, *rest)))
     assert "1.0-1" in caught.value.log_tail
+    assert "without --locked" in caught.value.hint
     changed = replace(apt, resolved={"packages": [hello | {"sha256": "0" * 64}]})
     with pytest.raises(LockMismatch, match="hello") as mismatch:
         build(DEBIAN, elsewhere, Lock((base, changed, *rest)))
     assert mismatch.value.details["found"] == hello
+    assert "Debian's snapshot archive" in mismatch.value.hint
     assert list((elsewhere / "tmp").iterdir()) == []
 
 

@@ -353,6 +353,23 @@ def test_any_snapshot_can_be_gone_back_to(main):
         kibo.checkout("nothing is called so", Values())
 
 
+class Changed(Values):
+    """Keeps values otherwise than what was sealed did."""
+
+
+def test_a_snapshot_is_refused_to_a_box_that_was_defined_otherwise_and_leaves_no_branch(main):
+    main.spawn(Values()).put("a", 1)
+    main.snapshot("of another definition")
+    for box in (Changed(), Values() + Lines(), Small()):
+        with pytest.raises(errors.UnmetNeed, match="instances of Values") as refused:
+            kibo.checkout("of another definition", box)
+        assert refused.value.hint
+    history = main._running.family.history
+    assert {child.status for child in history.children(main.id)} <= {"aborted"}
+    with kibo.checkout("of another definition", Values()) as again:
+        assert again["Values"].seen() == {"a": "1"}
+
+
 def test_a_root_that_ended_can_be_gone_on_from(tmp_path):
     (tmp_path / "kept.txt").write_text("as it was\n")
     with kibo.branch() as first:

@@ -102,6 +102,7 @@ def test_of_other_exceptions_nothing_is_said() -> None:
         ("npm error code EAI_AGAIN", "network"),
         ("SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", "update-ca-certificates"),
         ("E: Unable to locate package nosuch", "apt-cache"),
+        ("E: Version '1.0-1' for 'hello' was not found", "Debian's snapshot archive"),
         ("ERROR: No matching distribution found for nosuch", "pip index"),
         ("npm error code E404\nnpm error 404 Not Found - GET https://registry.example/nosuch", "npm view"),
         (

@@ -36,7 +36,12 @@ _OF_BUILDS: Final = (
         " (update-ca-certificates), which build steps use.",
     ),
     (
-        r"Unable to locate package|has no installation candidate|Version '.*' for '.*' was not found",
+        r"Version '.*' for '.*' was not found",
+        "A mirror keeps the newest packages alone: build from one that has that version, such as Debian's snapshot"
+        " archive, or ask for what there is now, without --locked.",
+    ),
+    (
+        r"Unable to locate package|has no installation candidate",
         "Is it spelled as the base's release has it? `apt-cache policy NAME` on such a system tells.",
     ),
     (

@@ -296,7 +296,10 @@ class StepRun:
                 details={**details, "missing": "overlay-upper", "path": str(self.worker.home)},
             )
         if refusal.code == "locked":
-            hint = "Build without --locked to record what there is now."
+            hint = (
+                "A mirror keeps the newest packages alone: build from one that has what the lock names, such as "
+                "Debian's snapshot archive, or without --locked to record what there is now."
+            )
             return LockMismatch(refusal.message, hint=hint, details=details)
         if "No space left on device" in tail or "Errno 28" in refusal.message:
             return disk_full(self.worker.home)
