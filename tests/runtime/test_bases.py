@@ -16,10 +16,12 @@ from pathlib import Path
 import anyio
 import pytest
 
+from kibo import Box, action
 from kibo.box.env import Env
 from kibo.model.errors import BuildFailed, InvalidDefinition, LockMismatch
 from kibo.runtime.images.environment import BuiltEnvironment, Lock, build_environment
 from kibo.runtime.layers.temporary import remove_tree
+from own_runtimes import own_runtime
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -66,6 +68,15 @@ def umoci(command: str, *arguments: str) -> None:
     subprocess.run(["umoci", command, *rootless, *arguments], check=True, capture_output=True)
 
 
+def add_program(root: Path, program: str) -> None:
+    """Puts a program of this host into an image, with the libraries that it loads."""
+    words = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout.split()
+    for path in {program, *(word for word in words if word.startswith("/"))}:
+        target = root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(os.path.realpath(path), target)
+
+
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image of two layers: the second removes a file, replaces a directory and changes a mode."""
@@ -87,6 +98,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("etc", "data/kept", "data/replaced", "bin"):
         (root / name).mkdir(parents=True)
     (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\n")
+    add_program(root, "/bin/sh")
     (root / "data/kept/gone").write_text("gone")
     (root / "data/replaced/old").write_text("old")
     (root / "bin/tool").write_text("#!/bin/sh\n")
@@ -130,6 +142,37 @@ def test_an_image_from_a_layout_is_what_its_layers_say(state: Path, layout: Path
     [step] = environment.lock.steps
     assert step.resolved["manifest"].startswith("sha256:")
     assert "COLOUR" not in environment.lock.to_text()
+
+
+@needs("umoci")
+def test_a_box_on_an_image_acts_runs_its_programs_and_forks(state: Path, layout: Path) -> None:
+    class Tool(Box):
+        env = Env(base=f"oci:dir:{layout}:one")
+
+        def launch(self) -> None:
+            self.turns = 0
+
+        @action
+        def look(self) -> list[str]:
+            import ssl
+
+            self.turns += 1
+            return [os.environ["COLOUR"], ssl.OPENSSL_VERSION[:7], *sorted(os.listdir("/data/replaced"))]
+
+        @action
+        def count(self) -> int:
+            return self.turns
+
+    build(Tool.env, state)
+    with own_runtime(state), Tool().spawn() as box:
+        assert box.look() == ["green", "OpenSSL", "new"]
+        assert box.exec("read line < /data/replaced/new; echo $line, $COLOUR").stdout == "new, green\n"
+        assert box.exec("test -e /data/kept/gone").returncode == 1
+        (fork,) = box.fork(live="require")
+        with fork:
+            assert (fork.count(), fork.look()[0], fork.count(), box.count()) == (1, "green", 2, 1)
+            fork.files.write("own", b"x")
+        assert [change.path for change in box.diff()] == []
 
 
 @needs("umoci")
@@ -301,6 +344,23 @@ def test_debian_is_a_whole_system_with_the_boxs_user_its_own_apt_and_npm(debian:
     assert {"name", "version", "architecture"} <= debian.lock.steps[0].resolved["packages"][0].keys()
     packages = debian.lock.steps[3].resolved["lock"]["packages"]
     assert packages["node_modules/is-odd"]["integrity"].startswith("sha512-")
+
+
+@needs("mmdebstrap")
+def test_a_box_on_debian_acts_and_runs_what_was_installed(debian: BuiltEnvironment, state: Path) -> None:
+    class Greeter(Box):
+        env = DEBIAN
+
+        @action
+        def release(self) -> str:
+            with open("/etc/debian_version") as file:
+                return file.read()
+
+    with own_runtime(state), Greeter().spawn() as box:
+        assert box.release().startswith("12.")
+        assert box.exec("hello; id -un").stdout == "Hello, world!\nbox\n"
+        assert box.exec(["node", "-p", "require('is-odd')(3)"]).stdout == "true\n"
+        assert box.exec("test -e /usr/bin/gcc").returncode == 1
 
 
 @needs("mmdebstrap")
