@@ -100,12 +100,24 @@ def test_the_devices_that_every_program_needs_work(box: Target, via: str) -> Non
     assert box.attack(code, via) == [8, b""]
 
 
-#: Settings that every IPC namespace has its own of; the box's root may change the box's.
-OWN_SETTINGS = ("fs/mqueue/", "kernel/msg", "kernel/shm", "kernel/sem", "kernel/auto_msgmni")
+#: Settings that every IPC namespace has its own of, and from Linux 6.14 on every PID namespace; the box's root may
+#: change the box's.
+OWN_SETTINGS = (
+    "fs/mqueue/",
+    "kernel/msg",
+    "kernel/shm",
+    "kernel/sem",
+    "kernel/auto_msgmni",
+    "kernel/pid_max",
+)
+#: Reads those that boxes have of their own.
+SETTINGS = "result = {p: read('/proc/sys/kernel/' + p) for p in ('msgmax', 'shmmni', 'sem', 'pid_max')}"
 
 
 @USERS
-def test_settings_of_the_machine_cannot_be_written(host: HostProcess, via: str, cls: str) -> None:
+def test_settings_of_the_machine_cannot_be_written(
+    host: HostProcess, other: Target, via: str, cls: str
+) -> None:
     code = """
 found, tried = [], 0
 for top, folders, names in os.walk('/proc/sys'):
@@ -117,26 +129,25 @@ for top, folders, names in os.walk('/proc/sys'):
                 fd = os.open(path, how)
             except OSError:
                 continue
-            try:
-                os.write(fd, b'7')
-                found.append(path)
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS):
-                    found.append(path)  # it would have taken another value
+            for value in (b'7', b'4000'):
+                if attempt(os.pwrite, fd, value, 0) not in ('EPERM', 'EACCES', 'EROFS'):
+                    found.append(path)  # or it would have taken another value
             os.close(fd)
 result = [tried, sorted(set(found))]
 """
     watched = [
         path
         for path in Path("/proc/sys/kernel").iterdir()
-        if path.name.startswith(("msg", "shm", "sem", "ns_"))
+        if path.name.startswith(("msg", "shm", "sem", "ns_", "pid_max"))
     ]
     before = {path: path.read_text() for path in watched if path.name != "ns_last_pid"}
+    others = other.attack(SETTINGS)
     there, written = host.spawn(cls).attack(code, via)
     assert there, "there was nothing to be written"
     assert not [path for path in written if not path.removeprefix("/proc/sys/").startswith(OWN_SETTINGS)]
     assert cls == "Root" or not written
     assert {path: path.read_text() for path in before} == before
+    assert other.attack(SETTINGS) == others == host.spawn(cls).attack(SETTINGS)
 
 
 @USERS
