@@ -550,6 +550,22 @@ def test_a_fork_that_was_aborted_and_that_nobody_holds_takes_no_memory_while_its
     assert [each.id for each in wiring.runtime().records().running.values()] == [main.id]
 
 
+def test_a_stale_fork_is_kept_until_it_is_aborted_or_its_tree_is_closed(main):
+    box = main.spawn(Values())
+    for number in range(6):
+        one, two = main.fork(2)
+        one[box].put("a", number)
+        one.commit()
+        if number:
+            two.abort()
+        else:
+            kept = two.id
+    del one, two
+    gc.collect()
+    assert {each.id for each in wiring.runtime().records().running.values()} == {main.id, kept}
+    assert box.get("a") == 5
+
+
 #: Makes empty files for ever; directories too, and one hundred in each.
 FLOOD = "i=0; while mkdir d$i; do for f in $(seq 100); do : > d$i/$f; done; i=$((i+1)); done"
 
