@@ -6,7 +6,7 @@ import platform
 from functools import cache
 from typing import Final, NamedTuple
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, select, update
 
 from kibo.branch.records import BranchRecord, SnapshotRecord, read_world
 from kibo.model.clock import boot
@@ -15,7 +15,7 @@ from kibo.model.ids import BranchId, SnapshotId
 from kibo.store.database import Transaction
 from kibo.store.fencing import OPEN, BranchRow
 from kibo.store.lineage import extend
-from kibo.store.prepared import Prepared, Row
+from kibo.store.prepared import Prepared, Row, insertion
 from kibo.store.schema import branches, snapshots, unflushed
 
 
@@ -44,20 +44,14 @@ class Flushing(NamedTuple):
 
 
 _MUTABLE: Final = "status epoch head sealed next tail base base_seq result closed".split()
-_INSERT_BRANCH: Final = Prepared(
-    insert(branches).values({column.name: bindparam(column.name) for column in branches.columns})
-)
+_INSERT_BRANCH: Final = insertion(branches)
 _UPDATE_BRANCH: Final = Prepared(
     update(branches)
     .where(branches.c.id == bindparam("branch"))
     .values({name: bindparam(name) for name in _MUTABLE})
 )
-_INSERT_SNAPSHOT: Final = Prepared(
-    insert(snapshots).values({column.name: bindparam(column.name) for column in snapshots.columns})
-)
-_INSERT_UNFLUSHED: Final = Prepared(
-    insert(unflushed).values({name: bindparam(name) for name in ("snapshot", "host", "boot")})
-)
+_INSERT_SNAPSHOT: Final = insertion(snapshots)
+_INSERT_UNFLUSHED: Final = insertion(unflushed)
 _SNAPSHOT: Final = select(*snapshots.columns).where(
     snapshots.c.id == bindparam("id"), snapshots.c.state != "doomed"
 )

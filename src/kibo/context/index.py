@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from sqlalchemy import and_, bindparam, func, insert, or_, select, text
+from sqlalchemy import and_, bindparam, func, or_, select, text
 
 from kibo.context.entries import ContextEntry, Pin, Unpin, is_context, read
 from kibo.context.words import indexed
@@ -19,15 +19,13 @@ from kibo.store import crash
 from kibo.store.database import Store, Transaction
 from kibo.store.lineage import Stretch
 from kibo.store.log import COLUMNS, Entry, Lineage, batches
-from kibo.store.prepared import Prepared
+from kibo.store.prepared import Prepared, insertion
 from kibo.store.schema import context_words, entries
 
 #: Entries that one transaction looks at: some 40 ms, for which other writers wait.
 _PAGE: Final = 250
 
-_ADD: Final = Prepared(
-    insert(context_words).values({column.name: bindparam(column.name) for column in context_words.columns})
-)
+_ADD: Final = insertion(context_words)
 _MARK: Final = Prepared(
     select(func.max(context_words.c.seq)).where(context_words.c.segment == bindparam("segment")),
     checked=False,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import bindparam, select
 
 from kibo.context.entries import Pin, Unpin, read
 from kibo.context.index import catch_up, placed_in
@@ -19,7 +19,7 @@ from kibo.context.searching import Hit, check_limit
 from kibo.model.errors import ContextInvalid
 from kibo.store.database import Store, Transaction
 from kibo.store.log import batches
-from kibo.store.prepared import Prepared
+from kibo.store.prepared import Prepared, insertion
 from kibo.store.schema import context_vectors, context_words
 
 #: Texts that are given to an embedding at once.
@@ -27,9 +27,7 @@ BATCH: Final = 64
 #: Numbers of one vector.
 MAX_NUMBERS: Final = 16_384
 
-_ADD: Final = Prepared(
-    insert(context_vectors).values({name: bindparam(name) for name in ("position", "model", "vector")})
-)
+_ADD: Final = insertion(context_vectors)
 
 
 @dataclass(frozen=True, slots=True)

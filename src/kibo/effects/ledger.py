@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
-from sqlalchemy import and_, bindparam, insert, not_, or_, select, update
+from sqlalchemy import and_, bindparam, not_, or_, select, update
 
 from kibo.effects import approvals
 from kibo.effects.lifecycle import OPEN, SENT, STANDING, CallEvent, Event, State, after, before, reached
@@ -36,7 +36,7 @@ from kibo.store import crash
 from kibo.store.checking import damaged
 from kibo.store.database import Store, Transaction
 from kibo.store.fencing import ABORTED, COMMITTED
-from kibo.store.prepared import Prepared, Row
+from kibo.store.prepared import Prepared, Row, insertion
 from kibo.store.schema import branches, effects
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ LONG: Final = (
     effects.c.answer_whole,
 )
 _GIVEN: Final = [column.name for column in effects.columns if column.name != "position"]
-_INSERT: Final = Prepared(insert(effects).values({name: bindparam(name) for name in _GIVEN}))
+_INSERT: Final = insertion(effects, "position")
 _HERE: Final = or_(effects.c.branch == bindparam("branch"), effects.c.origin == bindparam("branch"))
 _ALL: Final = Prepared(select(*SHORT).order_by(effects.c.position))
 _OF_BRANCH: Final = Prepared(select(*SHORT).where(_HERE).order_by(effects.c.position))

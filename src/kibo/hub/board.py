@@ -10,7 +10,7 @@ import time
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import bindparam, delete, func, insert, select
+from sqlalchemy import bindparam, delete, func, select
 
 from kibo.hub.bodies import checked_body
 from kibo.model.errors import Exhausted, InvalidInput, StoreDamaged
@@ -20,12 +20,10 @@ from kibo.model.message import Posting
 from kibo.store import crash, fencing
 from kibo.store.database import Store, Transaction
 from kibo.store.log import MAX_PAGE
-from kibo.store.prepared import Prepared
+from kibo.store.prepared import Prepared, insertion
 from kibo.store.schema import board
 
-_POST: Final = Prepared(
-    insert(board).values({name: bindparam(name) for name in ("tree", "origin", "author", "body", "at")})
-)
+_POST: Final = insertion(board, "position")
 _COUNT: Final = Prepared(select(func.count()).select_from(board).where(board.c.tree == bindparam("of")))
 _COUNT_OF_ONE: Final = Prepared(
     select(func.count())

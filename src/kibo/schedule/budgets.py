@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final, NamedTuple
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, select, update
 
 from kibo.model.clock import Moment
 from kibo.model.errors import BudgetSpent, RunTaken
@@ -22,7 +22,7 @@ from kibo.schedule.rows import find, ring
 from kibo.store import crash
 from kibo.store.checking import damaged
 from kibo.store.database import Store, Transaction
-from kibo.store.prepared import Prepared, Row
+from kibo.store.prepared import Prepared, Row, insertion
 from kibo.store.schema import budgets, runs
 
 #: What one step may say that it uses: sums of these are still numbers of every database.
@@ -80,7 +80,7 @@ class BudgetRow(NamedTuple):
 _BUDGET: Final = select(*budgets.columns).where(budgets.c.id == bindparam("id"))
 _LOOK: Final = Prepared(_BUDGET)
 _HOLD: Final = Prepared(_BUDGET.with_for_update())
-_NEW: Final = Prepared(insert(budgets).values({each.name: bindparam(each.name) for each in budgets.columns}))
+_NEW: Final = insertion(budgets)
 _BEGIN: Final = Prepared(
     update(budgets)
     .where(budgets.c.id == bindparam("budget"), budgets.c.began.is_(None))

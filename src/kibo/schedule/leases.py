@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, select, update
 
 from kibo.model.errors import PlaceTaken
 from kibo.model.limits import LEASE_GIVE_UP_S, LEASE_S
 from kibo.store import crash
 from kibo.store.database import Store, Transaction
-from kibo.store.prepared import Prepared
+from kibo.store.prepared import Prepared, insertion
 from kibo.store.schema import leases
 
 #: What the dispatcher's lease is called, and what those of nodes begin with.
@@ -44,7 +44,7 @@ _LOOK: Final = Prepared(_LEASE)
 _HOLD: Final = Prepared(_LEASE.with_for_update())
 _KEEP: Final = Prepared(_LEASE.with_for_update(read=True))
 _ALL: Final = Prepared(select(*leases.columns).order_by(leases.c.name))
-_NEW: Final = Prepared(insert(leases).values({each.name: bindparam(each.name) for each in leases.columns}))
+_NEW: Final = insertion(leases)
 _TAKE: Final = Prepared(
     update(leases)
     .where(leases.c.name == bindparam("lease"))

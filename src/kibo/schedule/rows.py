@@ -14,7 +14,7 @@ from kibo.schedule.failing import Progress
 from kibo.schedule.lifecycle import ENDED, STATES
 from kibo.schedule.run import Attempt, Run
 from kibo.store.database import Transaction
-from kibo.store.prepared import Prepared, Row
+from kibo.store.prepared import Prepared, Row, insertion
 from kibo.store.schema import attempts, run_after, run_changes, run_events, runs, tenants
 
 OPEN: Final = tuple(state for state in STATES if state not in ENDED)
@@ -56,9 +56,7 @@ _SUBJECT: Final = Prepared(
     .where(runs.c.tenant == bindparam("tenant"), runs.c.subject == bindparam("subject"), _IS_OPEN)
     .order_by(runs.c.position)
 )
-_INSERT: Final = Prepared(
-    insert(runs).values({each.name: bindparam(each.name) for each in runs.columns if each.name != "position"})
-)
+_INSERT: Final = insertion(runs, "position")
 _POSITION: Final = Prepared(select(runs.c.position).where(runs.c.id == bindparam("id")))
 _MUTABLE: Final = (
     "state version epoch step tries losses failure snapshot rollback entered entered_up entered_boot pause_s"
@@ -71,9 +69,7 @@ _UPDATE: Final = Prepared(
 _SET_RESULT: Final = Prepared(
     update(runs).where(runs.c.id == bindparam("run")).values(result=bindparam("new_result"))
 )
-_INSERT_ATTEMPT: Final = Prepared(
-    insert(attempts).values({each.name: bindparam(each.name) for each in attempts.columns})
-)
+_INSERT_ATTEMPT: Final = insertion(attempts)
 _BEGIN_ATTEMPT: Final = Prepared(
     update(attempts)
     .where(attempts.c.run == bindparam("run_id"), attempts.c.epoch == bindparam("held"))
@@ -89,17 +85,11 @@ _RECENT: Final = Prepared(
     .select_from(attempts.join(runs, runs.c.id == attempts.c.run))
     .where(attempts.c.placed >= bindparam("since"), attempts.c.kind == "work")
 )
-_INSERT_AFTER: Final = Prepared(
-    insert(run_after).values({each.name: bindparam(each.name) for each in run_after.columns})
-)
+_INSERT_AFTER: Final = insertion(run_after)
 _WAITS: Final = Prepared(
     select(run_after.c.dependency, run_after.c.how).where(run_after.c.run == bindparam("run"))
 )
-_EVENT: Final = Prepared(
-    insert(run_events).values(
-        {each.name: bindparam(each.name) for each in run_events.columns if each.name != "position"}
-    )
-)
+_EVENT: Final = insertion(run_events, "position")
 _EVENTS: Final = Prepared(
     select(run_events.c.position, run_events.c.kind, run_events.c.at, run_events.c.body)
     .where(run_events.c.run == bindparam("run"), run_events.c.position > bindparam("since"))
@@ -117,9 +107,7 @@ _TENANT: Final = Prepared(
     select(*tenants.columns).where(tenants.c.name == bindparam("name")).with_for_update()
 )
 _ALL_TENANTS: Final = Prepared(select(*tenants.columns).order_by(tenants.c.name))
-_NEW_TENANT: Final = Prepared(
-    insert(tenants).values({each.name: bindparam(each.name) for each in tenants.columns})
-)
+_NEW_TENANT: Final = insertion(tenants)
 _COUNT: Final = Prepared(
     update(tenants)
     .where(tenants.c.name == bindparam("tenant"))

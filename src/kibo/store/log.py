@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Text, bindparam, func, insert, or_, select, text, update
+from sqlalchemy import Text, bindparam, func, or_, select, text, update
 
 from kibo.model.errors import InvalidInput, SnapshotUnknown, StoreDamaged
 from kibo.model.ids import BranchId, SnapshotId
@@ -25,7 +25,7 @@ from kibo.model.limits import MAX_ENTRY_BYTES
 from kibo.store import crash, fencing
 from kibo.store.database import Store, Transaction
 from kibo.store.lineage import NEAR, Stretch, collect, farthest, segment_of
-from kibo.store.prepared import Prepared, Row
+from kibo.store.prepared import Prepared, Row, insertion
 from kibo.store.schema import RARE, branches, entries, snapshots
 
 _KIND: Final = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z][a-z0-9_-]*)*")
@@ -74,11 +74,7 @@ class Entry(NamedTuple):
 
 #: What a row of the log is read by, in the order of `Entry`.
 COLUMNS: Final = [entries.c[name] for name in ("seq", "kind", "body", "at", "origin", "position")]
-_INSERT: Final = Prepared(
-    insert(entries).values(
-        {name: bindparam(name) for name in ("segment", "seq", "kind", "body", "at", "origin")}
-    )
-)
+_INSERT: Final = insertion(entries, "position")
 _TAIL: Final = Prepared(
     update(branches).where(branches.c.id == bindparam("branch")).values(tail=bindparam("last"))
 )

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from sqlalchemy import Table, bindparam, insert
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.sql import ClauseElement
 
 from kibo.store.checking import Row, RowCheck, check_of
 
-__all__ = ["Compiled", "Prepared", "Row"]
+__all__ = ["Compiled", "Prepared", "Row", "insertion"]
 
 
 class Prepared:
@@ -41,6 +42,12 @@ class Prepared:
                 self.statement, dialect, check_of(self.statement) if self._checked else None
             )
         return made
+
+
+def insertion(table: Table, *left_out: str) -> Prepared:
+    """Makes the statement that inserts a row, given a value for each column but those that the database numbers."""
+    names = [column.name for column in table.columns if column.name not in left_out]
+    return Prepared(insert(table).values({name: bindparam(name) for name in names}))
 
 
 class Compiled:

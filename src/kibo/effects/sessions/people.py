@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import bindparam, delete, select
 
 from kibo.effects.sessions import presence, register
 from kibo.effects.sessions.content import lay_out, on_disk, packed, unpacked
@@ -23,7 +23,7 @@ from kibo.model.ids import CopyId
 from kibo.model.limits import DEFAULT_LEASE_S
 from kibo.store import crash
 from kibo.store.database import Transaction
-from kibo.store.prepared import Prepared
+from kibo.store.prepared import Prepared, insertion
 from kibo.store.schema import profile_copies
 from kibo.store.wakeups import ringing
 
@@ -32,9 +32,7 @@ _COPY: Final = Prepared(
     .where(profile_copies.c.profile == bindparam("profile"))
     .order_by(profile_copies.c.created.desc())
 )
-_ADD: Final = Prepared(
-    insert(profile_copies).values({each.name: bindparam(each.name) for each in profile_copies.columns})
-)
+_ADD: Final = insertion(profile_copies)
 _END: Final = Prepared(delete(profile_copies).where(profile_copies.c.id == bindparam("copy")))
 
 

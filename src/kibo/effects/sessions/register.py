@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, select, update
 
 from kibo.model.clock import up_s
 from kibo.model.errors import InvalidInput, LeaseEnded, ProfileUnknown, WrongState
@@ -19,7 +19,7 @@ from kibo.model.ids import LeaseId, ProfileId
 from kibo.model.limits import MAX_NAME
 from kibo.store import crash
 from kibo.store.database import Store, Transaction
-from kibo.store.prepared import Prepared
+from kibo.store.prepared import Prepared, insertion
 from kibo.store.schema import profile_leases, profiles
 
 T = TypeVar("T")
@@ -67,9 +67,7 @@ _BY_NAME: Final = Prepared(_PROFILE.where(profiles.c.name == bindparam("name")))
 _HOLD: Final = Prepared(_PROFILE.where(profiles.c.id == bindparam("id")).with_for_update())
 _LOOK: Final = Prepared(_PROFILE.where(profiles.c.id == bindparam("id")))
 _ALL: Final = Prepared(_PROFILE.order_by(profiles.c.name))
-_NEW: Final = Prepared(
-    insert(profiles).values({each.name: bindparam(each.name) for each in profiles.columns})
-)
+_NEW: Final = insertion(profiles)
 _SET: Final = Prepared(
     update(profiles)
     .where(profiles.c.id == bindparam("profile"))
@@ -84,7 +82,7 @@ _LEASE: Final = select(*profile_leases.columns).where(profile_leases.c.id == bin
 _HOLD_LEASE: Final = Prepared(_LEASE.with_for_update())
 _LOOK_LEASE: Final = Prepared(_LEASE)
 _GIVEN: Final = [column.name for column in profile_leases.columns if column.name != "position"]
-_ASK: Final = Prepared(insert(profile_leases).values({name: bindparam(name) for name in _GIVEN}))
+_ASK: Final = insertion(profile_leases, "position")
 _CHANGING: Final = ("state", "epoch", "since", "expires", "why", "until", "copy")
 _CHANGE: Final = Prepared(
     update(profile_leases)

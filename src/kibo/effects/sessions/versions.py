@@ -22,7 +22,7 @@ from kibo.model.errors import Exhausted, InvalidInput, LeaseEnded
 from kibo.model.limits import MAX_PENDING_SAVES, PROFILE_VERSIONS
 from kibo.store import crash, fencing
 from kibo.store.database import Store, Transaction
-from kibo.store.prepared import Prepared
+from kibo.store.prepared import Prepared, insertion
 from kibo.store.schema import profile_saves, profile_trees, profile_versions, profiles
 
 #: Checks, and changes, who may write; within the transaction that writes, which has locked the profile.
@@ -38,9 +38,7 @@ _KEPT: Final = Prepared(
     .where(profile_versions.c.profile == bindparam("profile"))
     .order_by(profile_versions.c.version)
 )
-_ADD: Final = Prepared(
-    insert(profile_versions).values({each.name: bindparam(each.name) for each in profile_versions.columns})
-)
+_ADD: Final = insertion(profile_versions)
 _FORGET: Final = Prepared(
     delete(profile_versions).where(
         profile_versions.c.profile == bindparam("profile"), profile_versions.c.version <= bindparam("last")
@@ -52,8 +50,7 @@ _OF_PROFILE: Final = Prepared(
     .where(profile_saves.c.profile == bindparam("profile"))
     .order_by(profile_saves.c.position)
 )
-_GIVEN: Final = [column.name for column in _SAVE_COLUMNS if column.name != "position"]
-_PUT: Final = Prepared(insert(profile_saves).values({name: bindparam(name) for name in _GIVEN}))
+_PUT: Final = insertion(profile_saves, "position")
 _REPLACE: Final = Prepared(
     update(profile_saves)
     .where(profile_saves.c.position == bindparam("at"))
