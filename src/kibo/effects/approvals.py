@@ -22,7 +22,7 @@ from kibo.model.errors import EffectUnknown, InvalidInput, WrongState
 from kibo.model.limits import MAX_WHY
 from kibo.store.database import Transaction
 from kibo.store.prepared import Prepared
-from kibo.store.schema import effects
+from kibo.store.schema import effects, moment_row
 
 #: Whether an approval holds. As `Moment.left_s` has it, for rows that another may approve at this moment.
 _HOLDS: Final = or_(
@@ -135,8 +135,7 @@ def clocks(now: Moment) -> dict[str, Any]:
 
 def asking_since(now: Moment, within_s: float) -> dict[str, Any]:
     """Returns what a row says of something that has begun to wait for its person."""
-    due = now.after(within_s)
-    return {"due": due.at_s, "due_up": due.up_s, "due_boot": due.boot}
+    return moment_row("due", now.after(within_s))
 
 
 def ask(tx: Transaction, branch: str, parent: str, now: Moment) -> None:

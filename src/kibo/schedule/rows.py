@@ -15,7 +15,7 @@ from kibo.schedule.lifecycle import ENDED, STATES
 from kibo.schedule.run import Attempt, Run
 from kibo.store.database import Transaction
 from kibo.store.prepared import Prepared, Row, insertion
-from kibo.store.schema import attempts, run_after, run_changes, run_events, runs, tenants
+from kibo.store.schema import attempts, moment_row, run_after, run_changes, run_events, runs, tenants
 
 OPEN: Final = tuple(state for state in STATES if state not in ENDED)
 
@@ -204,7 +204,7 @@ def insert_run(tx: Transaction, run: Run, work: bytes, key: str | None) -> None:
         id=run.id, key=key, tree=run.tree, parent=run.parent, depth=run.depth, fork=run.fork,
         tenant=run.request.tenant, subject=run.request.subject, request=packed_request(run.request),
         work=work, result=None, variation=run.variation, budget=run.budget,
-        reserved_tokens=0, reserved_money=0, **_moment("created", run.created), **_mutable(run),
+        reserved_tokens=0, reserved_money=0, **moment_row("created", run.created), **_mutable(run),
     )  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def insert_attempt(tx: Transaction, attempt: Attempt) -> None:
         _INSERT_ATTEMPT,
         run=attempt.run, epoch=attempt.epoch, kind=attempt.kind, node=attempt.node,
         node_epoch=attempt.node_epoch, ended=None, outcome=None,
-        begun=None, begun_up=None, begun_boot=None, **_moment("placed", attempt.placed),
+        begun=None, begun_up=None, begun_boot=None, **moment_row("placed", attempt.placed),
     )  # fmt: skip
 
 
@@ -260,10 +260,6 @@ def _mutable(run: Run) -> dict[str, Any]:
         "failure": packed_failure(run.failure),
         "snapshot": run.snapshot,
         "rollback": int(run.rollback),
-        **_moment("entered", run.entered),
+        **moment_row("entered", run.entered),
         "pause_s": run.pause_s,
     }
-
-
-def _moment(name: str, moment: Moment) -> dict[str, Any]:
-    return {name: moment.at_s, f"{name}_up": moment.up_s, f"{name}_boot": moment.boot}

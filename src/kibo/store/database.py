@@ -140,11 +140,9 @@ class Store:
             StoreUnavailable: The database does not answer, or was written by a newer Kibo. The hint says what to do.
             HostDiskFull: There is no room for it. Retry after making room.
         """
-        parsed = parse_url(url)
-        dialect = dialect_for(parsed)
-        engine = create_engine(parsed, poolclass=NullPool, connect_args=dialect.connect_arguments(timeout_s))
+        store = cls._unopened(url, timeout_s)
+        engine, dialect = store._engine, store.dialect
         event.listen(engine, "connect", lambda connection, _record: dialect.prepare(connection))
-        store = cls(engine, dialect, timeout_s)
         try:
             migrating.migrate(engine, dialect, timeout_s)
         except DBAPIError as error:
@@ -166,16 +164,20 @@ class Store:
         Raises:
             InvalidInput, StoreUnavailable: As `open`.
         """
-        parsed = parse_url(url)
-        dialect = dialect_for(parsed)
-        engine = create_engine(parsed, poolclass=NullPool, connect_args=dialect.connect_arguments(REACH_S))
-        store = cls(engine, dialect, REACH_S)
-        if not dialect.one_writer:
+        store = cls._unopened(url, REACH_S)
+        if not store.dialect.one_writer:
             try:
-                engine.connect().close()
+                store._engine.connect().close()
             except DBAPIError as error:
                 raise store._translated(error.orig or error) from error
         return store.name
+
+    @classmethod
+    def _unopened(cls, url: str, timeout_s: float) -> Self:
+        parsed = parse_url(url)
+        dialect = dialect_for(parsed)
+        arguments = dialect.connect_arguments(timeout_s)
+        return cls(create_engine(parsed, poolclass=NullPool, connect_args=arguments), dialect, timeout_s)
 
     @property
     def name(self) -> str:

@@ -32,6 +32,7 @@ from sqlalchemy import (
     text,
 )
 
+from kibo.model.clock import Moment
 from kibo.model.ids import (
     ID_HEX_DIGITS,
     BranchId,
@@ -100,6 +101,11 @@ def _moment(name: str, *, nullable: bool = False) -> tuple[Column[Any], Column[A
         Column(f"{name}_up", Double, nullable=nullable, info=_TIME),
         Column(f"{name}_boot", _key(), nullable=nullable),
     )
+
+
+def moment_row(name: str, moment: Moment) -> dict[str, Any]:
+    """Returns a point in time as the columns of `_moment` hold it."""
+    return {name: moment.at_s, f"{name}_up": moment.up_s, f"{name}_boot": moment.boot}
 
 
 #: One line of execution. `next` is the id of the snapshot that will seal the open segment.
@@ -270,9 +276,7 @@ effects: Final = Table(
     Column(
         "approval_s", Double, info=_TIME
     ),  # how long a person has, and an approval holds; null: nobody is asked
-    Column("due", Double, info=_TIME),  # until when; by three clocks, see `kibo.model.clock`
-    Column("due_up", Double, info=_TIME),
-    Column("due_boot", _key()),
+    *_moment("due", nullable=True),  # until when
     Column("approved", Double, info=_TIME),
     Column("approver", _text(200), nullable=False, server_default=""),
     Column("approved_digest", _text(64)),  # of the payload that was approved
