@@ -7,7 +7,6 @@ import os
 from typing import TYPE_CHECKING
 
 from kibo.branch.deltas import BranchChange
-from kibo.branch.sharing import place_in
 from kibo.runtime.files import FileInfo, Progress
 
 if TYPE_CHECKING:
@@ -30,38 +29,36 @@ class AsyncSharedDirectory:
 
     async def read(self, path: str) -> bytes:
         """Reads a whole file."""
-        place = place_in(self.name, path)
-        return await self._running.use_shared(self.name, lambda files: files.read(place))
+        return await self._running.use_shared(self.name, path, lambda files, place: files.read(place))
 
     async def write(self, path: str, content: bytes | str, mode: int = 0o644) -> None:
         """Writes a whole file, which all who have the directory see at once. Cancelled, it was written in part."""
-        place = place_in(self.name, path)
-        await self._running.use_shared(self.name, lambda files: files.write(place, content, mode))
+        await self._running.use_shared(
+            self.name, path, lambda files, place: files.write(place, content, mode)
+        )
 
     async def list(self, path: str = ".") -> list[FileInfo]:
         """Lists it, or a directory in it, in order of name."""
-        place = place_in(self.name, path)
-        return await self._running.use_shared(self.name, lambda files: files.list(place))
+        return await self._running.use_shared(self.name, path, lambda files, place: files.list(place))
 
     async def remove(self, path: str) -> None:
         """Removes a file, or a directory with all that is in it."""
-        place = place_in(self.name, path)
-        await self._running.use_shared(self.name, lambda files: files.remove(place))
+        await self._running.use_shared(self.name, path, lambda files, place: files.remove(place))
 
     async def upload(
         self, source: str | os.PathLike[str], target: str, progress: Progress | None = None
     ) -> int:
         """Copies a file or a tree of the host into it, under a new name. Cancelled, what was copied stays."""
-        place = place_in(self.name, target)
-        return await self._running.use_shared(self.name, lambda files: files.upload(source, place, progress))
+        return await self._running.use_shared(
+            self.name, target, lambda files, place: files.upload(source, place, progress)
+        )
 
     async def download(
         self, source: str, target: str | os.PathLike[str], progress: Progress | None = None
     ) -> int:
         """Copies it, or what is in it, to the host. Cancelled, what was copied stays."""
-        place = place_in(self.name, source)
         return await self._running.use_shared(
-            self.name, lambda files: files.download(place, target, progress)
+            self.name, source, lambda files, place: files.download(place, target, progress)
         )
 
     async def diff(self) -> builtins.list[BranchChange]:

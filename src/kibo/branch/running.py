@@ -39,7 +39,7 @@ from kibo.branch.members import Member, described, turns, turns_or_boundary
 from kibo.branch.points import Points, refuse_running
 from kibo.branch.records import BranchRecord, Committed, SnapshotRecord, Status, Undone
 from kibo.branch.releasing import Releasing, asker_for
-from kibo.branch.sharing import Mounted, Part, Sharing, shared_names
+from kibo.branch.sharing import Mounted, Part, Sharing, place_in, shared_names
 from kibo.branch.undoing import Undoing
 from kibo.branch.worlds import SHARED, InstanceWorld, World, labels, shared_world, to_json, world_of
 from kibo.context.context import Context, Place
@@ -249,11 +249,14 @@ class RunningBranch:
             forking.discard(spawned)
             raise
 
-    async def use_shared(self, name: str, work: Callable[[FileAccess], Awaitable[Result]]) -> Result:
-        """Has a program outside of its boxes use one of its shared directories; see `SharedDirectory`."""
+    async def use_shared(
+        self, name: str, path: str, work: Callable[[FileAccess, str], Awaitable[Result]]
+    ) -> Result:
+        """Has a program outside of its boxes use a path of one of its shared directories; see `SharedDirectory`."""
+        place = place_in(name, path)
         self._check_open()
         with self._saying_why():
-            return await self.sharing.use(name, work)
+            return await self.sharing.use(name, lambda files: work(files, place))
 
     async def diff_shared(self, name: str) -> list[BranchChange]:
         """Lists what has changed in one of its shared directories; see `SharedDirectory.diff`."""
@@ -306,7 +309,7 @@ class RunningBranch:
                 details={"labels": list(missing)},
             )
         if shared is not None:
-            self.sharing = Sharing(family, shared, lambda: list(self.members.values()))
+            self.sharing.start = self.sharing.sealed = shared
         for name, each in world.items():
             states, state = await family.ensure(known[each.box], None)
             short = await family.waiting.aside(partial(family.deltas.shortened, each))
@@ -706,9 +709,7 @@ class RunningBranch:
                 if not world.shared:
                     return None
                 if overlay is None:
-                    files = merged.get(SHARED, shared_world())
-                    short = await family.waiting.aside(lambda: family.deltas.shortened(files))
-                    overlay = Mounted.begin(states.session, short.deltas, family.owner.new())
+                    overlay = await parent.sharing.begin(states, merged.get(SHARED, shared_world()))
                 return overlay.part(world.shared)
 
             fresh: dict[str, Spawned] = {}
@@ -873,9 +874,9 @@ class RunningBranch:
 
     async def diff(self) -> list[BranchChange]:
         """Lists what has changed in it since it was forked, or began; see `Branch.diff`."""
-        deltas = self.family.deltas
+        deltas, start, now = self.family.deltas, self.sharing.start, self.sharing.world_now()
         pairs = [
-            (SHARED, self.sharing.start, self.sharing.world_now()),
+            *([(SHARED, start, now)] if start != now else []),
             *(
                 (name, member.start, member.world_now(deltas))
                 for name, member in sorted(self.members.items())

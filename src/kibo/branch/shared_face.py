@@ -7,7 +7,6 @@ import os
 from typing import TYPE_CHECKING
 
 from kibo.branch.deltas import BranchChange
-from kibo.branch.sharing import place_in
 from kibo.runtime.files import FileInfo, Progress
 from kibo.runtime.waiting import run
 
@@ -35,8 +34,7 @@ class SharedDirectory:
 
     def read(self, path: str) -> bytes:
         """Reads a whole file; raises as `Files.read`, and `PathRefused` for a path that leads out."""
-        place = place_in(self.name, path)
-        return run(self._running.use_shared(self.name, lambda files: files.read(place)))
+        return run(self._running.use_shared(self.name, path, lambda files, place: files.read(place)))
 
     def write(self, path: str, content: bytes | str, mode: int = 0o644) -> None:
         """Writes a whole file, which all who have the directory see at once; makes the directories above it.
@@ -49,28 +47,31 @@ class SharedDirectory:
         Raises:
             DiskFull, PathRefused, InvalidInput: As `Files.write`.
         """
-        place = place_in(self.name, path)
-        run(self._running.use_shared(self.name, lambda files: files.write(place, content, mode)))
+        run(self._running.use_shared(self.name, path, lambda files, place: files.write(place, content, mode)))
 
     def list(self, path: str = ".") -> list[FileInfo]:
         """Lists it, or a directory in it, in order of name; raises as `Files.list`."""
-        place = place_in(self.name, path)
-        return run(self._running.use_shared(self.name, lambda files: files.list(place)))
+        return run(self._running.use_shared(self.name, path, lambda files, place: files.list(place)))
 
     def remove(self, path: str) -> None:
         """Removes a file, or a directory with all that is in it; raises as `Files.remove`."""
-        place = place_in(self.name, path)
-        run(self._running.use_shared(self.name, lambda files: files.remove(place)))
+        run(self._running.use_shared(self.name, path, lambda files, place: files.remove(place)))
 
     def upload(self, source: str | os.PathLike[str], target: str, progress: Progress | None = None) -> int:
         """Copies a file or a tree of the host into it, under a new name; returns and raises as `Files.upload`."""
-        place = place_in(self.name, target)
-        return run(self._running.use_shared(self.name, lambda files: files.upload(source, place, progress)))
+        return run(
+            self._running.use_shared(
+                self.name, target, lambda files, place: files.upload(source, place, progress)
+            )
+        )
 
     def download(self, source: str, target: str | os.PathLike[str], progress: Progress | None = None) -> int:
         """Copies it, or what is in it, to the host; returns and raises as `Files.download`."""
-        place = place_in(self.name, source)
-        return run(self._running.use_shared(self.name, lambda files: files.download(place, target, progress)))
+        return run(
+            self._running.use_shared(
+                self.name, source, lambda files, place: files.download(place, target, progress)
+            )
+        )
 
     def diff(self) -> builtins.list[BranchChange]:
         """Lists what has changed in it since its branch was forked or, for a root, began; see `Branch.diff`."""

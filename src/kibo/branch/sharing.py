@@ -126,11 +126,14 @@ class Sharing:
             )
         if self._mounted is None or self._mounted.session is not states.session:
             # With the runtime that ran before, all that wrote to what it wrote last has ended.
-            world = self.world_now()
-            short = await self._family.waiting.aside(lambda: self._family.deltas.shortened(world))
-            self.mount(Mounted.begin(states.session, short.deltas, self._family.owner.new()))
+            self.mount(await self.begin(states, self.world_now()))
         assert self._mounted is not None
         return self._mounted
+
+    async def begin(self, states: States, world: InstanceWorld) -> Mounted:
+        """Makes an overlay over what they are in a world, for `mount` or `replace`."""
+        short = await self._family.waiting.aside(lambda: self._family.deltas.shortened(world))
+        return Mounted.begin(states.session, short.deltas, self._family.owner.new())
 
     def mount(self, mounted: Mounted) -> None:
         """Goes on with an overlay that lies over what they are."""

@@ -56,13 +56,12 @@ def from_json(data: Mapping[str, Any] | None) -> dict[str, InstanceWorld]:
 
 
 def _instance(each: Mapping[str, Any]) -> InstanceWorld:
+    told = {"shared": [], **each}  # written before there were any, it has none
     for key in ("layers", "deltas", "shared"):
-        if key == "shared" and key not in each:
-            continue  # written before there were any
-        if not isinstance(each[key], list) or not all(isinstance(name, str) for name in each[key]):
+        if not isinstance(told[key], list) or not all(isinstance(name, str) for name in told[key]):
             raise TypeError(f"{key} is no list of names")
-    tuples = {key: tuple(each[key]) for key in ("layers", "deltas", "shared") if key in each}
-    return InstanceWorld(**{**each, **tuples})
+        told[key] = tuple(told[key])
+    return InstanceWorld(**told)
 
 
 def shared_world(deltas: Sequence[str] = ()) -> InstanceWorld:
