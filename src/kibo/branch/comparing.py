@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final, Generic, Literal, TypeVar
 
 from kibo.branch import finding
@@ -162,8 +163,8 @@ class _Line:
 
     def before(self, wanted: set[str]) -> list[Message]:
         """Returns those of some messages that were sent before, in order."""
-        found = (each for each in self._messages(0) if each.seq <= self._parting)
-        return [each for each in found if each.id in wanted] if wanted else []
+        found = takewhile(lambda each: each.seq <= self._parting, self._messages(0) if wanted else ())
+        return [each for each in found if each.id in wanted]
 
     def deliveries(self, message: str) -> tuple[Delivery, ...]:
         """Tells what has become of a message."""

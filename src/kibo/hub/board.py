@@ -81,14 +81,13 @@ class Board:
                     f"the board of tree {self._tree} has {count} entries",
                     hint="Post what others need, and keep the rest in messages and files.",
                 )
-            (own,) = (
-                (tx.row(_COUNT_OF_ONE, of=self._tree, author=author) or (0,)) if most < MAX_BOARD else (0,)
-            )
-            if own >= most:
-                raise Exhausted(
-                    f"{author} has {own} entries on the board of tree {self._tree}",
-                    hint="Post what others need, and keep the rest in messages and files.",
-                )
+            if most < MAX_BOARD:
+                (own,) = tx.row(_COUNT_OF_ONE, of=self._tree, author=author) or (0,)
+                if own >= most:
+                    raise Exhausted(
+                        f"{author} has {own} entries on the board of tree {self._tree}",
+                        hint="Post what others need, and keep the rest in messages and files.",
+                    )
             tx.run(_POST, tree=self._tree, origin=self._branch, author=author, body=data, at=time.time())
             crash.point("board.before_commit")
 

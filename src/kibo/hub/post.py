@@ -31,9 +31,7 @@ Draft = tuple[str, msgspec.Struct]
 _TOGETHER: Final = 1000
 
 
-#: Messages, which may all be large, that are read at once for a box.
-_FEW: Final = 8
-#: Large messages that are taken at once: together they fit into a frame.
+#: Messages, which may all be large, that are taken or read at once: together they fit into a frame.
 _LARGE: Final = 8
 #: Characters of what a handler raised that are kept.
 _MAX_WHY: Final = 2000
@@ -482,7 +480,7 @@ class Post:
         Yields:
             The number of each message in the log, and the message; None for one of others.
         """
-        while found := self._log.read(self.branch, after=after, limit=_FEW, kinds=("hub.sent",)):
+        while found := self._log.read(self.branch, after=after, limit=_LARGE, kinds=("hub.sent",)):
             for entry in found:
                 sent: Sent = decoded(entry)
                 after = entry.seq
