@@ -113,6 +113,10 @@ class Tenant:
         #: Lanes that a gate has let go on, and that have not been tried since.
         self.woken: Final[dict[Demand, set[Lane]]] = {}
 
+    def rest(self, lane: Lane) -> None:
+        """Notes that a lane which a gate has let go on has been tried, or has gone."""
+        self.woken.get(lane.demand, set()).discard(lane)
+
     def share(self, total: list[int]) -> tuple[float, int]:
         """What it has, for its weight, of what it has most of; of equals, whoever was served longer ago is first."""
         return max(
@@ -176,9 +180,7 @@ class Queue:
             item: It.
             node: Where, or None where no attempt of it lives.
         """
-        for bar in item.bars:
-            self._gate(bar).working += bar.kind == "limit"
-        self._holding[item.run] = item.bars
+        self._pass(item)
         if node is not None and node in self.nodes:
             self._occupy(item, self.nodes[node])
 
@@ -207,8 +209,7 @@ class Queue:
             if bar.kind == "limit":
                 self._gate(bar).working -= 1
                 self._wake(bar, now_s)
-                if self._gate(bar).idle(now_s):
-                    del self._gates[bar.kind, bar.key]
+                self._forget_idle(bar, now_s)
 
     def join(self, node: Node) -> None:
         """A node is there."""
@@ -280,7 +281,7 @@ class Queue:
             if closed is not None:
                 self._park(lane, closed, now_s)
                 continue
-            tenant.woken.get(demand, set()).discard(lane)
+            tenant.rest(lane)
             first = lane.items.first()
             if first is None:
                 raise Bug("an empty lane was ready")
@@ -295,9 +296,7 @@ class Queue:
     def _start(self, lane: Lane, item: Item, node: Node, now_s: float) -> Start:
         reasons = why_here(node, item.demand, item.near)
         if item.run not in self._holding:
-            for bar in item.bars:
-                self._gate(bar).working += bar.kind == "limit"
-            self._holding[item.run] = item.bars
+            self._pass(item)
         self.started(item.bars, now_s)
         self._occupy(item, node)
         self._served += 1
@@ -331,7 +330,7 @@ class Queue:
             shape.discard(lane)
         if not lane.items:
             self._lanes.pop((tenant.name, demand, lane.bars), None)
-            tenant.woken.get(demand, set()).discard(lane)
+            tenant.rest(lane)
         self._rank(tenant, demand)
 
     def _rank(self, tenant: Tenant, demand: Demand) -> None:
@@ -355,7 +354,7 @@ class Queue:
     def _park(self, lane: Lane, bar: Bar, now_s: float) -> None:
         tenant, demand = lane.tenant, lane.demand
         tenant.shapes[demand].discard(lane)
-        tenant.woken.get(demand, set()).discard(lane)
+        tenant.rest(lane)
         lane.kept_by = bar
         self._put(lane)
         for other in lane.bars:  # it may have been the one that another gate has let go on
@@ -388,9 +387,7 @@ class Queue:
         while (bar := self._openings.first()) is not None and self._openings.rank(bar) <= now_s:
             self._openings.discard(bar)
             self._wake(bar, now_s)
-            gate = self._gates.get((bar.kind, bar.key))
-            if gate is not None and gate.idle(now_s):
-                del self._gates[bar.kind, bar.key]
+            self._forget_idle(bar, now_s)
 
     # -- room
 
@@ -421,20 +418,21 @@ class Queue:
             self._try_again(tenant, demand, tenants)
 
     def _try_again(self, tenant: Tenant, demand: Demand, tenants: Ranked[Tenant]) -> None:
-        tenants.discard(tenant)
-        if not tenants:
-            del self._full[demand]
+        self._not_full(tenant, demand, tenants)
         self._rank(tenant, demand)
 
     def _forget(self, tenant: Tenant, demand: Demand, tenants: Ranked[Tenant]) -> None:
         """A tenant waits for room no longer: what was kept free for it is anybody's."""
-        tenants.discard(tenant)
-        if not tenants:
-            del self._full[demand]
+        self._not_full(tenant, demand, tenants)
         for node in self.nodes.values():
             if node.kept == (tenant.name, demand):
                 node.kept = None
                 self._reopen(node)
+
+    def _not_full(self, tenant: Tenant, demand: Demand, tenants: Ranked[Tenant]) -> None:
+        tenants.discard(tenant)
+        if not tenants:
+            del self._full[demand]
 
     def _keep(self, now_s: float) -> None:
         """Keeps up to half of the nodes free for those who have waited too long for room, the longest first."""
@@ -482,6 +480,17 @@ class Queue:
     def _resize(self, room: Resources, sign: int) -> None:
         for n, value in enumerate(_numbers(room)):
             self._total[n] += sign * value
+
+    def _pass(self, item: Item) -> None:
+        """Counts a run at its keys, until it is released."""
+        for bar in item.bars:
+            self._gate(bar).working += bar.kind == "limit"
+        self._holding[item.run] = item.bars
+
+    def _forget_idle(self, bar: Bar, now_s: float) -> None:
+        gate = self._gates.get((bar.kind, bar.key))
+        if gate is not None and gate.idle(now_s):
+            del self._gates[bar.kind, bar.key]
 
     def _tenant(self, name: str) -> Tenant:
         found = self._tenants.get(name)
