@@ -123,6 +123,19 @@ class Installation:
         self.store.close()
 
 
+def held_up(within_s: float) -> tuple[Server, threading.Event, threading.Event]:
+    """Starts a server that says when it was asked, and answers once it is told to, or after so long."""
+    asked, go = threading.Event(), threading.Event()
+
+    def late(connection: socket.socket) -> None:
+        read_until(connection, b"card=1")
+        asked.set()
+        go.wait(within_s)
+        connection.sendall(ANSWER)
+
+    return Server(late), asked, go
+
+
 @pytest.fixture
 def here(tmp_path: Path) -> Iterator[Installation]:
     made = Installation(tmp_path)
@@ -612,15 +625,7 @@ def test_a_request_with_a_key_that_comes_while_a_fork_is_released_which_has_that
 ) -> None:
     main = here.history.create()
     (fork,) = here.history.fork(main.id)
-    asked, go = threading.Event(), threading.Event()
-
-    def late(connection: socket.socket) -> None:
-        read_until(connection, b"card=1")
-        asked.set()
-        go.wait(20)
-        connection.sendall(ANSWER)
-
-    slow = Server(late)
+    slow, asked, go = held_up(20)
     keyed = request("/pay", "Idempotency-Key: k")
     first = Asking(here.box(fork, Allow("shop.example", to=slow.address)), request("/slow"))
     here.await_states("held")
@@ -755,15 +760,7 @@ def test_what_a_killed_gateway_held_is_dropped_and_a_commit_releases_none_of_it(
 
 
 def test_a_gateway_that_is_told_to_end_records_the_answers_that_are_on_their_way(here: Installation) -> None:
-    asked, go = threading.Event(), threading.Event()
-
-    def late(connection: socket.socket) -> None:
-        read_until(connection, b"card=1")
-        asked.set()
-        go.wait(10)
-        connection.sendall(ANSWER)
-
-    server = Server(late)
+    server, asked, go = held_up(10)
     asking = Asking(here.box(None, Allow("shop.example", to=server.address)), request())
     asked.wait(10)
     closing = threading.Thread(target=here.gateway.close)
