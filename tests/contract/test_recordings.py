@@ -466,7 +466,8 @@ def test_the_value_of_a_secret_is_in_no_recording_whatever_repeats_it(
     tape = place.record()
     box = place.box(tape, secrets=[TOKEN])
     live = box.send(ask("GET", "/?t=kibo-secret-TOKEN", b"", "Authorization: kibo-secret-TOKEN"))
-    assert page(live) == pack(text)
+    assert VALUE.encode() not in live
+    assert b"kibo-secret-TOKEN" in page(live)
     tape.close()
     assert_unknown(place)
     replay = place.replay()
@@ -514,12 +515,12 @@ def test_what_a_box_has_learned_of_a_secret_and_says_to_another_host_is_not_reco
         (b"zstd", __import__("zstandard").compress(bytes(80 << 20)), "unpacked, it has more than"),
     ],
 )
-def test_a_packed_answer_that_cannot_be_looked_into_is_passed_on_and_not_recorded(
+def test_a_packed_answer_that_cannot_be_looked_into_is_not_recorded(
     place: Place, coding: bytes, body: bytes, why: str
 ) -> None:
     place.site.answers = lambda head, asked: ok(body, b"content-encoding: " + coding)
     tape = place.record()
-    assert page(place.box(tape, secrets=[TOKEN]).send(ask("GET", "/"))) == body
+    place.box(tape, secrets=[TOKEN]).send(ask("GET", "/"))
     tape.close()
     (found,) = place.exchanges()
     assert found.reply is None

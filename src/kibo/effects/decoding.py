@@ -1,4 +1,4 @@
-"""What was compressed for its way (RFC 9110, section 8.4), unpacked piece by piece and within a bound. Pure."""
+"""What was compressed for its way (RFC 9110, section 8.4), unpacked piece by piece. Pure."""
 
 from __future__ import annotations
 
@@ -27,27 +27,36 @@ class Decoder(Protocol):
         """Takes a piece; gives what is in it, in pieces.
 
         Raises:
-            CodingError: It is malformed, or more than `MAX_DECODED_BYTES` would come of it.
+            CodingError: It is malformed, or more would come of it than may.
         """
+
+    @property
+    def whole(self) -> bool:
+        """Whether what was packed has come to its end."""
 
 
 class _Bounded:
-    def __init__(self) -> None:
+    def __init__(self, most: int | None) -> None:
+        self._most = most
         self._given = 0
 
     def _counted(self, piece: bytes) -> bytes:
         self._given += len(piece)
-        if self._given > MAX_DECODED_BYTES:
-            raise CodingError(f"unpacked, it has more than {MAX_DECODED_BYTES} bytes")
+        if self._most is not None and self._given > self._most:
+            raise CodingError(f"unpacked, it has more than {self._most} bytes")
         return piece
 
 
 class _Zlib(_Bounded):
     """gzip, of which one may follow another."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, most: int | None) -> None:
+        super().__init__(most)
         self._inner: zlib._Decompress | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self._inner is None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         try:
@@ -80,14 +89,20 @@ class _Deflate(_Zlib):
 
 
 class _Zstandard(_Bounded):
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, most: int | None) -> None:
+        super().__init__(most)
+        self._begun = False
         self._make = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES).decompressobj
         self._inner = self._make()
+
+    @property
+    def whole(self) -> bool:
+        return self._inner.eof or not self._begun
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         try:
             while data:
+                self._begun = True
                 if self._inner.eof:
                     self._inner = self._make()
                 piece = self._inner.decompress(data[:_ZSTD_SLICE_BYTES])
@@ -97,7 +112,7 @@ class _Zstandard(_Bounded):
             raise CodingError(str(error)) from None
 
 
-_DECODERS: Final[dict[bytes, Callable[[], Decoder]]] = {
+_DECODERS: Final[dict[bytes, Callable[[int | None], Decoder]]] = {
     b"gzip": _Zlib,
     b"x-gzip": _Zlib,
     b"deflate": _Deflate,
@@ -112,11 +127,12 @@ def unpackable(accepted: bytes) -> bytes:
     return b", ".join(kept) or b"identity"
 
 
-def decoder(codings: bytes) -> Decoder | None:
+def decoder(codings: bytes, most: int | None = MAX_DECODED_BYTES) -> Decoder | None:
     """Makes what unpacks a body.
 
     Args:
         codings: The value of Content-Encoding; may be empty.
+        most: How many bytes may come of it; None where they are passed on as they come, and nobody keeps them.
 
     Returns:
         None where nothing was packed.
@@ -130,4 +146,4 @@ def decoder(codings: bytes) -> Decoder | None:
         return None
     if len(named) > 1 or named[0] not in _DECODERS:
         raise CodingError(f"it is packed with {codings.decode('latin-1')[:100]}, which is not unpacked here")
-    return _DECODERS[named[0]]()
+    return _DECODERS[named[0]](most)

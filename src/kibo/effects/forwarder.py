@@ -5,8 +5,8 @@ listening sockets that were made inside boxes' network namespaces, serves a prox
 host's network. It ends when its control socket does, and every connection with it.
 
 It opens TLS with the authority's certificates, which only boxes trust, so that it sees each request. It puts the
-values of secrets into requests to their hosts. It does not take them out of answers yet. Requests that change
-something go through the ledger, and wait there for their branch; see `boundary`.
+values of secrets into requests to their hosts, and takes them out of the answers; see `redacting`. Requests that
+change something go through the ledger, and wait there for their branch; see `boundary`.
 """
 
 import array
@@ -31,6 +31,7 @@ from kibo.effects.http_head import SecretValue
 from kibo.effects.notices import Notices
 from kibo.effects.outbox import Outbox, Place
 from kibo.effects.packed import PackedRule
+from kibo.effects.redacting import Redacting
 from kibo.effects.tapes import Missed, Tapes
 from kibo.effects.upstream import Upstream, trusting
 from kibo.effects.window import Window
@@ -158,6 +159,8 @@ class Desk:
             for opened in (listener, *others):
                 opened.close()
             raise
+        if not order.asker.replays:  # what was recorded has no values
+            upstream = Redacting(upstream)
         door = Door(
             listener, rules, order.secrets, self._services, order.name, order.asker, upstream, notices, others
         )

@@ -52,7 +52,10 @@ def table_of(secrets: Iterable[SecretValue]) -> dict[bytes, bytes]:
 
 
 class Replacing:
-    """Replaces what may stand anywhere in a stream, also where it is cut into pieces. Keeps less than one notation.
+    """Replaces what may stand anywhere in a stream, also where it is cut into pieces.
+
+    Between pieces it keeps what a notation may have begun with, and nothing else: whoever reads an answer as it comes
+    waits for no more than the server lets them wait for.
 
     Args:
         table: What stands for what. Where two begin at one place, the longer counts.
@@ -61,16 +64,26 @@ class Replacing:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._keep = max(map(len, table), default=1) - 1
+        self._firsts = frozenset(each[0] for each in table)
         self._rest = b""
 
     def feed(self, data: bytes) -> bytes:
         """Takes a piece; gives what can be said of it already."""
         data = self._rest + data
-        return self._replace(data, max(0, len(data) - self._keep))
+        return self._replace(data, self._open(data))
 
     def end(self) -> bytes:
         """Gives the rest."""
         return self._replace(self._rest, len(self._rest))
+
+    def _open(self, data: bytes) -> int:
+        """Returns where the first begins that the next piece may complete."""
+        for at in range(max(0, len(data) - self._keep), len(data)):
+            if data[at] in self._firsts:
+                begun = data[at:]
+                if any(len(each) > len(begun) and each.startswith(begun) for each in self._table):
+                    return at
+        return len(data)
 
     def _replace(self, data: bytes, limit: int) -> bytes:
         """Replaces what begins before a limit: all of it is here, so that nothing longer can begin there."""
@@ -96,8 +109,3 @@ def replaced(data: bytes, table: Table) -> bytes:
         return data
     replacing = Replacing(table)
     return replacing.feed(data) + replacing.end()
-
-
-def taken_out(data: bytes, secrets: Iterable[SecretValue]) -> bytes:
-    """Puts placeholders where values of secrets stand."""
-    return replaced(data, table_of(secrets))

@@ -12,7 +12,7 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,9 +28,9 @@ from kibo.effects.destinations import Refused
 from kibo.effects.exchange import Answer, ClientGoneError, Interim, Request, Sender, Whole
 from kibo.effects.http_head import SecretValue
 from kibo.effects.link import BAD_GATEWAY, IDLE_S
-from kibo.effects.notations import taken_out
 from kibo.effects.packed import SECRETS
 from kibo.effects.records import Draft, Effect, Exact, Fields, Outcome, Unsent, line_of
+from kibo.effects.redacting import Redacting
 from kibo.effects.repeating import repetition
 from kibo.effects.sending import Kept, is_small, keyed, replay, restored
 from kibo.effects.upstream import Upstream
@@ -249,30 +249,25 @@ class Outbox:
             ) from error
 
     async def _record(self, effect: str, request: Request, answer: Answer) -> Answer:
-        """Records an answer before it is passed on; of one that is long, or comes bit by bit, its head.
-
-        Values of secrets that it repeats are not recorded.
-        """
-        fields = [(name, taken_out(value, request.secrets)) for name, value in answer.fields]
+        """Records an answer before it is passed on; of one that is long, or comes bit by bit, its head."""
         if answer.upgraded is not None or not is_small(request, answer):
-            outcome = Outcome(answer.status, fields, b"", answer.upgraded is not None)
+            outcome = Outcome(answer.status, answer.fields, b"", answer.upgraded is not None)
             await self.insist(lambda ledger: ledger.answer(effect, outcome))
             if answer.upgraded is None:
-                answer.body = Kept(answer, partial(self._keep, effect, request.secrets))
+                answer.body = Kept(answer, partial(self._keep, effect))
             return answer
         try:
             body = b"".join([chunk async for chunk in answer.body.chunks()])
         except BaseException:
             await answer.close()
             raise
-        outcome = Outcome(answer.status, fields, taken_out(body, request.secrets), True)
+        outcome = Outcome(answer.status, answer.fields, body, True)
         await self.insist(lambda ledger: ledger.answer(effect, outcome))
         answer.body = Whole(body, answer.body.trailers)
         return answer
 
-    async def _keep(self, effect: str, secrets: Sequence[SecretValue], body: bytes, whole: bool) -> None:
-        kept = taken_out(body, secrets)
-        await self.ask(lambda ledger: ledger.keep(effect, kept, whole=whole))
+    async def _keep(self, effect: str, body: bytes, whole: bool) -> None:
+        await self.ask(lambda ledger: ledger.keep(effect, body, whole=whole))
 
     async def _finish(self, sending: Awaitable[Answer]) -> None:
         """Takes an answer that nobody waits for any more, as far as it is kept."""
@@ -502,7 +497,7 @@ class Outbox:
         started = partial(self._started, unsent.id, digest)
         if upstream is not None:
             return await self._send(unsent.id, request, upstream, interim, started)
-        own = Upstream(self._trust)
+        own = Redacting(Upstream(self._trust))
         answer = await self._send(unsent.id, request, own, interim, started)
         answer.close = partial(_close_both, answer.close, own)
         return answer

@@ -23,6 +23,7 @@ _BOUNDARY: Final = re.compile(
     rb'(?i)^multipart/[^;]+;.*\bboundary="?([0-9A-Za-z\'()+_,./:=? -]{8,70}?)"?\s*(?:;|$)'
 )
 _PLAIN_BOUNDARY: Final = b"kibo-boundary"
+_RANGES: Final = (b"range", b"if-range")
 
 
 class Form:
@@ -85,7 +86,11 @@ def values(fields: Fields, name: bytes) -> list[bytes]:
 
 
 def readable(request: Request) -> Request:
-    """Returns a request with what it accepts cut down to what can be unpacked, where its host may know a secret."""
+    """Returns a request with what it accepts cut down to what can be looked into, where its host may know a secret.
+
+    That is what can be unpacked, and no ranges: of two parts of a value neither is one. A server may leave them out of
+    account, and its clients take the whole (RFC 9110, section 14.2).
+    """
     if not request.secrets:
         return request
     return replace(
@@ -93,6 +98,7 @@ def readable(request: Request) -> Request:
         fields=[
             (name, unpackable(value) if name == b"accept-encoding" else value)
             for name, value in request.fields
+            if name not in _RANGES
         ],
     )
 

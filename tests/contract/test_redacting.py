@@ -1,0 +1,391 @@
+"""Servers that repeat a secret, and boxes that would have them do so: what reaches the box has the placeholder."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import json
+import random
+import re
+import socket
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from urllib.parse import quote, quote_plus
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doors import Handler, Proxy, Server, read_until
+from kibo.box.policy import Allow, Secret
+from kibo.effects.forwarder import Forwarder
+from kibo.effects.ledger import Ledger
+from kibo.effects.notations import Replacing
+from kibo.effects.websocket import Frames, FramesError
+from kibo.store.database import Store
+
+pytestmark = pytest.mark.contract
+
+VALUE = 's3cret/v4lue+of "it"'
+TOKEN = Secret("TOKEN", hosts=["shop.example"])
+PLACE = b"kibo-secret-TOKEN"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("redacting")
+
+
+@pytest.fixture(scope="module")
+def gateway(home: Path) -> Iterator[Forwarder]:
+    with Forwarder.start(
+        home / "authority", {"TOKEN": VALUE}, store=f"sqlite:///{home}/history.db"
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def box(gateway: Forwarder) -> Iterator[Callable[[Handler], Proxy]]:
+    """Gives boxes that may reach a server as shop.example, whose secret they have, and as other.example."""
+    with ExitStack() as stack:
+
+        def serve(handle: Handler) -> Proxy:
+            server = Server(handle)
+            stack.callback(server.close)
+            stack.callback(gateway.stop, "inst_box")
+            rules = [Allow(f"{name}.example", to=server.address) for name in ("shop", "other")]
+            return Proxy(gateway, "inst_box", list(rules), [TOKEN])
+
+        yield serve
+
+
+def answering(*parts: bytes) -> Handler:
+    """A server that answers a request with these parts, each a packet if the system wants it so."""
+
+    def handle(connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        read_until(connection, b"\r\n\r\n")
+        for part in parts:
+            connection.sendall(part)
+
+    return handle
+
+
+def answer(body: bytes, *fields: bytes, status: bytes = b"200 OK") -> bytes:
+    head = b"".join(b"%s\r\n" % each for each in fields)
+    return b"HTTP/1.1 %s\r\n%scontent-length: %d\r\n\r\n" % (status, head, len(body)) + body
+
+
+def body_of(said: bytes) -> bytes:
+    """The body of an answer, out of its chunks if it has any."""
+    head, _, body = said.partition(b"\r\n\r\n")
+    if b"transfer-encoding: chunked" not in head.lower():
+        return body
+    whole = b""
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        whole += body[: int(size, 16)]
+        body = body[int(size, 16) + 2 :]
+    return whole
+
+
+def spelled(value: str) -> dict[str, bytes]:
+    return {
+        "plain": value.encode(),
+        "percent": quote(value, safe="").encode(),
+        "form": quote_plus(value).encode(),
+        "json": json.dumps(value)[1:-1].encode(),
+        "html": html.escape(value).encode(),
+        "basic": base64.b64encode(f"ada:{value}".encode()),
+    }
+
+
+PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+    "identity": lambda data: data,
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "zstd": zstandard.compress,
+}
+
+
+@pytest.mark.parametrize("how", [*spelled(VALUE)])
+@pytest.mark.parametrize("packing", [*PACKINGS])
+def test_a_server_that_repeats_a_secret_does_not_give_it_to_the_box(
+    box: Callable[[Handler], Proxy], how: str, packing: str
+) -> None:
+    said = spelled(VALUE)[how]
+    packed = PACKINGS[packing](b"<p>" + said + b"</p>")
+    fields = [b"x-said: " + said, b"set-cookie: id=" + said, b"location: http://other.example/?t=" + said]
+    if packing != "identity":
+        fields.append(b"content-encoding: " + packing.encode())
+    got = box(answering(answer(packed, *fields))).get("shop.example")
+    # Of Base64 what comes before and after the value has a part in the first characters and the last.
+    hidden = said[6:-4] if how == "basic" else said
+    assert hidden not in got
+    assert got.count(PLACE) == 4
+    assert body_of(got).startswith(b"<p>")
+    assert body_of(got).endswith(b"</p>")
+    length = int(got.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    assert length == len(body_of(got))
+
+
+def test_a_value_in_a_status_an_interim_answer_or_a_trailer_is_taken_out_too(
+    box: Callable[[Handler], Proxy],
+) -> None:
+    value = VALUE.encode()
+    got = box(
+        answering(
+            b"HTTP/1.1 103 Early Hints\r\nlink: <" + value + b">\r\n\r\n"
+            b"HTTP/1.1 403 no " + value + b"\r\ntransfer-encoding: chunked\r\n\r\n"
+            b"2\r\nno\r\n0\r\nx-why: " + value + b"\r\n\r\n"
+        )
+    ).get("shop.example")
+    assert value not in got
+    assert got.count(PLACE) == 3
+
+
+def test_a_value_is_found_wherever_packets_and_chunks_cut_it(box: Callable[[Handler], Proxy]) -> None:
+    value = VALUE.encode()
+    pieces = [b"x" * 100, *(value[at : at + 1] for at in range(len(value))), b"y" * 100_000]
+    chunks = [b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces]
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    got = box(answering(head, *chunks, b"0\r\n\r\n")).get("shop.example")
+    assert body_of(got) == b"x" * 100 + PLACE + b"y" * 100_000
+
+
+def test_what_a_server_says_bit_by_bit_waits_for_nothing_that_cannot_be_of_a_value(
+    box: Callable[[Handler], Proxy],
+) -> None:
+    heard = threading.Event()
+
+    def slowly(connection: socket.socket) -> None:
+        read_until(connection, b"\r\n\r\n")
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: one\n\n")
+        assert heard.wait(10)
+        connection.sendall(b"data: two\n\n")
+
+    with box(slowly).connect() as connection:
+        connection.sendall(b"GET http://shop.example/ HTTP/1.1\r\nHost: shop.example\r\n\r\n")
+        read_until(connection, b"data: one\n\n")
+        heard.set()
+        read_until(connection, b"data: two\n\n")
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "why"),
+    [
+        (b"br", b"whatever", b"which is not unpacked here"),
+        (b"gzip, gzip", b"whatever", b"which is not unpacked here"),
+        (b"gzip", b"no gzip", b"incorrect header check"),
+        (b"gzip", gzip.compress(b"cut off")[:-9], b"it ends before what is packed in it does"),
+        (b"zstd", zstandard.compress(b"cut off")[:-2], b"it ends before what is packed in it does"),
+    ],
+)
+def test_an_answer_that_cannot_be_looked_into_does_not_pass_and_says_why(
+    box: Callable[[Handler], Proxy], coding: bytes, body: bytes, why: bytes
+) -> None:
+    proxy = box(answering(answer(body, b"content-encoding: " + coding)))
+    got = proxy.get("shop.example")
+    assert got.startswith(b"HTTP/1.1 502 ")
+    assert why in got
+    assert b"Declare the secret for the hosts alone that need it" in got
+    proxy.await_log(why.decode())
+
+
+def test_the_head_of_an_effects_answer_that_cannot_be_looked_into_tells_what_has_happened(
+    box: Callable[[Handler], Proxy], home: Path
+) -> None:
+    proxy = box(answering(answer(VALUE.encode(), b"content-encoding: br", b"x-said: " + VALUE.encode())))
+    with proxy.connect() as connection:
+        connection.sendall(
+            b"POST http://shop.example/pay HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 0\r\n\r\n"
+        )
+        got = b""
+        with pytest.raises(ConnectionResetError):
+            while chunk := connection.recv(65536):
+                got += chunk
+    assert VALUE.encode() not in got
+    with closing(Store.open(f"sqlite:///{home}/history.db")) as store:
+        (made,) = [each for each in Ledger(store).listed() if each.url.endswith("/pay")]
+    assert (made.state, made.status) == ("done", 200)
+
+
+def test_a_bomb_is_unpacked_as_it_is_read_and_not_ahead(
+    box: Callable[[Handler], Proxy], gateway: Forwarder
+) -> None:
+    def resident_kib() -> int:
+        lines = Path(f"/proc/{gateway.pid}/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmRSS:")))
+
+    bomb = gzip.compress(bytes(256 << 20), 9)
+    with box(answering(answer(bomb, b"content-encoding: gzip"))).connect() as connection:
+        before = resident_kib()
+        connection.sendall(b"GET http://shop.example/ HTTP/1.1\r\nHost: shop.example\r\n\r\n")
+        taken = 0
+        while taken < 32 << 20:
+            taken += len(connection.recv(1 << 20))
+        assert resident_kib() - before < 32 << 10
+
+
+def test_parts_of_a_page_are_asked_for_where_no_secret_is_and_the_whole_of_it_elsewhere(
+    box: Callable[[Handler], Proxy],
+) -> None:
+    heads: list[bytes] = []
+
+    def handle(connection: socket.socket) -> None:
+        heads.append(read_until(connection, b"\r\n\r\n"))
+        connection.sendall(answer(b"whole", b"connection: close"))
+
+    proxy = box(handle)
+    for host in ("shop.example", "other.example"):
+        proxy.send(
+            f"GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\nRange: bytes=0-9\r\nIf-Range: x\r\n\r\n".encode()
+        )
+    assert b"range: " not in heads[0]
+    assert b"range: bytes=0-9\r\nif-range: x\r\n" in heads[1]
+
+
+def test_answers_of_hosts_that_know_no_secret_pass_as_they_are(box: Callable[[Handler], Proxy]) -> None:
+    packed = gzip.compress(b"a page")
+    got = box(answering(answer(packed, b"content-encoding: gzip"))).get("other.example")
+    assert b"content-encoding: gzip" in got
+    assert got.endswith(packed)
+
+
+# -- WebSockets
+
+
+def frame(first: int, data: bytes) -> bytes:
+    size = len(data)
+    if size < 126:
+        return bytes([first, size]) + data
+    if size < 1 << 16:
+        return bytes([first, 126]) + size.to_bytes(2) + data
+    return bytes([first, 127]) + size.to_bytes(8) + data
+
+
+def unframed(data: bytes) -> list[tuple[int, bytes]]:
+    """The messages, and the control frames between them, each with its kind."""
+    found: list[tuple[int, bytes]] = []
+    kind, message = 0, b""
+    while data:
+        first, length, data = data[0], data[1], data[2:]
+        if length > 125:
+            more = 2 if length == 126 else 8
+            length, data = int.from_bytes(data[:more]), data[more:]
+        piece, data = data[:length], data[length:]
+        assert len(piece) == length
+        if first & 0x0F >= 8:
+            found.append((first & 0x0F, piece))
+            continue
+        kind, message = (first & 0x0F) or kind, message + piece
+        if first & 0x80:
+            found.append((kind, message))
+            message = b""
+    assert not message
+    return found
+
+
+def test_a_websocket_says_no_value_and_has_none_of_its_frames_compressed(
+    box: Callable[[Handler], Proxy],
+) -> None:
+    value = VALUE.encode()
+    asked: list[bytes] = []
+
+    def talk(connection: socket.socket) -> None:
+        asked.append(read_until(connection, b"\r\n\r\n"))
+        connection.sendall(
+            b"HTTP/1.1 101 Switching\r\nupgrade: websocket\r\nconnection: upgrade\r\nx-said: "
+            + value
+            + b"\r\n\r\n"
+        )
+        for part in (
+            frame(0x81, b"you are " + value),
+            frame(0x02, b"in " + value[:5]) + frame(0x89, value) + frame(0x80, value[5:] + b" parts"),
+            frame(0x88, b"\x03\xe8" + value),
+        ):
+            connection.sendall(part)
+        connection.recv(1)
+
+    with box(talk).connect() as connection:
+        connection.sendall(
+            b"GET http://shop.example/ HTTP/1.1\r\nHost: shop.example\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+            b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+        )
+        got = read_until(connection, b"\x03\xe8" + PLACE)
+    assert b"extensions" not in asked[0]
+    assert value not in got
+    assert unframed(got.partition(b"\r\n\r\n")[2]) == [
+        (1, b"you are " + PLACE),
+        (9, PLACE),
+        (2, b"in " + PLACE + b" parts"),
+        (8, b"\x03\xe8" + PLACE),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (frame(0xC1, b"packed"), "an extension"),
+        (b"\x81\x85mask-----", "is masked"),
+        (frame(0x89, b"x" * 126), "a control frame is too long"),
+        (frame(0x09, b"x"), "a control frame is too long, or in parts"),
+        (frame(0x83, b"x"), "of no kind"),
+        (frame(0x80, b"x"), "before it has begun"),
+        (frame(0x01, b"x") + frame(0x81, b"x"), "begins within another"),
+        (b"\x82\xff" + b"\xff" * 8, "is masked"),
+        (b"\x82\x7f" + b"\xff" * 8, "longer than any"),
+    ],
+)
+def test_frames_that_no_server_may_send_do_not_pass(said: bytes, why: str) -> None:
+    frames = Frames({VALUE.encode(): PLACE})
+    with pytest.raises(FramesError, match=why):
+        list(frames.feed(said))
+
+
+@given(st.integers(0, 1 << 32))
+def test_however_messages_are_framed_and_cut_they_arrive_without_values(seed: int) -> None:
+    dice = random.Random(seed)
+    value = VALUE.encode()
+    wanted, said = [], b""
+    for _ in range(dice.randint(1, 4)):
+        kind, size = dice.choice((1, 2)), dice.choice((0, 3, 200, 70_000))
+        message = b"-" * size + value * dice.randint(0, 2) + b"-" * dice.randint(0, 3)
+        cuts = sorted(dice.randint(0, len(message)) for _ in range(dice.randint(0, 3)))
+        parts = [message[a:b] for a, b in zip([0, *cuts], [*cuts, len(message)], strict=True)]
+        for at, part in enumerate(parts):
+            said += frame((0x80 if at == len(parts) - 1 else 0) | (0 if at else kind), part)
+        wanted.append((kind, message.replace(value, PLACE)))
+    frames, got, at = Frames({value: PLACE}), b"", 0
+    while at < len(said):
+        step = dice.choice((1, 7, 1000, 65536, len(said)))
+        got += b"".join(frames.feed(said[at : at + step]))
+        at += step
+    assert unframed(got) == wanted
+
+
+# -- what is replaced
+
+
+@given(
+    st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=4, unique=True),
+    st.text("abc", max_size=40),
+    st.lists(st.integers(0, 40), max_size=6),
+)
+def test_a_stream_is_replaced_alike_however_it_is_cut(
+    notations: list[str], text: str, places: list[int]
+) -> None:
+    table = {each.encode(): b"<%d>" % number for number, each in enumerate(notations)}
+    data = text.encode()
+    longest_first = b"|".join(sorted(table, key=len, reverse=True))
+    wanted = re.sub(longest_first, lambda found: table[found[0]], data)
+    replacing, got = Replacing(table), b""
+    cuts = sorted(min(place, len(data)) for place in places)
+    for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        got += replacing.feed(data[begin:end])
+    assert got + replacing.end() == wanted
