@@ -205,3 +205,46 @@ def test_what_a_killed_program_left_is_undone_by_fresh_instances_the_newest_firs
         assert "nothing of" in cli("effects", "undo", one, "guest.py:Guest", status=75).stderr
     missing = cli.json("effects", "undo", told[1].split()[0], status=65)
     assert missing["error"]["details"]["labels"] == ["Guest"]
+
+
+REPORTER = """
+import os
+import signal
+from urllib.request import urlopen
+
+import kibo
+from kibo import Allow, Box, action
+
+
+class Reporter(Box):
+    egress = [Allow("inn.example", to={address!r}, effect="bufferable")]
+
+    @action
+    def report(self, path: str) -> None:
+        urlopen("http://inn.example" + path, b"guest=ada").close()
+
+
+def be_killed() -> None:
+    main = kibo.branch()
+    reporter = main.spawn(Reporter())
+    (fork,) = main.fork(names=["fork"])
+    for path in ("/one", "/two"):
+        fork[reporter].report(path)
+    fork.snapshot()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("command", ["commit", "merge"])
+def test_what_a_killed_program_had_accepted_is_sent_by_the_command_that_commits_its_branch(
+    cli: Cli,  # noqa: F811
+    command: str,
+) -> None:
+    with running_till() as inn:
+        (cli.work / "reporter.py").write_text(REPORTER.format(address=inn.address))
+        program = [sys.executable, "-c", "import reporter; reporter.be_killed()"]
+        assert subprocess.run(program, cwd=cli.work, env=cli.variables).returncode == -signal.SIGKILL
+        assert inn.paid == []
+        effects = cli.json(command, "fork")["effects"]
+        assert [(each["state"], each["status"]) for each in effects] == [("done", 200)] * 2
+        assert inn.paid == ["/one", "/two"]

@@ -315,6 +315,42 @@ def test_what_a_gateway_held_that_dies_while_a_commit_waits_is_not_released_by_i
         assert (shop.paid, states(fork)) == ([], ["dropped"])
 
 
+@pytest.mark.parametrize("found", ["dead", "dying"])
+def test_what_was_accepted_by_a_gateway_that_has_died_is_sent_by_the_commit_itself(
+    payer: type[Payer], till: Till, shop: Till, built: Path, found: str
+) -> None:
+    class Reporter(payer):  # type: ignore[misc,valid-type]
+        """Reports, and does not wait."""
+
+        egress = [Allow("shop.example", to=till.address, effect="bufferable")]
+
+    with own_runtime(built), kibo.branch() as main:
+        box = main.spawn(Reporter())
+        (fork,) = main.fork()
+        assert fork[box].pay("/report") == ""
+        gateway = wiring.runtime().egress._forwarding
+        assert isinstance(gateway, Forwarder)
+        os.kill(gateway.pid, signal.SIGKILL)
+        if found == "dead":
+            gateway._process.wait()
+        (made,) = fork.commit().effects
+        assert (made.state, made.status, shop.paid) == ("done", 200, ["/report"])
+
+
+def test_a_commit_that_releases_nothing_starts_no_gateway(
+    payer: type[Payer], shop: Till, built: Path
+) -> None:
+    with own_runtime(built), kibo.branch() as main:
+        box = main.spawn(payer())
+        (fork,) = main.fork()
+        fork[box].exec("echo changed > /work/note")
+        gateway = wiring.runtime().egress._forwarding
+        assert isinstance(gateway, Forwarder)
+        gateway.close()
+        assert fork.commit().effects == ()
+        assert wiring.runtime().egress._forwarding is gateway
+
+
 def test_a_box_that_was_killed_after_it_was_forked_is_told_as_ended_by_its_next_call(
     main: kibo.Branch, payer: type[Payer]
 ) -> None:

@@ -17,12 +17,21 @@ from kibo.effects.records import Effect
 from kibo.model.asker import Asker
 from kibo.model.errors import RuntimeLost
 from kibo.model.limits import SETTLED_S
+from kibo.runtime.egress import Egress
 
 
 def asker_for(record: BranchRecord, family: Family) -> Asker:
     """Says on whose behalf the instances of a branch ask for something outside."""
     tape = "" if family.tape is None else family.tape.id
     return Asker(record.id, record.tree, holds=record.parent is not None, tape=tape)
+
+
+def tell(egress: Egress, done: Committed, asker: Asker) -> socket.socket | None:
+    """Has a gateway send what a commit has released; see `Releasing.tell`."""
+    try:
+        return egress.settle(done.branch, asker, released=any(e.state == "released" for e in done.effects))
+    except RuntimeLost:
+        return None  # it has died since: the next one sends what was released
 
 
 class Releasing:
@@ -78,16 +87,13 @@ class Releasing:
         if stale:
             self._family.ledger.abandon(self._branch, "its branch became stale")
 
-    def tell(self, asker: Asker) -> socket.socket | None:
+    def tell(self, done: Committed, asker: Asker) -> socket.socket | None:
         """Has the gateway send what a commit has released, and ask on the parent's behalf from now on.
 
         Returns:
-            What ends once all of it has an outcome; None where there is nobody to send it.
+            What ends once all of it has an outcome; None where there is nothing to send, or nobody to send it.
         """
-        try:
-            return self._family.egress.settle(self._branch, asker)
-        except RuntimeLost:
-            return None  # it has died since: the next one sends what was released
+        return tell(self._family.egress, done, asker)
 
     async def outcomes(self, done: Committed, told: socket.socket | None) -> Committed:
         """Waits until what a commit has released has an outcome, for a while."""

@@ -648,7 +648,7 @@ class RunningBranch:
             if parent is not None
             else asker_for(self.family.history.get(done.parent), self.family)
         )
-        return self.releasing.tell(asker)
+        return self.releasing.tell(done, asker)
 
     async def merge(self, resolver: Resolver | None, reads: Sequence[str] | None) -> Committed:
         """Joins what this branch and its parent have become; see `Branch.merge` and `Branch.commit`.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from kibo.branch.standing import CommittedHere
-from kibo.cli.branches import counted, short, standing
+from kibo.cli.branches import counted, records, short
 from kibo.cli.options import Common
-from kibo.cli.output import duration, print_json, print_value
+from kibo.cli.output import duration, print_json, print_value, visible
+
+if TYPE_CHECKING:
+    from kibo.wiring.branches import Records
 
 
 def commit(
@@ -28,8 +32,8 @@ def commit(
         overwrite: Commit even where the parent has moved; what it had become is left behind, and can be read.
         common: Options of every command.
     """
-    with standing() as here:
-        done = here.commit(branch, overwrite=overwrite)
+    with records() as here:
+        done = delivered(here, here.standing().commit(branch, overwrite=overwrite))
     committed = done.committed
     if common.json:
         print_json(document(done))
@@ -44,6 +48,13 @@ def commit(
     print_value("\n".join(lines))
 
 
+def delivered(here: Records, done: CommittedHere) -> CommittedHere:
+    """Has what a commit or a merge has released sent."""
+    from kibo.wiring.delivering import deliver  # late: few commits release anything
+
+    return replace(done, committed=deliver(here, done.committed)) if done.committed.effects else done
+
+
 def document(done: CommittedHere) -> dict[str, Any]:
     """What a commit or a merge did, for programs."""
     committed = done.committed
@@ -55,13 +66,22 @@ def document(done: CommittedHere) -> dict[str, Any]:
         "fast_forward": committed.fast_forward,
         "sealed_s": round(done.sealed_s, 3),
         "stale": done.stale,
+        "effects": [
+            {"id": each.id, "state": each.state, "status": each.status, "reason": each.reason}
+            for each in committed.effects
+        ],
     }
 
 
 def told(done: CommittedHere) -> list[str]:
-    """What a commit or a merge did, for people: where the parent is, and what has become stale."""
+    """What a commit or a merge did, for people: where the parent is, and what has become stale, and what came of
+    what the branch had asked the outside world for.
+    """
     lines = [f"the parent's head is {short(done.committed.head)}"]
     if done.stale:
         names = ", ".join(short(each) for each in done.stale)
         lines.append(f"{counted(len(done.stale), 'branch is', 'branches are')} stale now: {names}")
+    for each in done.committed.effects:
+        why = f": {each.reason}" if each.reason else ""
+        lines.append(f"{each.id} is {each.state}{why}: {each.method} {visible(each.url)}")
     return lines

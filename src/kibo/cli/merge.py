@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final
 from cyclopts import Parameter
 
 from kibo.branch.standing import CommittedHere
-from kibo.cli.branches import counted, short, standing
-from kibo.cli.commit import document, told
+from kibo.cli.branches import counted, records, short
+from kibo.cli.commit import delivered, document, told
 from kibo.cli.options import Common
 from kibo.cli.output import print_json, print_value, visible
 from kibo.model.errors import InvalidInput, MergeConflict
@@ -43,9 +43,9 @@ def merge(
         common: Options of every command.
     """
     chosen = _Chosen(ours or (), theirs or ())
-    with standing() as here:
+    with records() as here:
         try:
-            done = here.merge(branch, chosen)
+            done = delivered(here, here.standing().merge(branch, chosen))
         except MergeConflict as error:
             error.hint = (
                 f"`kibo merge {branch} --theirs PATH` takes the branch's version of a path, --ours the parent's; "

@@ -228,6 +228,7 @@ class Forwarder:
         self._values = values
         self._control = control
         self._process = process
+        self._ended = False
 
     @classmethod
     def start(
@@ -262,8 +263,8 @@ class Forwarder:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
-        return self._process.poll() is None
+        """Whether the process runs, and has not been found to be ending."""
+        return not self._ended and self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -409,8 +410,11 @@ class Forwarder:
                 )
                 self._control.sendmsg([msgspec.msgpack.encode(order)], rights)
                 reply = self._reply(order.number)
-            except OSError as error:
+            except TimeoutError as error:
                 raise RuntimeLost("the forwarder does not answer", details={"cause": str(error)}) from error
+            except OSError as error:
+                self._ended = True
+                raise RuntimeLost("the forwarder has ended", details={"cause": str(error)}) from error
         if reply.problem:
             raise RuntimeLost(f"the forwarder could not {order.verb} {order.name}: {reply.problem}")
         return reply
@@ -421,6 +425,7 @@ class Forwarder:
             reply = msgspec.msgpack.decode(answer, type=Reply)
             if reply.number == number:
                 return reply
+        self._ended = True
         raise RuntimeLost("the forwarder has ended")
 
 

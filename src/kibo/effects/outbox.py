@@ -418,10 +418,16 @@ class Outbox:
     # -- what is released
 
     def settle(self, branch: str, told: socket.socket) -> None:
-        """Sends what a commit has released in a branch, in order, and closes a socket when all of it has an outcome."""
+        """Sends what a commit has released in a branch, in order, and closes a socket when all of it has an outcome.
+
+        Also what a gateway that has died was to send: this one may have been started for that.
+        """
 
         async def work() -> None:
             with told:
+                gateways = Path(self._place.gateways)
+                if presence.any_dead(gateways):
+                    await self._inherit(gateways)
                 await self._release(branch)
             await self._look()
 

@@ -171,13 +171,17 @@ class Egress:
         """Whether any box has had a way out."""
         return self._forwarding is not None
 
-    def settle(self, branch: str, asker: Asker) -> socket.socket | None:
-        """See `Forwarding.settle`; None where no box has a way out.
+    def settle(self, branch: str, asker: Asker, *, released: bool) -> socket.socket | None:
+        """See `Forwarding.settle`. Where something was released and the gateway is gone, or none was needed so far, the
+        next one is started and sends it; None where nothing was.
 
         Raises:
-            RuntimeLost: The gateway is gone. The next one sends what was released.
+            RuntimeLost: That one is gone, too. What was released is sent by whichever comes next.
         """
-        return None if self._forwarding is None else self._forwarding.settle(branch, asker)
+        if (running := self._forwarding) is not None:
+            with suppress(RuntimeLost):
+                return running.settle(branch, asker)
+        return self.forwarding().settle(branch, asker) if released else None
 
     def within(self, box_id: str, effect: str, lasts: socket.socket, *, lets_out: bool) -> None:
         """See `Forwarding.within`. Nothing where the gateway is gone: nobody gets out of its boxes."""

@@ -35,7 +35,7 @@ class Runtime:
         self._guard = threading.Lock()
         self._waiting = Blocking()
         self._states: States | None = None
-        self.egress = _egress(self.home)
+        self.egress = way_out(self.home)
         self._pools: dict[str, Pool] = {}
         self._records: Records | None = None
         self._over = False
@@ -219,7 +219,9 @@ def _verbs() -> Verbs:
     return verbs()
 
 
-def _egress(home: Path) -> Egress:
+def way_out(home: Path) -> Egress:
+    """Makes the way out of a state directory's boxes; its gateway is started by the first that needs it."""
+
     def make() -> Any:
         from kibo.effects.forwarder import Forwarder
         from kibo.wiring import settings
