@@ -1,6 +1,6 @@
 """What the gateway costs: an allowed HTTPS request on a kept connection, many of them, a large body, and memory;
-the same request in HTTP/2; and what it costs to hold a thousand requests until a branch is committed, and to send each
-once then.
+the same request in HTTP/2, and through mitmdump; and what it costs to hold a thousand requests until a branch is
+committed, and to send each once then.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.figures import Figure, distribution, middle
+from benchmarks.mitmproxy import VERSION, UnavailableError, mitmdump
 from benchmarks.scale import Scale
 from kibo.box.policy import Allow
 from kibo.branch.history import History
@@ -91,7 +92,26 @@ def run(scale: Scale) -> Iterator[Figure]:
             yield Figure(name, "/s", rate, target=1000.0, higher_is_better=True)
             door = open_door(gateway, shared, "streams")
             yield from streams(door, ours, shared, trust, scale.of(2000))
+        yield from beside(Path(place) / "trust.pem", address, scale)
         yield from holding(Path(place), address, scale.of(1000))
+
+
+def beside(trust: Path, address: Address, scale: Scale) -> Iterator[Figure]:
+    """Yields the same through mitmdump."""
+    name = f"a request, through mitmdump {VERSION}"
+    try:
+        with mitmdump(trust) as (port, theirs):
+            target = f"{address[0]}:{address[1]}"
+            with through(port, theirs, target=target) as connection:
+                yield distribution(name, requests(connection, scale.of(2000)))
+                rate = megabytes(connection)
+                yield Figure("one large body, through mitmdump", "MB/s", rate, higher_is_better=True)
+            rate = many(port, theirs, scale.of(500), target)
+            yield Figure(
+                f"requests on {CONNECTIONS} connections, through mitmdump", "/s", rate, higher_is_better=True
+            )
+    except UnavailableError as error:
+        yield Figure(name, "ms", None, note=str(error))
 
 
 def streams(door: int, ours: bytes, address: tuple[str, int], trust: bytes, count: int) -> Iterator[Figure]:
@@ -228,10 +248,12 @@ def megabytes(connection: ssl.SSLSocket) -> float:
     return BODY_BYTES / 1e6 / (time.perf_counter() - start)
 
 
-def many(door: int, certificate: bytes, count: int) -> float:
+def many(door: int, certificate: bytes, count: int, target: str = f"{HOST}:443") -> float:
     """Sends requests on several connections at once. Returns how many a second were answered."""
     with contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(through(door, certificate)) for _ in range(CONNECTIONS)]
+        connections = [
+            stack.enter_context(through(door, certificate, target=target)) for _ in range(CONNECTIONS)
+        ]
         threads = [threading.Thread(target=requests, args=(each, count)) for each in connections]
         start = time.perf_counter()
         for thread in threads:
@@ -272,10 +294,12 @@ def open_door(
 
 
 @contextlib.contextmanager
-def through(door: int, certificate: bytes, protocol: str = "http/1.1") -> Iterator[ssl.SSLSocket]:
-    """Connects to the host through a door."""
+def through(
+    door: int, certificate: bytes, protocol: str = "http/1.1", *, target: str = f"{HOST}:443"
+) -> Iterator[ssl.SSLSocket]:
+    """Connects to the host through a door, or another proxy, which may have to be told where that is."""
     tunnel = socket.create_connection(("127.0.0.1", door))
-    tunnel.sendall(f"CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n".encode())
+    tunnel.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
     answer = b""
     while b"\r\n\r\n" not in answer:
         answer += tunnel.recv(65536)
