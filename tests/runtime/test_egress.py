@@ -13,12 +13,16 @@ import pytest
 import leftovers
 from kibo import Allow, Box, Secret, action
 from kibo.model.errors import ActionExited, InvalidInput
+from kibo.runtime.layers.home import state_home
 
 pytestmark = pytest.mark.runtime
 
 
 class Page(BaseHTTPRequestHandler):
+    tokens: list[str] = []
+
     def do_GET(self) -> None:
+        self.tokens.append(self.headers["X-Token"])
         body = f"{self.headers['Host']}{self.path} {self.headers['X-Token']}".encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
@@ -61,6 +65,20 @@ def reader(address: str) -> type[Box]:
         @action
         def read(self, url: str) -> list[str]:
             return [self.launched, self.resumed, self.fetch(url)]
+
+        @action
+        def has_in_memory(self, first: str, second: str) -> bool:
+            """Tell whether this process has the two behind one another, which only who asks has apart."""
+            with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
+                for line in maps:
+                    begin, end = (int(part, 16) for part in line.split()[0].split("-"))
+                    if line.split()[1][0] != "r" or "[v" in line:
+                        continue
+                    memory.seek(begin)
+                    pieces = memory.read(end - begin).split(first.encode())
+                    if any(piece.startswith(second.encode()) for piece in pieces[1:]):
+                        return True
+            return False
 
         @action
         def die(self) -> None:
@@ -133,7 +151,7 @@ def test_a_box_that_has_ended_leaves_nothing_open_in_the_forwarder(reader: type[
     assert settled_descriptors() == before
 
 
-def test_a_secret_reaches_its_host_and_the_box_holds_a_placeholder(
+def test_a_secret_reaches_its_host_which_repeats_it_and_is_nowhere_in_the_box_nor_in_the_store(
     reader: type[Box], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class WithToken(reader):  # type: ignore[misc, valid-type]
@@ -142,7 +160,19 @@ def test_a_secret_reaches_its_host_and_the_box_holds_a_placeholder(
     monkeypatch.delenv("TOKEN", raising=False)
     with pytest.raises(InvalidInput, match="the secret TOKEN has no value"):
         WithToken().spawn()
-    monkeypatch.setenv("TOKEN", "s3cret value")
+    first, second = "s3cret-", os.urandom(8).hex()
+    monkeypatch.setenv("TOKEN", first + second)
     with WithToken().spawn() as box:
-        assert box.read("http://site.example/x")[2] == "site.example/x s3cret value"
+        assert box.read("http://site.example/x")[2] == "site.example/x kibo-secret-TOKEN"
+        assert Page.tokens[-1] == first + second
         assert "TOKEN=kibo-secret-TOKEN\n" in box.exec("env").stdout
+        box.exec('curl -sS -H "X-Token: $TOKEN" -o /work/page http://site.example/y')
+        assert Page.tokens[-1] == first + second
+        everywhere = ["/work", "/home", "/tmp", "/run", "/var", "/etc", "/opt"]
+        assert "/work/page" in box.exec(["grep", "-rslF", "kibo-secret-TOKEN", *everywhere]).stdout
+        assert box.exec(["grep", "-rslF", second, *everywhere]).stdout == ""
+        assert box.has_in_memory("kibo-secret", "-TOKEN")
+        assert not box.has_in_memory(first, second)
+        assert second not in box.logs()
+    kept = [path for path in state_home().glob("history.db*") if path.is_file()]
+    assert not [path for path in kept if second.encode() in path.read_bytes()]

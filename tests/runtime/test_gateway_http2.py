@@ -53,7 +53,8 @@ server.on('request', (asked, answer) => {
     }
     if (asked.httpVersion === '2.0') answer.addTrailers({'grpc-status': '0'})
     answer.end(JSON.stringify({version: asked.httpVersion, method: asked.method, url: asked.url, size, text,
-      token: asked.headers['x-token'] || '', te: asked.headers.te || ''}))
+      token: asked.headers['x-token'] || '', te: asked.headers.te || '',
+      right: asked.headers['x-token'] && asked.headers['x-token'] === 's3cret value'}))
   })
 })
 server.listen(0, '127.0.0.1', () => console.log(server.address().port))
@@ -144,4 +145,4 @@ def test_node_with_streams_side_by_side_trailers_and_a_secret(box: Instance) -> 
     assert sorted(each["url"] for each in found) == [f"/{number}" for number in range(10)]
     for each in found:
         assert (each["version"], each["text"], each["trailer"]) == ("2.0", "body", "0")
-        assert (each["te"], each["token"]) == ("trailers", "s3cret value")
+        assert (each["te"], each["right"], each["token"]) == ("trailers", True, "kibo-secret-TOKEN")
