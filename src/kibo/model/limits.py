@@ -181,6 +181,9 @@ MAX_CALLS_AT_ONCE = 8
 #: The same of all boxes of a session together: some 8 MB of stacks, and far below what a user may have of threads.
 MAX_CALLS_OF_ALL = 512
 
+#: Calls that a box may have under way whatever all others have: one that waits for mail, and one beside it.
+CALLS_FOR_SURE = 2
+
 #: How long a box may take to bring a whole call, and again to read the whole answer. Both are in memory at once where
 #: nobody holds them up.
 CALL_TRANSFER_S = 10.0

@@ -38,6 +38,7 @@ from kibo.model.errors import (
 )
 from kibo.model.limits import (
     CALL_TRANSFER_S,
+    CALLS_FOR_SURE,
     MAX_CALL_BYTES,
     MAX_CALLS_AT_ONCE,
     MAX_CALLS_OF_ALL,
@@ -179,11 +180,11 @@ class Answering:
         sock = socket.socket(fileno=descriptors[0])
         sock.setblocking(False)
         with self._guard:
-            if (
-                self._open.get(instance, 0) < MAX_CALLS_AT_ONCE
-                and sum(self._open.values()) < MAX_CALLS_OF_ALL
+            own = self._open.get(instance, 0)
+            if own < CALLS_FOR_SURE or (
+                own < MAX_CALLS_AT_ONCE and sum(self._open.values()) < MAX_CALLS_OF_ALL
             ):
-                self._open[instance] = self._open.get(instance, 0) + 1
+                self._open[instance] = own + 1
                 coming[sock.fileno()] = _Call(sock, instance)
                 poll.register(sock, select.POLLIN)
                 return
