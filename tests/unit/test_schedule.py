@@ -16,6 +16,7 @@ from kibo.schedule.encoding import packed_request, read_request
 from kibo.schedule.failing import Failure, Progress, next_step, policy_of_fork
 from kibo.schedule.graph import in_order
 from kibo.schedule.leases import LeaseRow, Watch
+from kibo.schedule.placement import Demand, Node
 from kibo.schedule.policy import Abandon, AskPerson, Compensate, Fork, Policy, Retry
 from kibo.schedule.queue import Queue
 from kibo.schedule.reconciling import Failures, Observed, Wanted, reconcile
@@ -419,3 +420,24 @@ def test_a_person_may_say_to_try_again_and_is_asked_again() -> None:
     assert (again.state, advance.deadline(again, at(1))) == ("backing_off", (0, "pause"))
     running = replace(run("running", asking.request.policy), progress=again.progress)
     assert advance.failed(running, at(2), FAILURE).after.state == "asking"
+
+
+def test_whoever_was_found_no_room_is_tried_on_the_nodes_that_have_changed_alone() -> None:
+    tried: list[str] = []
+
+    class Watched(Node):
+        def fits(self, demand: Demand, tenant: str) -> bool:
+            tried.append(self.id)
+            return super().fits(demand, tenant)
+
+    queue = Queue()
+    for number in range(50):
+        queue.join(Watched(f"n{number}", 1, Resources(1000, 0, 100)))
+    for number in range(60):
+        queue.add(item(f"r{number}", cpu=1000, number=number))
+    there = {start.run: start.node for start in queue.decide(0.0, 100)}
+    assert len(there) == 50
+    tried.clear()
+    queue.release("r7", 1.0)
+    assert [start.node for start in queue.decide(1.0, 100)] == [there["r7"]]
+    assert set(tried) == {there["r7"]}

@@ -137,6 +137,8 @@ class Queue:
         self._ready: Final[Ranked[Tenant]] = Ranked()
         #: Demands that no node has room for, and the tenants that wait for it, by their shares.
         self._full: Final[dict[Demand, Ranked[Tenant]]] = {}
+        #: Of demands that no node had room for, the nodes that have changed since: no other can have any.
+        self._changed: Final[dict[Demand, dict[str, Node]]] = {}
         self._holding: Final[dict[str, tuple[Bar, ...]]] = {}
         self._placed: Final[dict[str, tuple[Node, Resources, Tenant]]] = {}
         self._total = [0, 0, 0]
@@ -286,7 +288,7 @@ class Queue:
             if first is None:
                 raise Bug("an empty lane was ready")
             item = self.items[first]
-            node = choose(self.nodes.values(), tenant.name, demand, item.near)
+            node = choose(self._hopeful(demand), tenant.name, demand, item.near)
             if node is None:
                 self._no_room(tenant, demand, lane, now_s)
                 continue
@@ -342,6 +344,7 @@ class Queue:
             tenant.shapes.pop(demand, None)
             tenant.demands.discard(demand)
             tenant.woken.pop(demand, None)
+            self._changed.pop(demand, None)
             if full is not None and tenant in full:
                 self._forget(tenant, demand, full)
             else:
@@ -394,13 +397,29 @@ class Queue:
     def _no_room(self, tenant: Tenant, demand: Demand, lane: Lane, now_s: float) -> None:
         """No node has room: the tenant's runs of this demand wait, and keep nobody back at a gate meanwhile."""
         self._full.setdefault(demand, Ranked()).put(tenant, tenant.share(self._total))
+        # One that is kept free for another tenant's run of this demand has not been tried by that one.
+        self._changed[demand] = {
+            each.id: each
+            for each in self._hopeful(demand)
+            if each.kept is not None and each.kept[1] == demand
+        }
         tenant.demands.discard(demand)
         for each in {lane, *tenant.woken.pop(demand, ())}:
             for bar in each.bars:
                 self._wake(bar, now_s)
 
+    def _hopeful(self, demand: Demand) -> Iterable[Node]:
+        """The nodes that may have room for a demand: all, or those that have changed since none had."""
+        changed = self._changed.get(demand)
+        if changed is None:
+            return self.nodes.values()
+        return [each for each in changed.values() if self.nodes.get(each.id) is each]
+
     def _reopen(self, node: Node) -> None:
         """A node has more room: of each demand that it can take, whoever has the least is tried again."""
+        for demand, changed in self._changed.items():
+            if node.fits(demand, "" if node.kept is None else node.kept[0]):
+                changed[node.id] = node
         for demand, tenants in list(self._full.items()):
             if node.kept is None:
                 if node.fits(demand, ""):
