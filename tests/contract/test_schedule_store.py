@@ -281,11 +281,17 @@ def test_what_an_ended_attempt_had_reserved_counts_and_it_reserves_no_more(house
 
 
 def test_rates_are_known_again_after_a_restart(house: House) -> None:
-    before = house.now()
-    run = house.runs.submit(Request(b"", rates={"rare": Rate(1, 60)}))
+    run = house.runs.submit(Request(b'"rates":{}', rates={"rare": Rate(1, 60)}, labels={"x": '"rates":{}'}))
     house.start(run)
-    recent = house.register.recent(before, house.now())
-    assert [bar.key for _, bars in recent for bar in bars] == ["rare"]
+    house.start(house.runs.submit(Request(b"")))
+    now = house.now()
+    set_forward = now._replace(at_s=now.at_s + 3 * 86400)
+    for late in (now, set_forward, now._replace(boot="another")):
+        recent = house.register.recent(late)
+        assert [bar.key for _, bars in recent for bar in bars] == ["rare"]
+        assert 0 <= recent[0][0] < 60
+    assert house.register.recent(now._replace(up_s=now.up_s + 86401)) == []
+    assert house.register.recent(set_forward._replace(boot="another")) == []
 
 
 def test_what_others_change_is_rung_for_until_it_was_heard(house: House) -> None:

@@ -10,7 +10,7 @@ import pytest
 from kibo.model.clock import Moment
 from kibo.model.errors import RunCycle, RunInvalid, StoreDamaged, WrongState
 from kibo.model.ids import RunId
-from kibo.model.limits import MAX_RUN_RESULT_BYTES
+from kibo.model.limits import MAX_RATE_S, MAX_RUN_RESULT_BYTES
 from kibo.schedule import advance, lifecycle
 from kibo.schedule.encoding import packed_request, read_request
 from kibo.schedule.failing import Failure, Progress, next_step, policy_of_fork
@@ -22,7 +22,7 @@ from kibo.schedule.queue import Queue
 from kibo.schedule.reconciling import Failures, Observed, Wanted, reconcile
 from kibo.schedule.request import Allowance, Rate, Request, Resources
 from kibo.schedule.run import Attempt, Run
-from run_queues import item, limit, node
+from run_queues import item, limit, node, rate
 
 FAILURE = Failure("action.raised", "it broke")
 
@@ -311,6 +311,33 @@ def test_a_large_run_gets_a_node_though_small_ones_never_end_coming() -> None:
             return
         running += started
     pytest.fail("it was never started")
+
+
+def test_a_rate_counts_the_starts_of_runs_that_asked_for_a_shorter_span() -> None:
+    queue = Queue()
+    queue.join(node("n1"))
+    queue.add(item("short", bars=(rate("shop", 1, 1.0),)))
+    assert queue.decide(0, 9)
+    queue.release("short", 1)
+    assert queue.decide(2, 9) == []  # what the short one asked for is over
+    queue.add(item("long", bars=(rate("shop", 1, 60.0),), number=1))
+    assert queue.decide(2, 9) == []
+    assert queue.next_s() == 60
+    assert [start.run for start in queue.decide(60, 9)] == ["long"]
+
+
+def test_a_key_is_forgotten_once_no_rate_can_count_its_starts() -> None:
+    queue = Queue()
+    queue.join(node("n1"))
+    for n in range(20):
+        queue.add(item(f"r{n}", bars=(rate(f"key {n}", 1, 1.0), limit(f"key {n}")), number=n))
+    for start in queue.decide(0, 99):
+        queue.release(start.run, 0)
+    queue.decide(MAX_RATE_S - 1, 9)
+    assert len(queue._gates) == 20
+    queue.decide(MAX_RATE_S, 9)
+    assert not queue._gates
+    assert not queue._fading
 
 
 def test_a_run_is_placed_where_its_layers_are_and_says_why() -> None:

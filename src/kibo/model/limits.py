@@ -311,6 +311,9 @@ RESERVE_AFTER_S = 30.0
 #: The most starts in the span of one rate: their times are in the dispatcher's memory.
 MAX_RATE = 10_000
 
+#: The longest span of a rate. Starts are remembered for as long, whatever spans have been asked for by then.
+MAX_RATE_S = 86400.0
+
 #: How long a lease of a node or of the dispatcher lasts unless it is renewed: some missed renewals are no death, and a
 #: death is known before its user gives up.
 LEASE_S = 15.0

@@ -62,6 +62,12 @@ def read_request(run: str, content: bytes, work: bytes = b"") -> Request:
     return unpacked(f"the request of {run}", content, read)
 
 
+def rates_in(content: bytes) -> bool:
+    """Tells whether a request, as `packed_request` has written it, names a rate; to read it takes 50 times as long."""
+    # In a text that somebody has chosen, each quotation mark has a backslash before it.
+    return b'"rates":{}' not in content
+
+
 def packed_failure(failure: Failure | None) -> bytes | None:
     """Writes a failure."""
     return None if failure is None else packed(failure.bounded()._asdict())

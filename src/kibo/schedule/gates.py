@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kibo.model.limits import MAX_RATE
+from kibo.model.limits import MAX_RATE, MAX_RATE_S
 from kibo.schedule.ranking import Ranked
 from kibo.schedule.request import Request
 
@@ -41,14 +41,16 @@ class Gate:
 
     Where a bound lets one pass again, the first lane of one tenant goes on, and of another the next time; only once
     that lane is through, or is kept back by something else, the next. So an opening costs what passes.
+
+    Starts are kept for the longest span that a rate may have, and as many as one may count: a run that comes later may
+    ask for a longer span than any before it. A key of a rate costs about 1 KB for a day after its last start.
     """
 
-    __slots__ = ("_lanes", "_turn", "parked", "span_s", "times", "working")
+    __slots__ = ("_lanes", "_turn", "parked", "times", "working")
 
     def __init__(self) -> None:
         self.working = 0
         self.times: Final[deque[float]] = deque(maxlen=MAX_RATE)
-        self.span_s = 0.0
         #: By bound, the tenants that have lanes before it, whoever had a turn longer ago first.
         self.parked: Final[dict[Bar, Ranked[str]]] = {}
         self._lanes: Final[dict[tuple[Bar, str], Ranked[Lane]]] = {}
@@ -62,10 +64,11 @@ class Gate:
             return now_s
         return max(now_s, self.times[-bar.most] + bar.per_s)
 
-    def started(self, bar: Bar, at_s: float) -> None:
+    def started(self, at_s: float) -> None:
         """Counts a start, as a rate does."""
+        while self.times and self.times[0] + MAX_RATE_S <= at_s:
+            self.times.popleft()
         self.times.append(at_s)
-        self.span_s = max(self.span_s, bar.per_s)
 
     def park(self, bar: Bar, tenant: str, lane: Lane) -> None:
         """Has a lane wait here, or wait at another rank."""
@@ -99,8 +102,11 @@ class Gate:
 
     def idle(self, now_s: float) -> bool:
         """Whether nothing is forgotten with it."""
-        passed = not self.times or self.times[-1] + self.span_s <= now_s
-        return not self.working and passed and not self.parked
+        return self.idle_at() <= now_s and not self.working and not self.parked
+
+    def idle_at(self) -> float:
+        """Says when its starts count no longer, whatever is asked for."""
+        return self.times[-1] + MAX_RATE_S if self.times else float("-inf")
 
     def _rotate(self, tenants: Ranked[str], tenant: str) -> None:
         self._turn += 1

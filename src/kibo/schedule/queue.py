@@ -134,6 +134,8 @@ class Queue:
         self._lanes: Final[dict[tuple[str, Demand, tuple[Bar, ...]], Lane]] = {}
         self._gates: Final[dict[tuple[str, str], Gate]] = {}
         self._openings: Final[Ranked[Bar]] = Ranked()
+        #: Keys of rates, by when their starts count no longer.
+        self._fading: Final[Ranked[Bar]] = Ranked()
         self._ready: Final[Ranked[Tenant]] = Ranked()
         #: Demands that no node has room for, and the tenants that wait for it, by their shares.
         self._full: Final[dict[Demand, Ranked[Tenant]]] = {}
@@ -190,8 +192,9 @@ class Queue:
         """A run was started at some time, as its rates count. Calls are in order of time."""
         for bar in bars:
             if bar.kind == "rate":
-                self._gate(bar).started(bar, at_s)
-                self._openings.put(bar, at_s + bar.per_s)
+                gate = self._gate(bar)
+                gate.started(at_s)
+                self._fading.put(bar._replace(most=0, per_s=0.0), gate.idle_at())
 
     def leave(self, run: str) -> None:
         """The attempt of a run has ended: its room is free. What it holds of its keys it still holds."""
@@ -390,6 +393,8 @@ class Queue:
         while (bar := self._openings.first()) is not None and self._openings.rank(bar) <= now_s:
             self._openings.discard(bar)
             self._wake(bar, now_s)
+        while (bar := self._fading.first()) is not None and self._fading.rank(bar) <= now_s:
+            self._fading.discard(bar)
             self._forget_idle(bar, now_s)
 
     # -- room

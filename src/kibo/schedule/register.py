@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 
 from kibo.model.clock import Moment
 from kibo.model.ids import BudgetId, RunId
-from kibo.model.limits import DEFAULT_QUEUED, MAX_ROUND
+from kibo.model.limits import DEFAULT_QUEUED, MAX_RATE_S, MAX_ROUND
 from kibo.schedule import budgets, rows
 from kibo.schedule.advance import Change
-from kibo.schedule.encoding import read_request
+from kibo.schedule.encoding import rates_in, read_request
 from kibo.schedule.failing import Progress, policy_of_fork
 from kibo.schedule.gates import Bar, bars_of
 from kibo.schedule.leases import DISPATCHER, fence
@@ -119,15 +119,24 @@ class Register:
         """Reads how much each tenant counts."""
         return {row[0]: row[1] for row in self.store.read(lambda tx: tx.rows(rows._ALL_TENANTS))}
 
-    def recent(self, since: Moment, now: Moment) -> list[tuple[float, tuple[Bar, ...]]]:
-        """Reads what was started lately: how many seconds ago, the longest first, and under which rates."""
-        found = self.store.read(lambda tx: tx.rows(rows._RECENT, since=since.at_s))
+    def recent(self, now: Moment) -> list[tuple[float, tuple[Bar, ...]]]:
+        """Reads what any rate may still count: how many seconds ago it was started, the longest first, and its rates.
+
+        By the clock that nobody sets, where an attempt was placed since this machine was started: a clock that was set
+        forward hides no start. Reads all attempts; about 1 s for a million.
+        """
+        found = self.store.read(
+            lambda tx: tx.rows(
+                rows._RECENT, since=now.at_s - MAX_RATE_S, since_up=now.up_s - MAX_RATE_S, boot=now.boot
+            )
+        )
         ago = [
             (
                 max(0.0, now.up_s - up if boot == now.boot else now.at_s - at),
                 tuple(bar for bar in bars_of(read_request(run, request)) if bar.kind == "rate"),
             )
             for run, request, at, up, boot in found
+            if rates_in(request)
         ]
         return sorted((each for each in ago if each[1]), key=lambda each: -each[0])
 

@@ -11,6 +11,7 @@ from kibo.model.limits import (
     MAX_NAME,
     MAX_PRIORITY,
     MAX_RATE,
+    MAX_RATE_S,
     MAX_RUN_BYTES,
     MAX_RUN_NAMES,
     MAX_RUN_WAIT_S,
@@ -75,7 +76,7 @@ class Rate:
 
     def __post_init__(self) -> None:
         whole("starts", self.starts, 1, MAX_RATE)
-        number("per_s", self.per_s, 0.001, 86400)
+        number("per_s", self.per_s, 0.001, MAX_RATE_S)
 
 
 @dataclass(frozen=True)

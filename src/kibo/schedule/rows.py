@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import and_, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, literal, or_, select, update
 
 from kibo.model.clock import Moment
 from kibo.model.errors import RunUnknown, StoreDamaged
@@ -83,7 +83,13 @@ _END_ATTEMPT: Final = Prepared(
 _RECENT: Final = Prepared(
     select(runs.c.id, runs.c.request, attempts.c.placed, attempts.c.placed_up, attempts.c.placed_boot)
     .select_from(attempts.join(runs, runs.c.id == attempts.c.run))
-    .where(attempts.c.placed >= bindparam("since"), attempts.c.kind == "work")
+    .where(
+        attempts.c.kind == "work",
+        or_(
+            and_(attempts.c.placed_boot != bindparam("boot"), attempts.c.placed >= bindparam("since")),
+            and_(attempts.c.placed_boot == bindparam("boot"), attempts.c.placed_up > bindparam("since_up")),
+        ),
+    )
 )
 _INSERT_AFTER: Final = insertion(run_after)
 _WAITS: Final = Prepared(
