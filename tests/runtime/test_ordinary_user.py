@@ -25,12 +25,14 @@ NEED_ROOT = {
 }
 #: Those that ask nothing of the kernel; and whose database servers want a user that has a name.
 OF_STORES = {
+    "contract/test_comparing.py",
     "contract/test_context.py",
     "contract/test_effects_approvals.py",
     "contract/test_effects_calls.py",
     "contract/test_effects_ledger.py",
     "contract/test_effects_retention.py",
     "contract/test_mail.py",
+    "contract/test_schedule_store.py",
     "contract/test_sessions.py",
     "contract/test_store.py",
     "contract/test_store_history.py",
@@ -41,19 +43,31 @@ OF_STORES = {
     "fault/test_owners.py",
     "runtime/test_history_elsewhere.py",
 }
+#: What is asked of the gateway on loopback: it is a process like any other, with no namespace and no right of its own.
+#: Its start, its files and its service to boxes are tried for this user by contract/test_forwarder.py and in runtime/.
+OF_THE_GATEWAY = {
+    "contract/test_gateway_approvals.py",
+    "contract/test_gateway_effects.py",
+    "contract/test_gateway_http2.py",
+    "contract/test_recordings.py",
+    "contract/test_redacting.py",
+}
 MODULES = [
     f"{folder}/{path.name}"
     for folder in ("runtime", "fault", "contract")
     for path in sorted((ordinary_user.CHECKOUT / "tests" / folder).glob("test_*.py"))
-    if path.name not in NEED_ROOT and f"{folder}/{path.name}" not in OF_STORES
+    if path.name not in NEED_ROOT and f"{folder}/{path.name}" not in OF_STORES | OF_THE_GATEWAY
 ]
 #: Of long modules, the tests whose outcome can depend on the user.
 ONLY = {
     "runtime/test_older_kernels.py": "same_world or test_spawn or test_fork or test_namespaces",
+    "fault/test_apply.py": "not never_lost",
+    "fault/test_branch_crashes.py": "commit or apply or deep_fork or close",
     "fault/test_effects_crashes.py": "commit.recorded or effect.sending or undo.owed",
+    "fault/test_leaks.py": "spawn or build or exec or seen",
 }
-#: Those of tests/security that have no box.
-MODULES += [f"security/test_{name}.py" for name in ("applies", "archives", "journals", "history_rows")]
+#: Those of tests/security that have no box, and are about files.
+MODULES += [f"security/test_{name}.py" for name in ("applies", "archives", "journals")]
 
 
 @pytest.fixture(scope="module")
