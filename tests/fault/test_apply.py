@@ -5,37 +5,36 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from crash_points import apply_points
+from forked import Ended, forked
 from kibo.branch.hostdir.apply import apply
 from kibo.branch.hostdir.freeze import freeze
 from kibo.branch.hostdir.frozen import Frozen
 from kibo.branch.hostdir.plan import plan_apply
+from kibo.branch.hostdir.recover import recover
+from kibo.store import crash
 from overlays import dumped
 
-PROGRAM = Path(__file__).with_name("apply_user.py")
 POINTS = apply_points()
 
 
-def run(*arguments: str, crash_at: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "KIBO_CRASH_AT": crash_at,
-    }
-    return subprocess.run(
-        [sys.executable, str(PROGRAM), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+def _apply(home: Path, frozen: str, delta: Path, written: Path | None) -> None:
+    """Applies a delta to the directory of a freeze; somebody may write a file once the first step is done."""
+    kill = crash._hook
+
+    def hook(passed: str) -> None:
+        if passed == "apply.step" and written is not None:
+            written.write_text("meanwhile")
+        if kill is not None:
+            kill(passed)
+
+    crash.install(hook)
+    apply(plan_apply(Frozen.load(home, frozen), [delta]))
 
 
 class World:
@@ -78,9 +77,12 @@ class World:
     def shown(self) -> dict[str, Any]:
         return dumped(bytes(self.host))
 
-    def apply(self, crash_at: str = "", meanwhile: str = "") -> subprocess.CompletedProcess[str]:
-        written = [str(self.host / meanwhile)] if meanwhile else []
-        return run("apply", str(self.home), self.frozen.id, str(self.delta), *written, crash_at=crash_at)
+    def apply(self, crash_at: str = "", meanwhile: str = "") -> Ended:
+        written = self.host / meanwhile if meanwhile else None
+        return forked(_apply, self.home, self.frozen.id, self.delta, written, crash_at=crash_at)
+
+    def recover(self, crash_at: str = "") -> Ended:
+        return forked(recover, self.home, crash_at=crash_at)
 
     def left(self) -> list[str]:
         return os.listdir(self.home / "workspaces/applies")
@@ -100,7 +102,7 @@ def test_an_apply_that_nobody_kills_does_everything(world: World) -> None:
 @pytest.mark.parametrize("place", POINTS)
 def test_killed_there_it_has_happened_entirely_or_not_at_all(world: World, place: str) -> None:
     assert world.apply(place).returncode == -signal.SIGKILL
-    done = run("recover", str(world.home))
+    done = world.recover()
     assert done.returncode == 0, done.stderr
     assert world.shown() in (world.old, world.new)
     assert world.left() == []
@@ -116,8 +118,8 @@ def test_killed_there_it_has_happened_entirely_or_not_at_all(world: World, place
 )
 def test_a_recovery_may_be_killed_too(world: World, place: str) -> None:
     assert world.apply("apply.step").returncode == -signal.SIGKILL
-    assert run("recover", str(world.home), crash_at=place).returncode == -signal.SIGKILL
-    assert run("recover", str(world.home)).returncode == 0
+    assert world.recover(place).returncode == -signal.SIGKILL
+    assert world.recover().returncode == 0
     assert world.shown() == world.new
     assert world.left() == []
 
@@ -127,7 +129,7 @@ def test_one_that_takes_back_what_it_did_may_be_killed_too(world: World, place: 
     done = world.apply(place, meanwhile="remove")
     assert done.returncode == (-signal.SIGKILL if place else 1)
     assert place or "HostDrift" in done.stderr
-    recovered = run("recover", str(world.home))
+    recovered = world.recover()
     assert recovered.returncode == 0, recovered.stderr
     shown = world.shown()
     texts = {path: entry for path, entry in shown.items() if "kept" not in path and path != "remove"}
@@ -151,7 +153,7 @@ def test_what_the_user_wrote_after_the_crash_is_never_lost(world: World, place: 
         path = path / "mine"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("what I wrote since")
-    done = run("recover", str(world.home))
+    done = world.recover()
     assert done.returncode == 0, done.stderr
     texts = [entry[2] for entry in world.shown().values()]
     assert b"what I wrote since".hex() in texts

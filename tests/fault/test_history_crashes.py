@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 import databases
 from crash_points import history_points
+from forked import forked
 from kibo.branch.history import History
 from kibo.branch.reach import Retention
-from kibo.store import crash
+from kibo.branch.records import World
+from kibo.branch.rows import Flushing
 from kibo.store.database import Store
-
-SOURCE = Path(__file__).parents[2] / "src"
 
 #: Every step with the statement that takes it; `one` and `two` are forks of `main`, each with an entry.
 STEPS = {
@@ -36,28 +33,25 @@ STEPS = {
     "abort": "history.fork(two, 2); history.abort(two)",
     "finish": "history.finish(main)",
     "flush": "history.mark_flushed(first)",
-    "recover": "recover()",
+    "recover": "history.recover()",
     "import": "history.import_snapshot(list(history.export(first)))",
     "collect": "history.log.append(one, 'note', b'late'); history.abort(one); collect()",
 }
 
-PROGRAM = """
-import sys
-sys.path.insert(0, {source!r})
-from kibo.branch.history import History
-from kibo.branch.reach import Retention
-from kibo.branch.rows import Flushing
-from kibo.store.database import Store
-url, main, one, two, first, new = {arguments!r}
-history = History(Store.open(url), Flushing("here", "boot-2"))
-def names(world): return world.get("deltas", ())
-def collect():
-    done = history.collect(Retention(closed_s=0), names=names)
-    history.released(done.resources)
-def recover():
-    history.recover()
-{step}
-"""
+
+def take(arguments: tuple[str, ...], step: str) -> None:
+    """Takes a step, after a boot of the machine."""
+    url, main, one, two, first, new = arguments
+    history = History(Store.open(url), Flushing("here", "boot-2"))
+
+    def names(world: World) -> Sequence[str]:
+        return world.get("deltas", ())
+
+    def collect() -> None:
+        done = history.collect(Retention(closed_s=0), names=names)
+        history.released(done.resources)
+
+    exec(step, {**globals(), **locals()})
 
 
 def test_every_point_belongs_to_a_step_that_is_tried():
@@ -65,8 +59,6 @@ def test_every_point_belongs_to_a_step_that_is_tried():
 
 
 def prepared(server: str) -> tuple[str, ...]:
-    from kibo.branch.rows import Flushing
-
     url = databases.new_database(server)
     store = Store.open(url)
     history = History(store, Flushing("here", "boot-1"))
@@ -97,10 +89,8 @@ def everything(url: str) -> dict[str, object]:
     return seen
 
 
-def run(arguments: tuple[str, ...], step: str, crash_at: str | None = None) -> int:
-    program = PROGRAM.format(source=str(SOURCE), arguments=arguments, step=step)
-    environment = {"PATH": "/usr/bin:/bin"} | ({crash.VARIABLE: crash_at} if crash_at else {})
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+def run(arguments: tuple[str, ...], step: str, crash_at: str = "") -> int:
+    done = forked(take, arguments, step, crash_at=crash_at)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
 
@@ -125,9 +115,8 @@ def test_a_step_killed_at_any_point_has_happened_entirely_or_not_at_all(point, s
     assert run(arguments, last, crash_at=point) == -signal.SIGKILL, "the point was not passed"
     after_crash = everything(arguments[0])
     if point.startswith("collect."):  # many transactions: what is left is whole, and the next call goes on
-        assert {"base", "two"} <= {
-            e.body.decode() for e in History(Store.open(arguments[0])).log.read(arguments[3])
-        }
+        with Store.open(arguments[0]) as store:
+            assert {"base", "two"} <= {e.body.decode() for e in History(store).log.read(arguments[3])}
     else:
         assert after_crash == before
     assert run(arguments, last) == 0

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from fault import sessions_user
+from forked import forked
 from kibo.effects.sessions.leasing import Place
 from kibo.effects.sessions.people import give, take
 from kibo.model.errors import HostDiskFull
 from kibo.runtime.waiting import Blocking, run
-from kibo.store import crash
 from kibo.store.database import Store
 from session_places import Box, end, leased, profile, read
 from small_disks import mounted
@@ -44,17 +44,7 @@ def started(home: Path, what: str) -> subprocess.Popen[str]:
 
 
 def finished(home: Path, what: str, at: str = "") -> int:
-    """Has a child do it, which is killed at a point; a fork, since so many interpreters take long to start."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            if at:
-                crash.install(lambda passed: os.kill(os.getpid(), signal.SIGKILL) if passed == at else None)
-            sessions_user.main(home, what)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return forked(sessions_user.main, home, what, crash_at=at).returncode
 
 
 def whole(home: Path) -> dict[str, bytes]:
