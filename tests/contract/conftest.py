@@ -19,8 +19,8 @@ def database_server(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def url(database_server: str) -> str:
-    """A database without tables."""
-    return databases.new_database(database_server)
+    """A new store, which is not open."""
+    return databases.new_store(database_server)
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ class House:
 
 @pytest.fixture(scope="module")
 def shared(database_server: str) -> Iterator[Store]:
-    with Store.open(databases.new_database(database_server)) as store:
+    with Store.open(databases.new_store(database_server)) as store:
         yield store
 
 

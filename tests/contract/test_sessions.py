@@ -41,7 +41,7 @@ pytestmark = pytest.mark.contract
 @pytest.fixture(scope="module")
 def store(database_server: str) -> Iterator[Store]:
     """One for all tests: each has a profile of its own."""
-    with Store.open(databases.new_database(database_server)) as store:
+    with Store.open(databases.new_store(database_server)) as store:
         yield store
 
 

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import LargeBinary, MetaData, String, Text, create_engine, select, text
 from sqlalchemy.dialects import mysql
 
+import databases
 from effect_drafts import draft
 from kibo.branch.history import History
 from kibo.effects.ledger import Ledger
@@ -37,6 +38,12 @@ def run(url: str, program: str, count: int = 1) -> list[str]:
         assert process.returncode == 0, err
         found.append(out.strip())
     return found
+
+
+@pytest.fixture
+def url(database_server: str) -> str:
+    """A database without tables: what makes them is tried here."""
+    return databases.new_database(database_server)
 
 
 def test_a_new_store_is_made_once_by_whichever_process_is_first(url):
