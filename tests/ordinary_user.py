@@ -14,6 +14,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from warm import Warm
 
 CHECKOUT = Path(__file__).parents[1]
 PYTHON = "/usr/bin/python3"
@@ -59,20 +62,8 @@ def run(
     """Runs the system's Python as a user, with both of its output streams as one."""
     return subprocess.run(
         [PYTHON, *arguments],
-        env={
-            **{name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "CI"))},
-            "HOME": f"{place}/home",
-            "TMPDIR": f"{place}/home",
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "PYTHONPATH": f"{place}/src:{place}/site-packages:{place}/tests:{place}",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "LC_ALL": "C.UTF-8",
-            **variables,
-        },
-        cwd=place / "home",
-        user=uid,
-        group=gid,
-        extra_groups=[],
+        env={**_environment(place), **variables},
+        **_as_user(place, uid, gid),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -80,14 +71,36 @@ def run(
     )
 
 
-def run_tests(place: Path, uid: int, gid: int, module: str, only: str = "", **variables: str) -> None:
+def warm(place: Path, uid: int, gid: int) -> Warm:
+    """Starts a process of the user's to run modules of tests from."""
+    return Warm(PYTHON, _environment(place), **_as_user(place, uid, gid))
+
+
+def run_tests(user: Warm, place: Path, module: str, only: str = "", **variables: str) -> None:
     """Runs a module of tests as a user, or those that match ``only``, and fails where one of them does."""
     words = ["-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", f"--rootdir={place}", "-k", only]
     settings = [f"--config-file={place}/pyproject.toml", f"--basetemp={place}/home/temporary"]
-    done = run(place, uid, gid, [*words, *settings, f"{place}/tests/{module}"], **variables)
+    ordered = [*words, *settings, f"{place}/tests/{module}"]
+    done = user.run(ordered, {**_environment(place), **variables}, MODULE_S)
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-6000:]
     assert " passed" in done.stdout
+
+
+def _environment(place: Path) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "CI"))},
+        "HOME": f"{place}/home",
+        "TMPDIR": f"{place}/home",
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "PYTHONPATH": f"{place}/src:{place}/site-packages:{place}/tests:{place}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+def _as_user(place: Path, uid: int, gid: int) -> dict[str, Any]:
+    return {"cwd": place / "home", "user": uid, "group": gid, "extra_groups": []}
 
 
 def _open_to_all(path: Path) -> bool:

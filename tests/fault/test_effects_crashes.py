@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,32 @@ from kibo.effects.records import Effect, Exact
 from kibo.wiring.branches import Records
 from own_runtimes import link_layers, new_home
 from running_till import Till
+from warm import Warm
 
 pytestmark = pytest.mark.fault
 
 PROGRAM = Path(__file__).with_name("effects_user.py")
 UNDOING = Path(__file__).with_name("undoing_user.py")
+Run = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
-def built(till: Till) -> Iterator[Path]:
+def run() -> Iterator[Run]:
+    """Runs a program to its end, whichever that is, and returns how it ended."""
+    paths = os.pathsep.join(filter(None, sys.path))
+    with Warm(sys.executable, {**os.environ, "PYTHONPATH": paths}) as starter:
+
+        def run(home: Path, till: Till, what: str, crash: str = "", program: Path = PROGRAM) -> int:
+            variables = {**os.environ, "PYTHONPATH": paths, "KIBO_HOME": str(home)}
+            if crash:
+                variables["KIBO_CRASH_AT"] = crash
+            return starter.run([str(program), till.address, what], variables, 50).returncode
+
+        yield run
+
+
+@pytest.fixture(scope="module")
+def built(run: Run, till: Till) -> Iterator[Path]:
     """A state directory with the layers of the box, and the authority."""
     path = new_home("kibo-paying-")
     run(path, till, "heir")
@@ -46,14 +62,6 @@ def home(built: Path) -> Iterator[Path]:
         leftovers.reap_adopted(before)
     assert not left, f"left behind: {left}"
     shutil.rmtree(place)
-
-
-def run(home: Path, till: Till, what: str, crash: str = "", program: Path = PROGRAM) -> int:
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "KIBO_HOME": str(home)}
-    if crash:
-        variables["KIBO_CRASH_AT"] = crash
-    command = [sys.executable, program, till.address, what]
-    return subprocess.run(command, env=variables, timeout=50, stdout=subprocess.DEVNULL).returncode
 
 
 def recorded(home: Path) -> tuple[bool, dict[str, Effect]]:
@@ -87,7 +95,7 @@ def recorded(home: Path) -> tuple[bool, dict[str, Effect]]:
     ],
 )
 def test_wherever_it_is_killed_the_fork_that_was_committed_has_paid_once_or_is_in_doubt_and_no_other_has(
-    home: Path, shop: Till, crash: str, committed: bool | None, paid: int | None, state: str | None
+    run: Run, home: Path, shop: Till, crash: str, committed: bool | None, paid: int | None, state: str | None
 ) -> None:
     run(home, shop, "race", crash)
     for _ in range(2):
@@ -117,7 +125,7 @@ def test_wherever_it_is_killed_the_fork_that_was_committed_has_paid_once_or_is_i
     ],
 )
 def test_wherever_it_is_killed_nothing_is_paid_that_nobody_has_approved_and_what_was_approved_is_paid_once(
-    home: Path, shop: Till, what: str, crash: str, paid: int, state: str
+    run: Run, home: Path, shop: Till, what: str, crash: str, paid: int, state: str
 ) -> None:
     run(home, shop, what, crash)
     assert run(home, shop, "heir") == 0
@@ -154,7 +162,7 @@ def rooms(shop: Till, what: str) -> list[str]:
     ],
 )
 def test_wherever_a_program_is_killed_what_its_fork_took_is_undone_once_or_said_to_be_left(
-    home: Path, shop: Till, crash: str, states: list[str]
+    run: Run, home: Path, shop: Till, crash: str, states: list[str]
 ) -> None:
     run(home, shop, "abort", crash, UNDOING)
     for _ in range(2):
@@ -174,7 +182,7 @@ def test_wherever_a_program_is_killed_what_its_fork_took_is_undone_once_or_said_
     ],
 )
 def test_a_program_killed_in_a_commit_keeps_what_was_committed_and_leaves_the_rest_to_be_undone(
-    home: Path, shop: Till, crash: str, states: list[str]
+    run: Run, home: Path, shop: Till, crash: str, states: list[str]
 ) -> None:
     run(home, shop, "commit", crash, UNDOING)
     for _ in range(2):
@@ -182,7 +190,7 @@ def test_a_program_killed_in_a_commit_keeps_what_was_committed_and_leaves_the_re
     assert rooms(shop, "free") == []
 
 
-def test_ctrl_c_while_something_is_undone_leaves_nothing_unsaid(home: Path, shop: Till) -> None:
+def test_ctrl_c_while_something_is_undone_leaves_nothing_unsaid(run: Run, home: Path, shop: Till) -> None:
     assert run(home, shop, "interrupted", program=UNDOING) != 0
     found = [each.effect for each in calls(home)]
     assert [each.state for each in found] == ["not_undone", "not_undone"]
@@ -190,7 +198,7 @@ def test_ctrl_c_while_something_is_undone_leaves_nothing_unsaid(home: Path, shop
     assert rooms(shop, "free") == ["endless"]
 
 
-def test_what_cannot_be_undone_because_its_gateway_is_dead_is_said(home: Path, shop: Till) -> None:
+def test_what_cannot_be_undone_because_its_gateway_is_dead_is_said(run: Run, home: Path, shop: Till) -> None:
     assert run(home, shop, "gateway_dies", program=UNDOING) == 0
     assert [each.effect.state for each in calls(home)] == ["not_undone"]
 
@@ -203,7 +211,7 @@ def test_what_cannot_be_undone_because_its_gateway_is_dead_is_said(home: Path, s
     ],
 )
 def test_what_is_ordered_with_a_key_is_ordered_once_or_in_doubt_whatever_is_killed(
-    home: Path, shop: Till, crash: str, state: str, ordered: int
+    run: Run, home: Path, shop: Till, crash: str, state: str, ordered: int
 ) -> None:
     run(home, shop, "order", crash, UNDOING)
     for _ in range(2):

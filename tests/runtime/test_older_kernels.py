@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from warm import Warm
 
 TESTS = Path(__file__).parents[1]
 #: What each kernel lacks, the newest first.
@@ -57,28 +60,40 @@ print("lacks", runtime().states().session.facts["lacks"])
 
 @pytest.mark.parametrize("kernel", LACKING)
 def test_a_box_has_the_same_world_on_an_older_kernel(tmp_path: Path, kernel: str) -> None:
-    done = _run([sys.executable, "-c", PROGRAM], kernel, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=_environment(kernel, tmp_path),
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        timeout=290,
+    )
     assert done.stdout == f"lacks {LACKING[kernel].split()}\n", done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    with Warm(
+        sys.executable, _environment("6.6", tmp_path_factory.mktemp("home")), cwd=TESTS.parent
+    ) as process:
+        yield process
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("module", MODULES)
-def test_the_oldest_kernel_gives_the_same(tmp_path: Path, module: str) -> None:
-    chosen = ["-k", MODULES[module]] if MODULES[module] else []
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *chosen]
-    done = _run([*command, str(TESTS / module)], "6.6", tmp_path)
+def test_the_oldest_kernel_gives_the_same(starter: Warm, tmp_path: Path, module: str) -> None:
+    words = ["-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-k", MODULES[module]]
+    settings = [f"--rootdir={TESTS.parent}", f"--config-file={TESTS.parent}/pyproject.toml"]
+    done = starter.run([*words, *settings, str(TESTS / module)], _environment("6.6", tmp_path), 290)
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-6000:]
     assert " passed" in done.stdout
 
 
-def _run(command: list[str], kernel: str, home: Path) -> subprocess.CompletedProcess[str]:
-    variables = {
+def _environment(kernel: str, home: Path) -> dict[str, str]:
+    return {
         **os.environ,
         "KIBO_KERNEL_WITHOUT": LACKING[kernel],
         "KIBO_HOME": str(home),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
-    return subprocess.run(
-        command, env=variables, cwd=TESTS.parent, capture_output=True, text=True, timeout=290
-    )

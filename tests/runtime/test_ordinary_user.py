@@ -10,6 +10,7 @@ import pytest
 
 import ordinary_user
 from own_runtimes import BUILD_PLAIN, PLAIN
+from warm import Warm
 
 #: In no one's use: packages' users end at 999, people's begin at 1000, nobody is 65534.
 ORDINARY = 64_322
@@ -80,12 +81,18 @@ def place() -> Iterator[Path]:
         yield path
 
 
+@pytest.fixture(scope="module")
+def user(place: Path) -> Iterator[Warm]:
+    with ordinary_user.warm(place, ORDINARY, ORDINARY) as process:
+        yield process
+
+
 @pytest.mark.timeout(ordinary_user.MODULE_S + 30)
 @pytest.mark.skipif(os.geteuid() != 0, reason="these tests run as an ordinary user already")
 @pytest.mark.skipif(
     not ordinary_user.same_version(), reason="the system's Python is of another version than the tests'"
 )
 @pytest.mark.parametrize("module", MODULES)
-def test_an_ordinary_user_sees_the_same(place: Path, module: str) -> None:
+def test_an_ordinary_user_sees_the_same(user: Warm, place: Path, module: str) -> None:
     only, layers = ONLY.get(module, ""), {PLAIN: f"{place}/home/plain"}
-    ordinary_user.run_tests(place, ORDINARY, ORDINARY, module, only, **layers)
+    ordinary_user.run_tests(user, place, module, only, **layers)

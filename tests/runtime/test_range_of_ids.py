@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import ordinary_user
+from warm import Warm
 
 #: newuidmap wants a user with a name; games are not played here.
 USER = pwd.getpwnam("games")
@@ -136,8 +137,13 @@ def test_a_word_that_says_nothing_about_ids_is_an_error(place: Path) -> None:
     assert run(place, ASK, KIBO_IDS="rnge") == ["input.invalid "]
 
 
+@pytest.fixture(scope="module")
+def user(place: Path, granted: None) -> Iterator[Warm]:
+    with ordinary_user.warm(place, *WHO) as process:
+        yield process
+
+
 @pytest.mark.parametrize("module", MODULES)
-def test_all_works_in_a_range_as_it_does_with_one_id(place: Path, granted: None, module: str) -> None:
-    ordinary_user.run_tests(
-        place, *WHO, f"runtime/{module}", KIBO_IDS="range", KIBO_HOME=f"{place}/home/range"
-    )
+def test_all_works_in_a_range_as_it_does_with_one_id(user: Warm, place: Path, module: str) -> None:
+    layers = {"KIBO_IDS": "range", "KIBO_HOME": f"{place}/home/range"}
+    ordinary_user.run_tests(user, place, f"runtime/{module}", **layers)
