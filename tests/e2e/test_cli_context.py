@@ -54,7 +54,7 @@ def test_a_context_is_listed_searched_prompted_and_exported(cli: Cli, sealed: st
     assert [message["role"] for message in made["messages"]] == ["system", "user", "assistant", "tool"]
     told = cli("context", "talk", "--prompt")
     assert "look_up" in told.stdout
-    assert "of 8,000 tokens by kibo-estimate-1" in told.stderr
+    assert "of 8,000 tokens by kibo-estimate-2" in told.stderr
     assert json.loads(cli("context", "talk", "--export", "openai").stdout)[-1]["content"] == "It is late."
     assert len(cli("context", "talk", "--export", "jsonl").stdout.splitlines()) == 6
     assert cli.json("context", "nobody", status=66)["error"]["code"] == "snapshot.unknown"

@@ -13,9 +13,10 @@ from kibo.branch.history import History
 from kibo.context.compaction import Summarised
 from kibo.context.context import Context
 from kibo.context.entries import Summary
+from kibo.context.estimating import estimate
 from kibo.context.parts import Opaque
 from kibo.context.rendering import BEFORE, NO_RESULT
-from kibo.context.tokens import Tokenizer, estimate
+from kibo.context.tokens import Tokenizer
 from kibo.model.errors import (
     CallUnknown,
     Conflict,

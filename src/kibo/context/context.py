@@ -287,7 +287,7 @@ class Context:
         Args:
             budget_tokens: How many tokens it may have.
             format: Whose form.
-            tokenizer: What counts: ``"kibo-estimate-1"``, ``"tiktoken:o200k_base"``, or one of your own.
+            tokenizer: What counts: ``"kibo-estimate-2"``, ``"tiktoken:o200k_base"``, or one of your own.
             oversized: What to do with an entry that is larger than the room for all of them: raise, leave it out, or
                 show its beginning and its end.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from kibo.context.entries import ContextEntry, Summary
-from kibo.context.tokens import estimate
+from kibo.context.estimating import estimate
 from kibo.context.words import words_of
 
 #: Tokens that it may have, by Kibo's estimate.

@@ -1,26 +1,21 @@
 """Tokenizers: what counts the tokens of a prompt, by name.
 
-The default needs nothing and knows no vocabulary. It errs on the side of too many, but for base64: see `estimate`.
+The default needs nothing and knows no vocabulary, and errs on the side of too many: see `kibo.context.estimating`.
 """
 
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from kibo.context.estimating import estimate
 from kibo.model.errors import ContextInvalid, HostUnsupported
 
 #: The name of the default; another rule would be another name, since prompts depend on it.
-ESTIMATE: Final = "kibo-estimate-1"
+ESTIMATE: Final = "kibo-estimate-2"
 _TIKTOKEN: Final = "tiktoken:"
-#: What is a token each, of ASCII: a blank before a word is the word's.
-_PIECES: Final = re.compile(
-    r"[A-Za-z]{1,4}|[0-9]{1,3}|  +|[\t\r\n]{1,2}|[\x00-\x08\x0b\x0c\x0e-\x1f!-/:-@\[-`{-\x7f]"
-)
-_OTHERS: Final = re.compile(r"[^\x00-\x7f]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +31,11 @@ class Tokenizer:
     count: Callable[[str], int]
 
 
-def estimate(text: str) -> int:
-    """Estimates how many tokens a text has, without a vocabulary: rather too many than too few.
-
-    A word is a token for each four letters begun, a number one for each three digits begun, a sign one, a run of blanks
-    none where it is one blank and one otherwise; what is not ASCII is a token for each two bytes begun. Measured
-    against o200k_base: 1.1 to 1.5 times its tokens for prose, programs, JSON and logs, up to 3 for other scripts, and
-    0.6 for base64. About 30 ns a byte.
-    """
-    total = len(_PIECES.findall(text))
-    if not text.isascii():
-        total += sum((len(other.encode()) + 1) // 2 for other in _OTHERS.findall(text))
-    return total
-
-
 def tokenizer(named: str | Tokenizer = ESTIMATE) -> Tokenizer:
     """Finds a tokenizer.
 
     Args:
-        named: ``"kibo-estimate-1"``; ``"tiktoken:"`` and the name of one of its encodings, where that is installed and
+        named: ``"kibo-estimate-2"``; ``"tiktoken:"`` and the name of one of its encodings, where that is installed and
             has its data; or one of the caller's own.
 
     Raises:
