@@ -7,8 +7,9 @@ import itertools
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -18,15 +19,24 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule
 from contexts import checked_messages, context, lines
 from kibo.branch.history import History
 from kibo.context.context import Context
+from kibo.context.estimating import estimate
 from kibo.context.prompt import Prompt
-from kibo.context.tokens import estimate, tokenizer
+from kibo.context.tokens import tokenizer
 from kibo.context.window import beginning, filling, level
 from kibo.model.errors import CallUnknown, PromptTooLarge, WrongState
 from kibo.store.database import Store
+from prompter import Ask, prompter
 
 FORMATS = st.sampled_from(["anthropic", "openai"])
 BUDGETS = st.sampled_from([300, 900, 4000])
 TEXTS = st.text("ab cé日\n", min_size=1, max_size=120).filter(str.strip)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _elsewhere() -> Iterator[None]:
+    """Another process, which each prompt of this one is held against."""
+    with prompter() as Contexts.elsewhere:
+        yield
 
 
 def is_part(early: Prompt, late: Prompt) -> bool:
@@ -37,11 +47,13 @@ class Contexts(RuleBasedStateMachine):
     """Branches whose contexts are written, forked, compacted and merged; each prompt is held against all before."""
 
     branches = Bundle("branches")
+    elsewhere: ClassVar[Ask]
 
     def __init__(self) -> None:
         super().__init__()
         self.place = Path(tempfile.mkdtemp(prefix="kibo-context-"))
-        self.history = History(Store.open(f"sqlite:///{self.place}/history.db"))
+        self.url = f"sqlite:///{self.place}/history.db"
+        self.history = History(Store.open(self.url))
         #: By what was asked for: the prompts of a branch, its ancestors' before the fork included.
         self.made: dict[str, dict[Any, list[Prompt]]] = {}
         self.waiting: dict[str, list[str]] = {}
@@ -139,11 +151,14 @@ class Contexts(RuleBasedStateMachine):
     @rule(branch=branches, format=FORMATS, budget=BUDGETS, how=st.sampled_from(["drop", "truncate"]))
     def prompt(self, branch: str, format: Any, budget: int, how: Any) -> None:
         known = self.made[branch].setdefault((format, budget, how), [])
+        told = type(self).elsewhere(self.url, branch, budget, format, how)
         try:
             made = self.of(branch).prompt(budget, format=format, oversized=how)
         except PromptTooLarge:
+            assert told == ["", PromptTooLarge.code]
             known.clear()
             return
+        assert told == [made.rendered.decode(), made.generation], "another process makes another prompt"
         checked_messages(made)
         assert made.tokens <= budget
         assert made.tokens == sum(estimate(line) for line in lines(made.rendered))
@@ -270,4 +285,4 @@ def test_messages_are_exported_as_they_were_imported(drawn: list[dict[str, Any]]
 
 
 def test_the_default_tokenizer_has_a_name_that_reports_tell():
-    assert tokenizer().name == "kibo-estimate-1"
+    assert tokenizer().name == "kibo-estimate-2"

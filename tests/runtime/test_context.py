@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import kibo
 from kibo import aio
 from kibo.model.errors import BranchClosed, BranchStale, ContextEntryUnknown, WrongState
+from value_boxes import Values
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -110,3 +113,43 @@ async def test_coroutines_have_the_same_context(anyio_backend: str):
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+def test_a_prompt_keeps_its_beginning_over_sleep_forks_commits_checkouts_and_processes():
+    """What a provider has cached of an agent's prompt is found again by whatever goes on with that agent."""
+
+    def prompted(context: Any) -> bytes:
+        rendered: bytes = context.prompt(4000).rendered
+        assert rendered.startswith(seen[-1])
+        seen.append(rendered)
+        return rendered
+
+    seen = [b""]
+    with kibo.branch() as main:
+        box = main.spawn(Values(), name="box")
+        main.context.system("You fix tests.")
+        main.context.user("mend the shop")
+        prompted(main.context)
+        (fork,) = main.fork()  # the parent sleeps
+        prompted(fork.context)
+        fork.context.assistant("I look")
+        prompted(fork.context)
+        fork.commit()
+        assert prompted(main.context) == seen[-2]
+        box.put("a", 1)  # it wakes
+        main.context.user("and?")
+        prompted(main.context)
+        sealed = main.snapshot()
+    body = f"import kibo; print(kibo.context_of({sealed.id!r}).prompt(4000).rendered.hex())"
+    other = subprocess.run(
+        [sys.executable, "-c", body],
+        env={**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert bytes.fromhex(other.stdout.strip()) == seen[-1]
+    with kibo.checkout(sealed.id, Values()) as again:
+        assert prompted(again.context) == seen[-2]
+        again.context.assistant("it is mended")
+        prompted(again.context)
