@@ -16,7 +16,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from kibo import Box, action
+import kibo
+from kibo import Box, MayTalk, action, me
 from kibo.box.env import Env
 from kibo.model.errors import BuildFailed, InvalidDefinition, LockMismatch
 from kibo.runtime.images.environment import BuiltEnvironment, Lock, build_environment
@@ -361,6 +362,60 @@ def test_a_box_on_debian_acts_and_runs_what_was_installed(debian: BuiltEnvironme
         assert box.exec("hello; id -un").stdout == "Hello, world!\nbox\n"
         assert box.exec(["node", "-p", "require('is-odd')(3)"]).stdout == "true\n"
         assert box.exec("test -e /usr/bin/gcc").returncode == 1
+
+
+@needs("mmdebstrap")
+def test_a_program_in_a_box_on_debian_calls_out(debian: BuiltEnvironment, state: Path) -> None:
+    class Caller(Box):
+        env = DEBIAN
+        rights = [MayTalk()]
+
+    with own_runtime(state), kibo.branch() as main:
+        box = main.spawn(Caller(), name="caller")
+        assert json.loads(box.exec("kibo-box me").stdout)["name"] == "caller"
+        box.exec(["kibo-box", "send", "caller", "it's me"])
+        assert json.loads(box.exec("kibo-box receive").stdout)["body"] == "it's me"
+
+
+@pytest.fixture(scope="module")
+def without_libc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image that has no C library: a statically linked busybox, and nothing besides."""
+    place = tmp_path_factory.mktemp("busybox")
+    layout, bundle = place / "layout", place / "bundle"
+    umoci("init", "--layout", str(layout))
+    umoci("new", "--image", f"{layout}:one")
+    umoci("config", "--image", f"{layout}:one", "--config.env", "PATH=/bin")
+    umoci("unpack", "--image", f"{layout}:one", str(bundle))
+    programs = bundle / "rootfs/bin"
+    programs.mkdir()
+    busybox = shutil.which("busybox")
+    assert busybox is not None
+    shutil.copy(busybox, programs / "busybox")
+    for name in ("sh", "ls", "cat"):
+        (programs / name).symlink_to("busybox")
+    umoci("repack", "--image", f"{layout}:one", str(bundle))
+    return layout
+
+
+@needs("umoci", "busybox")
+def test_a_box_without_a_c_library_acts_and_its_programs_call_out(state: Path, without_libc: Path) -> None:
+    class Bare(Box):
+        env = Env(base=f"oci:dir:{without_libc}:one")
+        rights = [MayTalk()]
+
+        @action
+        def tell(self) -> str:
+            return str(me.send_message("bare", "by an action"))
+
+    build(Bare.env, state)
+    with own_runtime(state), kibo.branch() as main:
+        box = main.spawn(Bare(), name="bare")
+        assert box.exec("ls /lib64/ld-linux-x86-64.so.2 /lib/*/libc.so.6 /usr/lib/*/libc.so.6").stdout == ""
+        assert box.exec("/opt/kibo/python/bin/python3 -V").returncode != 0  # nothing runs here that needs one
+        assert box.tell().startswith("msg_")
+        assert json.loads(box.exec("kibo-box receive").stdout)["body"] == "by an action"
+        assert json.loads(box.exec("kibo-box me").stdout)["name"] == "bare"
+        assert box.exec("kibo-box dance").returncode == 65
 
 
 @needs("mmdebstrap")

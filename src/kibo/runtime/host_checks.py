@@ -313,6 +313,7 @@ def machine(home: Path) -> list[Check]:
     for program, package, use in (
         ("mmdebstrap", "mmdebstrap", "base 'debian:...'"),
         ("bwrap", "bubblewrap", "the comparison in make bench"),
+        ("busybox", "busybox-static", "tests of a base without a C library"),
         ("skopeo", "skopeo", "tests of base 'oci:...'"),
         ("git", "git", "fetching examples and workspaces"),
     ):

@@ -30,7 +30,7 @@ PYTHON: Final = f"{PYTHON_HOME}/bin/python3"
 COMMANDS: Final = "/opt/kibo/bin"
 
 #: Raised when the layout below changes, so that an older Kibo's layer is not taken for this one's.
-_LAYOUT: Final = 5
+_LAYOUT: Final = 6
 #: What no box imports: test suites, the editor and its toolkit, the build's own static library, other packages.
 _LEFT_OUT: Final = frozenset(
     {"test", "tests", "idlelib", "idle_test", "tkinter", "turtledemo", "turtle.py", "lib2to3", "ensurepip",
@@ -39,10 +39,13 @@ _LEFT_OUT: Final = frozenset(
 _ROOT_PACKAGES: Final = ("cloudpickle", "msgspec", "pydantic")
 #: Parts of Kibo that only the host's side uses.
 _HOST_ONLY: Final = ("cli", "serve", "integrations", "client", "runtime/images", "runtime/layers")
-_COMMAND: Final = f"""import sys
-sys.path.append({SITE!r})
+#: In shell, because a base may have no C library, or another: the loader is told which one to take.
+_COMMAND: Final = """#!/bin/sh
+exec {loader} --library-path {libraries} {program} -IS -c '
+import sys
+sys.path.append("{site}")
 from kibo.kibo_box import main
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:]))' "$@"
 """
 _RUNPATH: Final = f"{PYTHON_HOME}/lib".encode()
 
@@ -102,6 +105,7 @@ def write_base(target: Path) -> None:
     program = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
     modules = [program, *(library / "lib-dynload").glob("*.so"), *site.rglob("*.so")]
     libraries.copy_needed(modules, target / libraries.NEEDED.lstrip("/"))
+    libraries.copy_c_library(program, modules, target / libraries.C_LIBRARY.lstrip("/"))
 
 
 def write_guest(base: Path, target: Path) -> None:
@@ -115,11 +119,25 @@ def write_guest(base: Path, target: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, path)
         path.chmod(0o644)
-    # By the guest's own interpreter, which every box has, whatever else is in its file system.
     command = target / COMMANDS.lstrip("/") / "kibo-box"
     command.parent.mkdir()
-    command.write_text(f"#!{PYTHON} -IS\n{_COMMAND}")
+    command.write_text(_command(target))
     command.chmod(0o755)
+
+
+def _command(target: Path) -> str:
+    """Returns the program by which a box calls out: run by the guest's interpreter, whatever the base has."""
+    here = target / PYTHON_HOME.lstrip("/") / "bin"
+    real = next((path.name for path in here.glob("python*.real")), "python3")
+    text = _COMMAND.format(
+        loader=libraries.LOADER,
+        libraries=f"{libraries.C_LIBRARY}:{PYTHON_HOME}/lib",
+        program=f"{PYTHON_HOME}/bin/{real}",
+        site=SITE,
+    )
+    if (target / libraries.LOADER.lstrip("/")).exists():
+        return text
+    return text.replace(f"{libraries.LOADER} --library-path {libraries.C_LIBRARY}:{PYTHON_HOME}/lib ", "")
 
 
 def _copy_tree(source: Path, target: Path) -> None:
