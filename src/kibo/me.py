@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import _socket
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -206,10 +206,20 @@ class Branch:
         self.live: bool = told["live"]
         self.instances = {name: Instance(each) for name, each in told["instances"].items()}
 
-    def spawn(self, box: Any, *, name: str = "", **parameters: Any) -> Instance:
-        """Makes an instance in it; see `spawn`. ``name`` is what it is called in the branch and in its forks."""
+    def spawn(self, box: Any, *, name: str = "", shared: Sequence[str] = (), **parameters: Any) -> Instance:
+        """Makes an instance in it; see `spawn`. ``name`` is what it is called in the branch and in its forks, and
+        ``shared`` the directories at ``/shared/NAME`` that it has in common with others of the branch.
+        """
         called, given = _named(box, parameters)
-        made = Instance(ask("spawn_in", branch=self.id, box=called, parameters=_plain(given), name=name))
+        told = ask(
+            "spawn_in",
+            branch=self.id,
+            box=called,
+            parameters=_plain(given),
+            name=name,
+            shared=_names(shared),
+        )
+        made = Instance(told)
         self.instances[made._of[1]] = made
         return made
 
@@ -247,21 +257,22 @@ class Branch:
         ask("end", of=self.id)
 
 
-def spawn(box: Any, **parameters: Any) -> Instance:
+def spawn(box: Any, *, shared: Sequence[str] = (), **parameters: Any) -> Instance:
     """Makes an instance that is this box's own: it ends with it, and no fork of this box has it.
 
     Args:
         box: What `MaySpawn(...)` in the rights calls it; or a box of that class, whose parameters are taken.
+        shared: Directories at ``/shared/NAME`` that this box has, and it is to have, too.
         parameters: Of the definition.
 
     Raises:
-        Denied: The box may not spawn that.
+        Denied: The box may not spawn that, or does not have such a directory itself.
         Exhausted: It has as many instances as its quota allows.
         WrongState: It is in a fork, and what is to be spawned has a way out.
         KiboError: As `Box.spawn`.
     """
     called, given = _named(box, parameters)
-    return Instance(ask("spawn", box=called, parameters=_plain(given)))
+    return Instance(ask("spawn", box=called, parameters=_plain(given), shared=_names(shared)))
 
 
 def progress(value: Any) -> None:
@@ -557,6 +568,10 @@ def _named(box: Any, parameters: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if not hasattr(kind, "__kibo_restore__"):
         raise InvalidInput(f"{box!r} is no box", hint='Name one that this box may spawn: me.spawn("Worker").')
     return kind.__name__, {**own, **parameters}
+
+
+def _names(shared: Sequence[str]) -> list[str]:
+    return [shared] if isinstance(shared, str) else list(shared)
 
 
 def _id(message: Message | str) -> str:

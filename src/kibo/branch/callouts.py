@@ -16,12 +16,16 @@ from msgspec import Meta
 from kibo.box.rights import MayFork, MaySpawn
 from kibo.branch.face import EVERYTHING
 from kibo.branch.running import RunningBranch
-from kibo.model.errors import KiboError, WrongState
-from kibo.model.limits import MAX_FORKS
+from kibo.branch.sharing import shared_names
+from kibo.model.errors import Denied, KiboError, WrongState
+from kibo.model.limits import MAX_FORKS, MAX_SHARED
+from kibo.runtime import callouts
 from kibo.runtime.answering import Verb
 from kibo.runtime.callers import Caller, Owned, Tally
-from kibo.runtime.callouts import Asked, Name, asks_of, definition, described, put_below
+from kibo.runtime.callouts import Asked, Fork, Name, Spawning, asks_of, definition, described, put_below
 from kibo.runtime.instance import spawned_of
+from kibo.runtime.states import Spawned, States
+from kibo.runtime.waiting import run
 
 
 class Beginning(Asked):
@@ -53,6 +57,7 @@ class SpawningIn(Asked):
     box: Name
     parameters: dict[str, Any] = {}
     name: Name = ""
+    shared: Annotated[list[Name], Meta(max_length=MAX_SHARED)] = []
 
 
 def begin(make: Callable[[str, str], Any], caller: Caller, asked: Beginning) -> dict[str, Any]:
@@ -71,13 +76,38 @@ def begin(make: Callable[[str, str], Any], caller: Caller, asked: Beginning) -> 
     return _told(root)
 
 
+def spawn(caller: Caller, asked: Spawning) -> dict[str, Any]:
+    """Makes an instance that is the box's own, with a part of what the box shares with others of its branch."""
+    if not asked.shared:
+        return callouts.spawn(caller, asked)
+    running, names = _own_branch(caller), shared_names(asked.shared)
+    own = running.members[caller.instance._member].shared
+    if foreign := [name for name in names if name not in own]:
+        raise Denied(
+            f"this box does not have the shared directory {foreign[0]!r}",
+            hint=f"It has: {', '.join(own) or 'none'}. Spawn it with shared=[...], from outside.",
+            details={"shared": foreign},
+        )
+    waiting = running.family.waiting
+
+    def forked(states: States, fork: Fork) -> Spawned:
+        async def sharing() -> Spawned:
+            async with running.sharing.part(states, names) as part:
+                return await waiting.aside(lambda: run(fork(shared=part)))
+
+        made: Spawned = asks_of(caller, waiting)(sharing)
+        return made
+
+    return callouts.spawn(caller, asked, forked)
+
+
 def spawn_in(caller: Caller, asked: SpawningIn) -> dict[str, Any]:
     """Makes an instance in a branch that the box has begun, or forked from one."""
     running: RunningBranch = caller.owned(asked.branch)
     box = definition(caller, asked.box, asked.parameters)
     with caller.making(instances=1):
         face = asks_of(caller, running.family.waiting)(
-            lambda: running.spawn(box, None, asked.name or asked.box, None)
+            lambda: running.spawn(box, None, asked.name or asked.box, None, asked.shared)
         )
         put_below(face, caller)
     return described([asked.branch, face._member], face)
@@ -173,6 +203,7 @@ def _told(running: RunningBranch) -> dict[str, Any]:
 def verbs(make: Callable[[str, str], Any]) -> dict[str, Verb]:
     """Returns the verbs, with what begins a tree by its goal and its name."""
     return {
+        "spawn": Verb(Spawning, MaySpawn, spawn),
         "begin": Verb(Beginning, MayFork, partial(begin, make)),
         "spawn_in": Verb(SpawningIn, MaySpawn, spawn_in),
         "fork": Verb(Forking, MayFork, fork),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -14,15 +14,18 @@ from kibo.box.define import Box
 from kibo.box.plan import plan
 from kibo.box.rights import MaySpawn
 from kibo.model.errors import Denied, InvalidInput, KiboError, WrongState
-from kibo.model.limits import DEFAULT_ACTION_S, MAX_NAME, MAX_PROGRESS_BYTES
+from kibo.model.limits import DEFAULT_ACTION_S, MAX_NAME, MAX_PROGRESS_BYTES, MAX_SHARED
 from kibo.runtime import wire
 from kibo.runtime.answering import Verb
 from kibo.runtime.callers import Caller, Owned, Tally
 from kibo.runtime.instance import Instance, caller_of, conversation_of, spawned_of
 from kibo.runtime.recording import perform
+from kibo.runtime.states import Spawned, States
 from kibo.runtime.waiting import Blocking, Outside, Waiting, run
 
 Name = Annotated[str, Meta(max_length=MAX_NAME)]
+#: Makes an instance; takes its part of shared directories as ``shared=``.
+Fork = Callable[..., Coroutine[Any, Any, Spawned]]
 #: How an instance is named: by what `spawn` has called it, or by the branch and its name in there.
 Target = Name | Annotated[list[Name], Meta(min_length=2, max_length=2)]
 
@@ -38,6 +41,7 @@ class Progress(Asked):
 class Spawning(Asked):
     box: Name
     parameters: dict[str, Any] = {}
+    shared: Annotated[list[Name], Meta(max_length=MAX_SHARED)] = []
 
 
 class Calling(Asked):
@@ -117,8 +121,16 @@ def definition(caller: Caller, name: str, parameters: dict[str, Any]) -> Box:
     return made
 
 
-def spawn(caller: Caller, asked: Spawning) -> dict[str, Any]:
-    """Makes an instance that is the box's own, and ends with it."""
+def spawn(
+    caller: Caller, asked: Spawning, forked: Callable[[States, Fork], Spawned] | None = None
+) -> dict[str, Any]:
+    """Makes an instance that is the box's own, and ends with it.
+
+    Args:
+        caller: The box.
+        asked: What it asks for.
+        forked: Makes it by a fork that may be given a part of shared directories; None where it has none.
+    """
     box = definition(caller, asked.box, asked.parameters)
     spawned = spawned_of(caller.instance)
     states, asker = spawned.states, spawned.asker
@@ -130,7 +142,8 @@ def spawn(caller: Caller, asked: Spawning) -> dict[str, Any]:
         )
     with caller.making(instances=1):
         state = states.ensure(box, None, asker.tape)
-        child = Instance(run(states.fork(Blocking(), state, asker=asker)))
+        fork = partial(states.fork, Blocking(), state, asker=asker)
+        child = Instance(run(fork()) if forked is None else forked(states, fork))
         put_below(child, caller)
         caller.own(child.id, Owned(child, partial(end_instance, child), partial(tally_of, child)))
     return described(child.id, child)
