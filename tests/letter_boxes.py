@@ -33,6 +33,13 @@ class Reader(kibo.Box):
         self.got.append(message.body)
         return len(self.got)
 
+    @kibo.action
+    def work(self, seconds: float) -> int:
+        """Be busy for a while, and say how much was kept meanwhile."""
+        before = len(self.got)
+        time.sleep(seconds)
+        return len(self.got) - before
+
     @kibo.action(effect="read")
     def read(self) -> list[Any]:
         """Return what was kept."""

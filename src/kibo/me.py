@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from kibo.model.errors import Denied, InvalidInput, KiboError, Unavailable, WrongState, error_of
-from kibo.model.message import DeadLetter, Delivery, Message, Posting
+from kibo.model.message import DeadLetter, DelegationRecord, Delivery, Message, Posting
 from kibo.runtime import wire
 
 #: Where a box calls out.
@@ -33,6 +33,7 @@ __all__ = [
     "commit",
     "dead",
     "delegate",
+    "delegations",
     "done",
     "failed",
     "fork",
@@ -346,6 +347,15 @@ def delegate(to: str, action: str, /, *args: Any, **kwargs: Any) -> Generator[An
     """
     arguments = {"to": to, "action": action, "args": _plain(args), "kwargs": _plain(kwargs)}
     return _answers("delegate", arguments)
+
+
+def delegations(*, after: int = 0) -> list[DelegationRecord]:
+    """Tells what has become of what this box has delegated, oldest first: 100 at most. Needs `kibo.MayDelegate`.
+
+    Args:
+        after: The ``seq`` of the last one that is known; 0 for the beginning.
+    """
+    return [DelegationRecord(**each) for each in ask("delegations", after=after)]
 
 
 def receive(*, timeout_s: float = 0.0, hold_s: float = 60.0) -> Message | None:

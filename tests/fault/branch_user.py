@@ -15,8 +15,10 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from textwrap import dedent
 
 import kibo
+from caller_boxes import Planner
 from kibo.branch.branch import Branch
 from kibo.runtime.layers.home import state_home
 from kibo.runtime.trees.conflict import THEIRS
@@ -150,6 +152,20 @@ class Scene:
     def checkout(self) -> Step:
         self.deepen(self.main)
         return lambda: kibo.checkout(self.main.id, Values(), name="again")
+
+    def boxs_tree(self) -> Step:
+        """Of a tree that a box has begun, which forks and commits in it."""
+        planner = self.main.spawn(Planner(), name="planner")
+        self.main.snapshot()
+        deeds = """
+            self.root = me.branch(name="boxs")
+            self.root.spawn("Worker", name="worker").add()
+            one, two = self.root.fork(2)
+            one["worker"].add()
+            one.commit()
+            self.root.snapshot()
+        """
+        return lambda: planner.run(dedent(deeds))
 
     def collect(self) -> Step:
         """Of a tree that ended, and of what freezes left, while another tree runs."""

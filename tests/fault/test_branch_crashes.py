@@ -14,7 +14,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,15 @@ LONG = ["shared_merge"]
 #: Steps of the process and of its files alone; what `open` does, who looks does too.
 UNSEEN = {"spawn", "end", "open"}
 WITHIN_S = 10.0
+#: Where a tree is something else than before.
+OF_TREES = (
+    "tree.noted",
+    "create.before_commit",
+    "spawn.made",
+    "fork.recorded",
+    "commit.recorded",
+    "seal.recorded",
+)
 #: The points that steps were seen to pass.
 PASSED: dict[str, set[str]] = {}
 
@@ -263,8 +272,38 @@ def test_a_collection_killed_at_any_point_is_gone_on_with(home: Home) -> None:
 
 
 @pytest.mark.timeout(180)
+def test_a_tree_that_a_box_has_begun_is_over_and_collected_wherever_it_was_killed(home: Home) -> None:
+    step = Step(home, "boxs_tree")
+    over_wherever(step, [where for where in step.places(every=False) if where.split(":")[0] in OF_TREES])
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_tree_that_a_box_has_begun_is_over_wherever_it_was_killed_at_any_passage(home: Home) -> None:
+    step = Step(home, "boxs_tree")
+    over_wherever(step, step.places(every=True))
+
+
+def over_wherever(step: Step, places: Iterable[str]) -> None:
+    """Of a tree that ends with its process: nobody can go on with it, and all of it is collected."""
+    begun = False
+    for where in places:
+        seen, _ = step.killed(where)
+        assert seen.pop("main") == step.before[0]["main"], where
+        assert {status for status, *_ in seen.values()} <= {"aborted", "committed"}, where
+        assert bool(seen) >= begun
+        begun = bool(seen)
+        records = Records(step.home.path)
+        records.standing().collect(0.0, 0.0)
+        assert records.history.unflushed() == []  # nothing that was sealed waits for a power cut for ever
+        records.close()
+        assert look(step.home, where)[0].keys() == {"main"}, where
+    assert begun
+
+
+@pytest.mark.timeout(180)
 def test_every_named_point_is_one_that_a_step_is_killed_at(home: Home) -> None:
-    for name in {*STEPS, "collect"} - PASSED.keys():
+    for name in {*STEPS, "collect", "boxs_tree"} - PASSED.keys():
         Step(home, name)
     assert branch_points() - set().union(*PASSED.values()) == set()
 

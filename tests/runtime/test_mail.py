@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -39,6 +42,41 @@ def test_a_message_is_handled_in_the_box_in_order(pair) -> None:
     assert handled(last) == ["consumed"]
     assert b.read() == list(range(20))
     assert a.read() == []
+
+
+def test_what_is_sent_while_an_action_is_under_way_is_handled_as_soon_as_it_has_ended(
+    pair, calls: ThreadPoolExecutor
+) -> None:
+    a, b = pair
+    working = calls.submit(b.work, 0.3)
+    until(lambda: b._conversation.turn.held)
+    receipts = [a.send_message(b, number) for number in range(3)]
+    assert working.result(SOON_S) == 0  # nothing was handled in the middle of it
+    for receipt in receipts:
+        receipt.wait(timeout_s=SOON_S)  # without another word to b
+    assert b.read() == [0, 1, 2]
+
+
+def test_no_message_is_lost_or_doubled_where_an_action_is_just_about_to_end(
+    pair, calls: ThreadPoolExecutor
+) -> None:
+    seed = int(os.environ.get("KIBO_TEST_SEED", random.SystemRandom().getrandbits(32)))
+    print(f"KIBO_TEST_SEED={seed}")
+    dice = random.Random(seed)
+    a, b = pair
+    sent, receipts = 0, []
+    for _ in range(60):
+        takes_s = dice.uniform(0.0, 0.004)
+        working = calls.submit(b.work, takes_s)
+        time.sleep(dice.uniform(0.0, 0.008))  # around its end, on either side
+        for _ in range(dice.randrange(1, 4)):
+            receipts.append(a.send_message(b, sent))
+            sent += 1
+        assert working.result(SOON_S) == 0
+    for receipt in receipts:
+        receipt.wait(timeout_s=SOON_S)
+    assert b.read() == list(range(sent))
+    assert len(set(b.seen())) == sent
 
 
 def test_a_handler_that_raises_gets_the_message_again_with_the_same_id(pair) -> None:
@@ -436,6 +474,55 @@ def test_a_delegation_that_is_cancelled_interrupts_its_action_and_no_other(main)
     assert not behind.cancel()
     with pytest.raises(errors.WrongState, match="cancelled"):
         slow.result()
+
+
+def test_what_became_of_delegations_is_told_to_whoever_asks(main) -> None:
+    a, b = main.spawn(Plain(), name="a"), main.spawn(Stepper(), name="b")
+    a.delegate(b, "add", 1, 2).result(SOON_S)
+    failed = a.delegate(b, "fail")
+    with pytest.raises(errors.ActionRaised):
+        failed.result(SOON_S)
+    slow = a.delegate(b, "sleep", 60)
+    until(lambda: main.mail.presence()["b"] == "busy")
+    told = main.mail.delegations()
+    assert [(each.action, each.state) for each in told] == [
+        ("add", "done"),
+        ("fail", "failed"),
+        ("sleep", "begun"),
+    ]
+    assert "ValueError" in told[1].why
+    assert (told[2].id, told[2].sender, told[2].to, told[2].branch) == (slow.id, "a", "b", main.id)
+    assert slow.cancel()
+    assert main.mail.delegations()[2].state == "cancelled"
+    with pytest.raises(errors.UnknownAction):
+        a.delegate(b, "fly")
+    assert len(main.mail.delegations()) == 3  # what has not begun is none
+
+
+def test_a_delegation_that_a_fork_has_not_seen_the_end_of_is_lost_there_and_not_where_it_is(
+    main, calls: ThreadPoolExecutor
+) -> None:
+    a, b = main.spawn(Plain(), name="a"), main.spawn(Stepper(), name="b")
+    before = a.delegate(b, "sleep", 60)
+    until(lambda: main.mail.presence()["b"] == "busy")
+    forking = calls.submit(main.fork)
+    until(lambda: main._running.mail.room._pauses)
+    behind = a.delegate(b, "add", 1, other=2)  # waits for its turn behind the fork
+    assert before.cancel()
+    (fork,) = forking.result(SOON_S)
+    assert behind.result(SOON_S) == 3
+    assert [each.state for each in main.mail.delegations()] == ["cancelled", "done"]
+    states = [each.state for each in fork.mail.delegations()]
+    assert states[0] in ("cancelled", "lost")  # its end was noted before the fork was made, or after
+    assert states[1:] == ["lost"]
+    mine = fork["a"].delegate(fork["b"], "sleep", 60)
+    fork.abort()
+    with pytest.raises(errors.KiboError):
+        mine.result(SOON_S)
+    told = fork.mail.delegations()[-1]
+    assert told.id == mine.id
+    assert told.state in ("failed", "lost")  # its end was noted before the branch was closed, or could not be
+    assert told.why
 
 
 def test_presence_is_apart_from_mail(main) -> None:

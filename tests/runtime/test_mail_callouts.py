@@ -322,6 +322,12 @@ def test_a_box_delegates_and_hears_of_progress(main: Branch) -> None:
     )
     assert found == 3
     assert boss.try_to_ask("delegate", {"to": "stepper", "action": "fail"})[0] == "action.raised"
+    told = boss.run("result = [[each.action, each.state, each.seq] for each in me.delegations()]")
+    assert [each[:2] for each in told] == [["walk", "done"], ["add", "done"], ["fail", "failed"]]
+    later = boss.run(f"result = [each.action for each in me.delegations(after={told[1][2]})]")
+    assert later == ["fail"]
+    other = main.spawn(Writer(), name="other")
+    assert other.run("result = me.delegations()") == []  # another's are another's
     assert boss.try_to_ask("delegate", {"to": "boss", "action": "run", "args": [""]})[0] == "input.invalid"
     assert main.spawn(Planner()).try_to_ask("delegate", {"to": "stepper", "action": "add"})[0] == (
         "policy.denied"

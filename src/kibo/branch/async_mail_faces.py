@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final
 
-from kibo.model.message import DeadLetter, Message, Posting, Progress
+from kibo.model.message import DeadLetter, DelegationRecord, Message, Posting, Progress
 
 if TYPE_CHECKING:
     from kibo.branch.delegation import Delegation, State
@@ -65,6 +65,10 @@ class AsyncBranchMail:
     async def redeliver(self, message: str) -> int:
         """Has a dead letter delivered after all. Returns to how many recipients."""
         return await self._mail.redeliver(message)
+
+    async def delegations(self) -> list[DelegationRecord]:
+        """Tells what has become of delegations that the branch sees, oldest first."""
+        return await self._mail.delegations()
 
     def presence(self) -> dict[str, Presence]:
         """Tells what each instance is at."""

@@ -1,26 +1,29 @@
 """An action that one instance has another do for it: begun, watched, and ended, by whoever holds it.
 
-It is this process's, and ends with it. Cancelled, it interrupts its action and nobody else's.
+It is this process's, and ends with it: the branch's log says that it began and how it ended, and `delegations` what
+became of one whose process could not say. Cancelled, it interrupts its action and nobody else's.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, Literal
 
 from kibo.box.actions import ActionSpec
-from kibo.branch.mailroom import Correspondent
+from kibo.branch.mailroom import Correspondent, Mailroom
 from kibo.hub import carriers
+from kibo.hub.entries import Delegated, Ended
 from kibo.hub.waiters import Waiters
-from kibo.model.errors import KiboError, ReplyTimedOut, WrongState
+from kibo.model.errors import BranchClosed, BranchTaken, KiboError, ReplyTimedOut, WrongState
 from kibo.model.ids import DelegationId
 from kibo.model.message import Progress
 from kibo.runtime.orders import UNWIND_S
 from kibo.runtime.recording import perform
-from kibo.runtime.waiting import Outside, Waiting
 
+_log: Final = logging.getLogger(__name__)
 State = Literal["begun", "done", "failed", "cancelled"]
 _AGAIN: Final = "Delegate it again."
 #: What of its progress is kept for whoever looks late.
@@ -31,8 +34,9 @@ class Delegation:
     """One action that an instance does for another.
 
     Args:
-        waiting: How the instance is waited for.
-        outside: How a thread does that.
+        room: What brings the mail of the branch that it is begun in.
+        process: What this process is called; see `kibo.branch.owning.Owner.name`.
+        sender: Who has it done.
         other: Who does it.
         spec: What.
         args: Its arguments.
@@ -41,8 +45,9 @@ class Delegation:
 
     def __init__(
         self,
-        waiting: Waiting,
-        outside: Outside,
+        room: Mailroom,
+        process: str,
+        sender: str,
         other: tuple[str, Correspondent],
         spec: ActionSpec,
         args: tuple[Any, ...],
@@ -50,7 +55,8 @@ class Delegation:
     ) -> None:
         self.id: Final = DelegationId.new()
         self.state: State = "begun"
-        self._waiting, self._outside = waiting, outside
+        self._room, self._waiting = room, room.waiting
+        self._process, self._sender = process, sender
         self._to, self._member = other
         self._face = self._member.face  # held: it lives for as long as it is at it
         self._spec, self._args, self._kwargs = spec, args, kwargs
@@ -59,12 +65,22 @@ class Delegation:
         self._count = 0
         self._result: Any = None
         self._error: KiboError | None = None
-        self._fence = waiting.lock()
+        self._fence = room.waiting.lock()
         self._asks = self._stopping = False
 
-    def begin(self) -> None:
-        """Has it done."""
+    async def begin(self) -> None:
+        """Has it done. That it began is on the disk when this returns.
+
+        Raises:
+            InvalidArguments: As a call of it.
+            BranchClosed, BranchTaken: The branch is not open, or not this process's. Nothing has begun.
+        """
         self._spec.check_arguments(self._args, self._kwargs)
+        post = self._room.post
+        begun = Delegated(
+            str(self.id), self._sender, self._to, self._spec.name, str(post.branch), self._process
+        )
+        await self._waiting.aside(lambda: post.delegate(begun))
         self._tell("begun")
         carriers.carriers.submit(self._carry)
 
@@ -80,7 +96,7 @@ class Delegation:
 
     def _carry(self) -> None:
         try:
-            self._result = self._outside(self._do)
+            self._result = self._room.outside(self._do)
             self._end("done", None)
         except KiboError as error:
             self._end("cancelled" if self._stopping else "failed", error)
@@ -123,7 +139,13 @@ class Delegation:
         finally:
             await items.close()
 
-    def _end(self, state: State, error: KiboError | None) -> None:
+    def _end(self, state: Literal["done", "failed", "cancelled"], error: KiboError | None) -> None:
+        try:
+            self._room.now.post.end(Ended(str(self.id), state, "" if error is None else error.message))
+        except (BranchClosed, BranchTaken):
+            pass  # whoever asks sees by that what became of it
+        except Exception as unwritten:  # noqa: BLE001 - whoever waits for the result is to have it
+            _log.warning("how delegation %s ended could not be noted: %s", self.id, unwritten)
         self._error, self.state = error, state
         self._tell(state, self._result if error is None else error.message)
 
@@ -165,6 +187,14 @@ class Delegation:
         self._stopping = True
         if self.state != "begun":
             return False
+        # Once more for one that the first reached before it had begun; otherwise it has had its time to unwind.
+        for _ in range(2):
+            await self._interrupt()
+            if await self._waiters.until(self._waiting, lambda: self.state != "begun" or None, UNWIND_S):
+                break
+        return self._was_cancelled()
+
+    async def _interrupt(self) -> None:
         # The turn is given on only after this, so that nobody else's action is interrupted.
         async with self._fence:
             if self._asks:
@@ -173,5 +203,3 @@ class Delegation:
                     await talk.session.ask(
                         self._waiting, "interrupt", {"id": talk.instance}, timeout_s=UNWIND_S
                     )
-        await self._waiters.until(self._waiting, lambda: self.state != "begun" or None, 2 * UNWIND_S)
-        return self._was_cancelled()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -98,6 +98,7 @@ class Family:
         keeper: Of files in a workspace that boxes are to own, by whether they run as root; None for this user's own.
         recorder: Records calls of actions.
         listen: Has this process hear of it when another has written to the mail of a branch that runs here.
+        telling: Wakes, at the end of a block that writes mail, those who follow it from other processes.
         tape: The recording that its traffic goes into, or the replay that answers it.
         lock: Held while branches of the tree begin or end.
         ledger: What instances have asked the outside world for.
@@ -117,6 +118,7 @@ class Family:
     keeper: Callable[[bool], tuple[int, int] | None]
     recorder: Recorder
     listen: Callable[[], None]
+    telling: Callable[[], AbstractContextManager[None]]
     tape: Tape | None = None
     lock: AbstractAsyncContextManager[object] = field(init=False)
     ledger: Ledger = field(init=False)

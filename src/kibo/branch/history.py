@@ -58,18 +58,26 @@ class History:
 
     # -- branches
 
-    def create(self, goal: str = "", name: str = "main", *, world: World | None = None) -> BranchRecord:
+    def create(
+        self,
+        goal: str = "",
+        name: str = "main",
+        *,
+        world: World | None = None,
+        id: BranchId | None = None,
+    ) -> BranchRecord:
         """Makes a root branch: a tree of its own.
 
         Args:
             goal: What it is for.
             name: What to call it.
             world: What its first snapshot holds; nothing by default.
+            id: Its id, where that was made before it.
 
         Raises:
             InvalidInput: The name or the world is not well formed.
         """
-        branch, first, now = BranchId.new(), SnapshotId.new(), time.time()
+        branch, first, now = id or BranchId.new(), SnapshotId.new(), time.time()
         text = written(world or {})
         marks.checked_name(name, "name")
         row = transfer.first_row(branch, first, 0, name, goal, now)
@@ -437,6 +445,10 @@ class History:
     def mark_flushed(self, *snapshots: str) -> None:
         """Records that the files of snapshots are on the disk."""
         self.store.write(lambda tx: recovery.mark_flushed(tx, snapshots))
+
+    def unflushed(self) -> list[SnapshotId]:
+        """Lists the snapshots of this boot of this host whose files may not be on the disk yet."""
+        return recovery.unflushed_here(self.store, self._here)
 
     def recover(self) -> Recovered:
         """After a power cut of this host, moves every branch back to the newest point that is on the disk.

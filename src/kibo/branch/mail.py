@@ -15,8 +15,11 @@ from typing import Any, Final, Literal
 
 from kibo.branch.async_mail_faces import AsyncDelegated
 from kibo.branch.delegation import Delegation
+from kibo.branch.delegations import told
 from kibo.branch.mail_faces import Delegated
 from kibo.branch.mailroom import Correspondent, Function, Mailroom, gone
+from kibo.branch.owning import Owner
+from kibo.branch.records import BranchRecord
 from kibo.hub import carriers
 from kibo.hub.entries import Address, Subscribed
 from kibo.hub.letters import Letter
@@ -37,7 +40,7 @@ from kibo.model.errors import (
 )
 from kibo.model.ids import MessageId
 from kibo.model.limits import DEFAULT_ACTION_S, MAX_REPLY_S, MAX_SUBSCRIPTIONS
-from kibo.model.message import DeadLetter, Delivery, Message
+from kibo.model.message import DeadLetter, DelegationRecord, Delivery, Message
 from kibo.model.topics import checked_event, checked_pattern, matches
 from kibo.runtime.waiting import Waiting
 
@@ -57,6 +60,8 @@ class Mail:
         room: Delivers it.
         members: Its instances by name, as they are now.
         knows: Tells whether an instance that somebody holds is one whose name means something here.
+        record: Returns it as history has it.
+        owner: This process, as others see it.
     """
 
     def __init__(
@@ -65,8 +70,11 @@ class Mail:
         room: Mailroom,
         members: Callable[[], Mapping[str, Correspondent]],
         knows: Callable[[Any], bool],
+        record: Callable[[], BranchRecord],
+        owner: Owner,
     ) -> None:
         self._branch = branch
+        self._record, self._owner = record, owner
         self._knows = knows
         self.room: Final = room
         self._members = members
@@ -436,9 +444,18 @@ class Mail:
         to = self._living(other)
         member = self._members()[to]
         spec = member.talk.spec(action)
-        made = Delegation(self.waiting, self.room.outside, (to, member), spec, args, kwargs)
-        made.begin()
+        made = Delegation(self.room, self._owner.name, sender, (to, member), spec, args, kwargs)
+        await made.begin()
         return made
+
+    async def delegations(self) -> list[DelegationRecord]:
+        """Tells what has become of the newest delegations that the branch sees, oldest first."""
+
+        def look() -> list[DelegationRecord]:
+            known, record = self.post.delegations(), self._record()
+            return [told(each, record, self._owner.lives) for each in known]
+
+        return await self.waiting.aside(look)
 
     def delegated(self, delegation: Delegation) -> Delegated | AsyncDelegated:
         """Returns what a user of this branch's face holds of a delegation."""

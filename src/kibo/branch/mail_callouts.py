@@ -145,7 +145,8 @@ def delegate(caller: Caller, asked: Delegating) -> Generator[Any, None, Any]:
         raise InvalidInput(f"{me} cannot delegate to itself", hint="Call the method.")
     ask = asks_of(caller, conversation_of(caller.instance).waiting)
     with mail.room.asks(me):
-        made = ask(lambda: mail.delegate(me, asked.to, asked.action, tuple(asked.args), asked.kwargs))
+        with caller.writing(2 * MESSAGE_ROW_BYTES):  # that it began, and how it ended
+            made = ask(lambda: mail.delegate(me, asked.to, asked.action, tuple(asked.args), asked.kwargs))
         last = 0
         try:
             while (event := ask(partial(made.next_event, last))) is not None:
@@ -243,6 +244,14 @@ def presence(caller: Caller, asked: Asked) -> dict[str, str]:
     """Tells what each instance of the box's branch is at."""
     mail, _ = _mail(caller)
     return dict(mail.presence())
+
+
+def delegations(caller: Caller, asked: Reading) -> list[dict[str, Any]]:
+    """Tells what has become of what the box has delegated, oldest first, from a cursor on."""
+    found = _do(caller, lambda mail, _: mail.delegations())
+    _, me = _mail(caller)
+    mine = (each.as_dict() for each in found if each.sender == me and each.seq > asked.after)
+    return _few(islice(mine, asked.limit))
 
 
 def sent(caller: Caller, asked: Reading) -> dict[str, Any]:
@@ -346,6 +355,7 @@ VERBS: Final = {
     "wait": Verb(Waiting, None, wait),
     "dead": Verb(Reading, None, dead),
     "redeliver": Verb(OfMessage, None, redeliver),
+    "delegations": Verb(Reading, MayDelegate, delegations),
     "presence": Verb(Asked, None, presence),
     "sent": Verb(Reading, None, sent),
     "post": Verb(Posting, MayPost, post),

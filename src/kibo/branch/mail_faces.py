@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from kibo.model.message import DeadLetter, Message, Posting, Progress
+from kibo.model.message import DeadLetter, DelegationRecord, Message, Posting, Progress
 from kibo.runtime.waiting import run
 
 if TYPE_CHECKING:
@@ -87,6 +87,13 @@ class BranchMail:
             MessageUnknown: There is none such.
         """
         return run(self._mail.redeliver(message))
+
+    def delegations(self) -> list[DelegationRecord]:
+        """Tells what has become of delegations that the branch sees, oldest first: the newest 10,000.
+
+        One whose process has ended, or that was begun in another branch and not seen to its end, is ``lost``.
+        """
+        return run(self._mail.delegations())
 
     def presence(self) -> dict[str, Presence]:
         """Tells of each instance whether it is ``idle``, ``busy``, ``asleep`` since it was forked, or ``ended``."""

@@ -1,8 +1,9 @@
-"""Whose the layers on disk are: those that nobody sealed go with the process that had them written, however it ends.
+"""What goes with the process that had it made, however that ends: layers on disk that nobody sealed, and trees of
+branches that are a box's own, or of messages between instances that are in none.
 
 An owner is a process and a state directory. All its layers begin with the same digits; a lock of that name says that it
 lives. Layers that a snapshot names belong to the history, and go when that lets them go; those that a frozen workspace
-names go with that, see `unnamed`.
+names go with that, see `unnamed`. Such trees are aborted by whoever opens the history next.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -19,6 +21,7 @@ from kibo.branch.reach import Retention
 from kibo.branch.retention import Collected
 from kibo.branch.unnamed import Unnamed
 from kibo.branch.worlds import names
+from kibo.model.errors import BranchClosed, BranchUnknown
 from kibo.model.ids import DeltaId
 from kibo.runtime.layers.temporary import remove_tree
 from kibo.runtime.trees.flatten import PARTS
@@ -46,9 +49,23 @@ class Owner:
                 os.write(fd, b"%d\n" % os.getpid())
                 return
 
+    @property
+    def name(self) -> str:
+        """By which others find out whether this process lives; see `lives`."""
+        return _digits(self._first)
+
+    def lives(self, name: str) -> bool:
+        """Tells whether an owner of the same state directory lives."""
+        return lives(self._home, name)
+
     def new(self) -> DeltaId:
         """Names a layer that this process will have written."""
         return self._first.beside()
+
+    def takes_along(self, branch: str) -> None:
+        """Notes, before a tree is begun, that it ends with this process."""
+        os.write(self._fd, b"!%b\n" % branch.encode())
+        point("tree.noted")
 
     def begin(self, branch: str) -> None:
         """Notes, for other processes, that this one runs a branch and what is forked from it here."""
@@ -63,8 +80,14 @@ class Owner:
         if _of(self._home, self._lock):
             _remove(self._home, self._lock, history)
         else:
+            _end_trees(self._lock, history)
             self._lock.unlink(missing_ok=True)
         release(self._fd)
+
+
+def lives(home: Path, name: str) -> bool:
+    """Tells whether an owner lives, by its name; whatever is no name is nobody's."""
+    return name.isalnum() and _lives(home / "run" / f"{name}{_SUFFIX}")
 
 
 def running(home: Path) -> dict[str, int]:
@@ -78,17 +101,27 @@ def running(home: Path) -> dict[str, int]:
         for note in notes:
             if note[0] == "+":
                 found[note[1:]] = int(pid)
-            else:
+            elif note[0] == "-":
                 found.pop(note[1:], None)
     return found
 
 
 def _living_notes(lock: Path) -> list[str]:
     """Reads what an owner has noted; only the end of all notes where it has ended."""
-    if not _lives(lock) or not lock.exists():
-        return ["0"]
+    return _notes(lock) if _lives(lock) and lock.exists() else ["0"]
+
+
+def _notes(lock: Path) -> list[str]:
     # A note that is being written has no end of line yet.
     return lock.read_text().rpartition("\n")[0].split("\n")
+
+
+def _end_trees(lock: Path, history: History) -> None:
+    """Aborts the trees that end with the owner whose lock is held here."""
+    for note in _notes(lock) if lock.exists() else ():  # a state directory may be removed under its processes
+        if note[:1] == "!":
+            with suppress(BranchUnknown, BranchClosed):  # it was never begun, or has ended
+                history.abort(note[1:])
 
 
 def _lives(lock: Path) -> bool:
@@ -107,16 +140,20 @@ def _lives(lock: Path) -> bool:
         os.close(fd)
 
 
-def sweep(home: Path, history: History) -> None:
-    """Removes the layers that nobody sealed of owners that have ended. Where there are none it costs one look.
+def sweep(home: Path, history: History) -> bool:
+    """Removes the layers that nobody sealed of owners that have ended, and says whether there were any such owners.
+    Where there are none it costs one look.
 
     Where the world of a snapshot cannot be read, so that nobody can tell what it names, everything stays.
     """
+    found = False
     for lock in sorted((home / "run").glob(f"*{_SUFFIX}")):
         fd = try_lock(lock)
         if fd is not None:
+            found = True
             _remove(home, lock, history)
             os.close(fd)
+    return found
 
 
 def collect(home: Path, history: History, keep: Retention, *, unused_s: float) -> Collected:
@@ -156,6 +193,7 @@ def _ownerless(layers: Iterable[str], living: Collection[str], told: Collection[
 
 def _remove(home: Path, lock: Path, history: History) -> None:
     """Removes what nobody sealed of an owner whose lock is held here, and what freezes left; then its lock."""
+    _end_trees(lock, history)
     layers = _of(home, lock)
     found = Unnamed(home, history, layers)
     gone = found.remove()

@@ -56,6 +56,11 @@ class Point:
 
 
 _FLUSHED: Final = Prepared(delete(unflushed).where(unflushed.c.snapshot == bindparam("what")))
+_UNFLUSHED: Final = Prepared(
+    select(unflushed.c.snapshot).where(
+        unflushed.c.host == bindparam("host"), unflushed.c.boot == bindparam("boot")
+    )
+)
 _SUSPECT: Final = (
     select(snapshots.c.tree, snapshots.c.id)
     .join_from(unflushed, snapshots, snapshots.c.id == unflushed.c.snapshot)
@@ -91,6 +96,11 @@ def mark_flushed(tx: Transaction, found: tuple[str, ...]) -> None:
     for snapshot in found:
         tx.run(_FLUSHED, what=snapshot)
     crash.point("flush.before_commit")
+
+
+def unflushed_here(store: Store, here: Flushing) -> list[SnapshotId]:
+    """Lists the snapshots of this boot of this host whose files may not be on the disk yet."""
+    return [SnapshotId(name) for (name,) in store.read(lambda tx: tx.rows(_UNFLUSHED, **here._asdict()))]
 
 
 def recover(store: Store, here: Flushing) -> Recovered:

@@ -141,14 +141,16 @@ class RunningBranch:
 
     def _make_mail(self, known: Mailboxes | None) -> Mail:
         def make_post(changed: Callable[[], None]) -> Post:
-            return Post(self.family.history.log, self.id, self._epoch, changed, known)
+            family = self.family
+            return Post(family.history.log, self.id, self._epoch, changed, known, family.telling)
 
         def members() -> Mapping[str, Member]:
             return dict(self.members)
 
         self.family.listen()
         room = Mailroom(self.family.waiting, make_post, members, self._rests)
-        return Mail(self.name or self.id, room, members, self._knows)
+        record = partial(self.family.history.get, self.id)
+        return Mail(self.name or self.id, room, members, self._knows, record, self.family.owner)
 
     def look_for_mail(self) -> None:
         """Looks for what another process has written."""

@@ -398,6 +398,7 @@ class Standing:
         if dry:
             found = foreseen(home, self.history, keep, unused_s=unused_s)
             return replace(found, effects=retention.foreseen(store, effects_s, found.branches))
+        self._flusher.flush()  # of what is not on the disk, nobody can say yet whether it counts
         found = collect(home, self.history, keep, unused_s=unused_s)
         return replace(found, effects=retention.collect(store, effects_s))
 

@@ -24,10 +24,9 @@ from kibo.hub.mailboxes import WAITER
 from kibo.hub.post import Post
 from kibo.model.errors import BranchUnknown, MessageUnknown
 from kibo.model.message import Delivery, Message
+from kibo.store.wakeups import Following
 from kibo.wiring.branches import Records
 
-#: How often a log that is followed is looked at.
-_LOOK_S: Final = 0.2
 #: Messages that are read at once.
 _PAGE: Final = 1000
 #: Characters of a body in the table.
@@ -56,8 +55,8 @@ def mail(
     with records() as here:
         post = post_of(here, branch)
         if follow:
-            for message in _messages(post, follow=True):
-                _print_line(message, common)
+            with here.following() as following:
+                _follow(post, following, common)
         elif dead:
             found = [
                 document(each.message) | {"handler": each.handler, "why": each.why} for each in post.dead()
@@ -66,7 +65,7 @@ def mail(
         else:
             found = [
                 document(message) | {"deliveries": [each.as_dict() for each in _deliveries(post, message)]}
-                for message in _messages(post, follow=False)
+                for message in _messages(post)
                 if not message.to.startswith(WAITER)
             ]
             _print(found, ("ID", "FROM", "TO", "EVENT", "BODY", "STATE", "AGE"), common)
@@ -82,17 +81,19 @@ def post_of(here: Records, branch: str | None) -> Post:
     return Post(here.history.log, roots[-1].id)
 
 
-def _messages(post: Post, *, follow: bool) -> Iterator[Message]:
+def _messages(post: Post, after: int = 0) -> Iterator[Message]:
+    while found := post.history(after, _PAGE):
+        yield from found
+        after = found[-1].seq
+
+
+def _follow(post: Post, following: Following, common: Common) -> None:
     after = 0
     while True:
-        found = post.history(after, _PAGE)
-        yield from found
-        if found:
-            after = found[-1].seq
-        elif not follow:
-            return
-        else:
-            time.sleep(_LOOK_S)
+        for message in _messages(post, after):
+            _print_line(message, common)
+            after = message.seq
+        following.wait()
 
 
 def _deliveries(post: Post, message: Message) -> list[Delivery]:

@@ -38,7 +38,7 @@ COMMANDS = {
         "recordings import",
         "recordings rm",
     ),
-    "Mail": ("mail", "mail redeliver"),
+    "Mail": ("mail", "mail redeliver", "mail delegations"),
     "This machine": ("doctor", "gc"),
 }
 

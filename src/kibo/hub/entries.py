@@ -5,7 +5,7 @@ An entry may come from another machine, with an imported snapshot: each is check
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -75,6 +75,40 @@ class Subscribed(msgspec.Struct, omit_defaults=True, frozen=True):
     group: str = ""
 
 
+class Delegated(msgspec.Struct, omit_defaults=True, frozen=True):
+    """That an instance has another do something.
+
+    Attributes:
+        id: The delegation's.
+        sender: Who has it done.
+        to: Who does it.
+        action: What.
+        branch: In which branch: what is forked from that has the entry, and nobody who does it.
+        process: Which process sees to it; see `kibo.branch.owning.Owner.name`.
+    """
+
+    id: str
+    sender: str
+    to: str
+    action: str
+    branch: str
+    process: str
+
+
+class Ended(msgspec.Struct, omit_defaults=True, frozen=True):
+    """How a delegation has ended.
+
+    Attributes:
+        id: The delegation's.
+        state: ``"done"``, ``"failed"`` or ``"cancelled"``.
+        why: What it failed of.
+    """
+
+    id: str
+    state: Literal["done", "failed", "cancelled"]
+    why: str = ""
+
+
 FORMS: Final[dict[str, type[msgspec.Struct]]] = {
     "hub.sent": Sent,
     "hub.taken": Marked,
@@ -85,6 +119,8 @@ FORMS: Final[dict[str, type[msgspec.Struct]]] = {
     "hub.revived": Marked,
     "hub.subscribed": Subscribed,
     "hub.unsubscribed": Subscribed,
+    "hub.delegated": Delegated,
+    "hub.ended": Ended,
 }
 _DECODERS: Final = {kind: msgspec.json.Decoder(form) for kind, form in FORMS.items()}
 _ENCODER: Final = msgspec.json.Encoder()

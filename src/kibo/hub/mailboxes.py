@@ -12,9 +12,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
-from kibo.hub.entries import Address, Marked, Sent, Subscribed, decoded
+from kibo.hub.entries import Address, Delegated, Ended, Marked, Sent, Subscribed, decoded
 from kibo.hub.letters import Letter, step
-from kibo.model.limits import MAX_RECEIPTS, MAX_REMEMBERED_KEYS
+from kibo.model.limits import MAX_DELEGATIONS, MAX_RECEIPTS, MAX_REMEMBERED_KEYS
 from kibo.store.log import Entry
 
 #: What the address of one who waits for an answer begins with, that of a function outside, and a subscription by which
@@ -36,6 +36,15 @@ class Kept(NamedTuple):
     left: int
 
 
+class Delegation(NamedTuple):
+    """One that was begun: its entry and that entry's number and time, and how it ended where that is known."""
+
+    seq: int
+    at_s: float
+    begun: Delegated
+    ended: Ended | None = None
+
+
 class Mailboxes:
     """The state of a branch's mail after the entries up to `seq`. Not thread-safe.
 
@@ -46,6 +55,7 @@ class Mailboxes:
         messages: Those that letters are of.
         subscriptions: Of functions outside, by address.
         settled: The newest letters that were consumed.
+        delegations: The newest, by id.
         shared: Whether another branch has the same object: copy it before it changes.
     """
 
@@ -56,6 +66,7 @@ class Mailboxes:
         self.messages: dict[str, Kept] = {}
         self.subscriptions: dict[Address, Subscribed] = {}
         self.settled: OrderedDict[Place, Letter] = OrderedDict()
+        self.delegations: OrderedDict[str, Delegation] = OrderedDict()
         self.shared = False
         self._keys: OrderedDict[tuple[str, str], str] = OrderedDict()
         #: Messages that had a key that was used before, with the one that had it.
@@ -68,7 +79,8 @@ class Mailboxes:
         made.letters, made.messages = dict(self.letters), dict(self.messages)
         made.boxes = {address: dict(places) for address, places in self.boxes.items()}
         made.subscriptions = dict(self.subscriptions)
-        made.settled, made._keys, made._same = self.settled.copy(), self._keys.copy(), self._same.copy()
+        made.settled, made.delegations = self.settled.copy(), self.delegations.copy()
+        made._keys, made._same = self._keys.copy(), self._same.copy()
         return made
 
     # -- folding
@@ -92,6 +104,13 @@ class Mailboxes:
                 self.subscriptions[address] = form
             else:
                 self.subscriptions.pop(address, None)
+        elif isinstance(form, Delegated):
+            self.delegations.setdefault(form.id, Delegation(entry.seq, entry.at_s, form))
+            _forget(self.delegations, MAX_DELEGATIONS)
+        elif isinstance(form, Ended):
+            known = self.delegations.get(form.id)
+            if known is not None and known.ended is None:
+                self.delegations[form.id] = known._replace(ended=form)
 
     def _sent(self, entry: Entry, sent: Sent) -> None:
         if sent.key is not None:

@@ -10,14 +10,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 import msgspec
 
 from kibo.hub.bodies import checked_body, checked_key
-from kibo.hub.entries import HUB, Address, Marked, Sent, Subscribed, decoded, encoded
+from kibo.hub.entries import HUB, Address, Delegated, Ended, Marked, Sent, Subscribed, decoded, encoded
 from kibo.hub.letters import Letter
-from kibo.hub.mailboxes import WAITER, Mailboxes, Place
+from kibo.hub.mailboxes import WAITER, Delegation, Mailboxes, Place
 from kibo.model.errors import InvalidInput, MailboxFull, MessageUnknown
 from kibo.model.ids import MessageId
 from kibo.model.limits import MAX_BATCH, MAX_DELIVERIES, MAX_MAILBOX, MAX_RECIPIENTS, MAX_SUBSCRIPTIONS
@@ -62,6 +63,7 @@ class Post:
         epoch: What this process writes with; None where it does not run the branch.
         changed: Called after what was written, on the thread that wrote it, with no lock held.
         boxes: What is known of it already: that of the branch that it was forked from.
+        telling: What wakes others who follow the branch, around each write.
     """
 
     def __init__(
@@ -71,11 +73,12 @@ class Post:
         epoch: int | None = None,
         changed: Callable[[], None] = lambda: None,
         boxes: Mailboxes | None = None,
+        telling: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._log = log
         self.branch: Final = branch
         self._epoch = epoch
-        self._changed = changed
+        self._changed, self._telling = changed, telling
         self._guard = threading.RLock()
         self._queue: deque[Ticket] = deque()
         #: Whether a thread writes, or is about to.
@@ -391,6 +394,23 @@ class Post:
         if left:
             self._write([("hub.dead", Marked(left, why))])
 
+    # -- delegations
+
+    def delegate(self, begun: Delegated) -> None:
+        """Notes that an instance has another do something."""
+        self._write([("hub.delegated", begun)], quiet=True)
+        crash_point("delegation.noted")
+
+    def end(self, ended: Ended) -> None:
+        """Notes how that has ended."""
+        crash_point("delegation.before_end")
+        self._write([("hub.ended", msgspec.structs.replace(ended, why=ended.why[:_MAX_WHY]))], quiet=True)
+
+    def delegations(self) -> list[Delegation]:
+        """Returns the newest delegations, oldest first."""
+        with self._guard:
+            return list(self.boxes().delegations.values())
+
     # -- looking
 
     def receipt(self, message: str) -> list[Delivery]:
@@ -586,7 +606,10 @@ class Post:
         return any(not ticket.quiet for ticket in taken)
 
     def _write_all(self, drafts: Sequence[tuple[str, bytes, msgspec.Struct]]) -> None:
-        numbers = self._log.extend(self.branch, [(kind, body) for kind, body, _ in drafts], epoch=self._epoch)
+        with self._telling():
+            numbers = self._log.extend(
+                self.branch, [(kind, body) for kind, body, _ in drafts], epoch=self._epoch
+            )
         now = time.time()
         with self._guard:
             boxes = self._own()

@@ -233,6 +233,9 @@ MAX_REMEMBERED_KEYS = 100_000
 #: The newest messages whose receipts a branch can give once they are consumed. Each fork that has mail copies them.
 MAX_RECEIPTS = 10_000
 
+#: Delegations of a branch that are remembered: the newest. An older one is known to whoever still holds it.
+MAX_DELEGATIONS = 10_000
+
 #: How often a message is given to a handler that raises, before it is a dead letter.
 MAX_DELIVERIES = 5
 

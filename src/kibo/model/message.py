@@ -84,6 +84,33 @@ class Progress(Record):
     value: Any = None
 
 
+class DelegationRecord(Record):
+    """What has become of a delegation, as whoever asks finds it.
+
+    Attributes:
+        id: Its name.
+        sender: The instance that has it done.
+        to: The instance that does it.
+        action: What.
+        state: ``"begun"``; ``"done"``, ``"failed"`` or ``"cancelled"``; ``"lost"`` where nobody is at it any more who
+            could say how it ended: what it has done is there, as far as it came.
+        why: What it failed of, or how it was lost; empty for neither.
+        branch: The branch that it was begun in.
+        seq: Its number in the branch's log: a cursor.
+        at_s: When it was begun, in seconds since 1970.
+    """
+
+    id: str
+    sender: str
+    to: str
+    action: str
+    state: str
+    why: str
+    branch: str
+    seq: int
+    at_s: float
+
+
 class Posting(Record):
     """One entry of the board of a tree of branches.
 

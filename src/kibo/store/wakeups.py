@@ -51,6 +51,56 @@ def ringing(directory: Path) -> Iterator[None]:
         os.close(fd)
 
 
+@contextmanager
+def telling(directory: Path) -> Iterator[None]:
+    """As `ringing`, where somebody has watched the directory, and free of charge otherwise. Where this process is
+    killed in the block, who began to watch in that same moment is not told.
+    """
+    fd = _bell(directory)
+    try:
+        yield
+    finally:
+        fd = _bell(directory) if fd is None else fd  # whoever began meanwhile may have looked too early
+        if fd is not None:
+            os.close(fd)
+
+
+def _bell(directory: Path) -> int | None:
+    try:
+        return os.open(directory / BELL, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+
+
+class Following:
+    """Wakes whoever follows what is written: of the directory that `telling` names. Not to miss any, look after it is
+    made and after each `wait`.
+
+    Args:
+        directory: Of this user alone.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._watch = Watch(directory)
+        with ringing(directory):
+            pass  # so that there is a bell
+
+    def wait(self) -> None:
+        """Waits until something may have been written."""
+        poll = select.poll()
+        poll.register(self._watch.fds[0], select.POLLIN)
+        poll.poll(_LOOK_S * 1000 if self._watch.deaf else None)
+        self._watch.heard()
+
+    def __enter__(self) -> Self:
+        """Itself: a block closes it at its end."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Ends it."""
+        self._watch.close()
+
+
 class Watch:
     """Hears of files in one directory that are closed after writing, or removed.
 

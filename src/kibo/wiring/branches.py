@@ -18,6 +18,7 @@ from kibo.branch.history import History
 from kibo.branch.hostdir.recover import recover
 from kibo.branch.owning import Owner, sweep
 from kibo.branch.parcels import Ids
+from kibo.branch.records import BranchRecord
 from kibo.branch.running import RunningBranch
 from kibo.branch.standing import Standing
 from kibo.branch.watching import DiskWatch
@@ -27,6 +28,7 @@ from kibo.effects.ledger import Ledger
 from kibo.effects.recorder import Recorder
 from kibo.effects.records import Effect
 from kibo.model.errors import HostUnsupported
+from kibo.model.ids import BranchId
 from kibo.runtime.egress import Egress, Tape
 from kibo.runtime.idmap import BOX_ID, RANGE, ROOT_BASE, choose_map
 from kibo.runtime.instance import Instance
@@ -36,7 +38,7 @@ from kibo.runtime.states import Progress, Spawned, State, States
 from kibo.runtime.waiting import Blocking, Waiting, run
 from kibo.store import crash
 from kibo.store.belonging import open_history
-from kibo.store.wakeups import DirectoryBus
+from kibo.store.wakeups import DirectoryBus, Following, telling
 from kibo.wiring import Runtime, runtime, settings
 
 _log: Final = logging.getLogger(__name__)
@@ -58,15 +60,23 @@ class Records:
         # What a gateway left that was killed is told as it is, before anybody asks; the next gateway sends.
         self.recorder = Recorder(self.store, home / "callers", self._gateways)
         _end_applies(home)
-        sweep(home, self.history)
+        killed = sweep(home, self.history)
         self.owner = Owner(home)
         self.flusher = Flusher(self.history, home)
+        if killed and (left := self.history.unflushed()):
+            self.flusher.add(*left)  # what they sealed last, which nobody would bring to the disk
         self.deltas = Deltas(home, self.owner.new)
         self.watch = DiskWatch(self.deltas)
         self.wakeups = DirectoryBus(home / "wakeups")
         #: What brings the mail of instances that are in no branch.
         self.lobbies: list[Any] = []
         self.running: weakref.WeakValueDictionary[str, RunningBranch] = weakref.WeakValueDictionary()
+
+    def passing(self, goal: str, name: str) -> BranchRecord:
+        """Begins a tree that ends with this process, however that ends."""
+        made = BranchId.new()
+        self.owner.takes_along(made)
+        return self.history.create(goal, name, id=made)
 
     def standing(self) -> Standing:
         """Returns the branches as they stand, for programs that run none of them."""
@@ -97,12 +107,21 @@ class Records:
             _owner,
             self.recorder,
             self.listen,
+            self.telling,
             tape,
         )
 
     def listen(self) -> None:
         """Has the branches of this process look for mail that another process has written."""
         self.wakeups.listen(self._look_for_mail)
+
+    def telling(self) -> AbstractContextManager[None]:
+        """Wakes, at the end of a block that writes mail, those who follow it from other processes."""
+        return telling(self.home / "followers")
+
+    def following(self) -> Following:
+        """Returns what is woken by that."""
+        return Following(self.home / "followers")
 
     def _look_for_mail(self) -> None:
         for running in list(self.running.values()):
@@ -229,6 +248,13 @@ def taped(home: Runtime, record: bool | str, replay: str | os.PathLike[str] | No
         if tape is not None:
             tape.drop()
         raise
+
+
+def passing_branch(goal: str, name: str) -> Branch:
+    """Begins a tree that is a box's own: nothing of it is left once this process has ended, however that ends."""
+    home = runtime()
+    made: Branch = RunningBranch(_family(home), home.records().passing(goal, name), None, {}).face
+    return made
 
 
 def checkout(

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kibo.branch import callouts as branches
 from kibo.branch import mail_callouts
 from kibo.runtime import callouts
 from kibo.runtime.answering import Verbs
-from kibo.wiring.branches import branch
+from kibo.wiring.branches import passing_branch
 
 
 def verbs() -> Verbs:
     """Returns the verbs of every part, by name."""
-    return {**callouts.VERBS, **mail_callouts.VERBS, **branches.verbs(_begin)}
-
-
-def _begin(goal: str, name: str) -> Any:
-    return branch(goal, name=name)
+    return {**callouts.VERBS, **mail_callouts.VERBS, **branches.verbs(passing_branch)}

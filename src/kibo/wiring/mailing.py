@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable, Mapping
+from functools import partial
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -50,13 +51,15 @@ class Lobby:
     def __init__(self, records: Records, waiting: Waiting) -> None:
         self._faces: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self._history = records.history
-        self._record = self._history.create(GOAL, NAME)
+        self._record = records.passing(GOAL, NAME)
 
         def make_post(changed: Any) -> Post:
-            return Post(self._history.log, self._record.id, self._record.epoch, changed)
+            record = self._record
+            return Post(self._history.log, record.id, record.epoch, changed, None, records.telling)
 
         room = Mailroom(waiting, make_post, self._members, lambda _seq: False)
-        self.mail: Final = Mail(NAME, room, self._members, self._knows)
+        record = partial(self._history.get, self._record.id)
+        self.mail: Final = Mail(NAME, room, self._members, self._knows, record, records.owner)
         records.lobbies.append(self)
         records.listen()
 
