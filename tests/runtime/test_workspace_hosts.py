@@ -16,6 +16,7 @@ import pytest
 
 import kibo
 from kibo.branch.branch import Branch
+from kibo.branch.hostdir import scan
 from kibo.branch.hostdir.freeze import freeze
 from kibo.model import errors
 from value_boxes import Values
@@ -79,6 +80,23 @@ def test_a_state_directory_within_the_workspace_is_left_out(work: Path) -> None:
 
 
 # -- what becomes of the directory meanwhile
+
+
+def test_what_is_left_out_is_so_too_where_its_directory_changes_while_it_is_read(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work / ".kibo").mkdir()
+    list_before = scan.Scan._list
+
+    def list_and_change(self: Any, fd: int, path: bytes) -> Any:
+        found = list_before(self, fd, path)
+        (work / "made meanwhile").touch()
+        return found
+
+    monkeypatch.setattr(scan.Scan, "_list", list_and_change)
+    frozen = freeze(work, work / ".kibo")
+    assert frozen.skipped == ((b".kibo", "Kibo's own state directory"),)
+    assert sorted(os.listdir(frozen.layers[-1])) == [".kibo", "made meanwhile"]
 
 
 def test_a_directory_that_is_gone_or_replaced_is_drift_until_it_is_back(

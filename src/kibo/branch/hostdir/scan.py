@@ -50,6 +50,8 @@ class _Vanished(Exception):
 
 
 _Listing = list[tuple[bytes, os.stat_result]]
+#: A directory in one that is read: its name and status, and its old row.
+_Inner = tuple[bytes, os.stat_result, Row | None]
 
 
 @dataclass(slots=True)
@@ -62,13 +64,15 @@ class _Frame:
         own: Its extended attributes.
         made: Whether the layer has it.
         pending: Directories in it that are still to be read, the next one last, each with its old row.
+        left_out: Those that boxes see empty.
     """
 
     path: bytes
     info: os.stat_result
     own: dict[str, bytes]
     made: bool = False
-    pending: list[tuple[bytes, os.stat_result, Row | None]] = field(default_factory=list)
+    pending: list[_Inner] = field(default_factory=list)
+    left_out: list[_Inner] = field(default_factory=list)
 
 
 class Scan:
@@ -178,6 +182,8 @@ class Scan:
                 break
         else:
             raise _changing(frame.path or b".")
+        for name, info, _ in frame.left_out:
+            self._leave_out(join(frame.path, name), info)
         for name in old.keys() - rows.keys():
             self._manifest.drop_frozen(join(frame.path, name))
         for name, before in old.items():
@@ -216,17 +222,14 @@ class Scan:
     ) -> dict[bytes, Row]:
         """Goes through a directory's entries once. Returns their rows, old ones for what has not changed."""
         rows: dict[bytes, Row] = {}
-        frame.pending = []
+        frame.pending, frame.left_out = [], []
         for name, info in listing:
             before = old.get(name)
             kind = stat.S_IFMT(info.st_mode)
             if kind == stat.S_IFDIR:
                 self._remove_written(frame, name, written)
                 rows[name] = before if before is not None and before.matches(info) else Row.of(info)
-                if reason := self._left_out(info):
-                    self._leave_out(join(frame.path, name), info, reason)
-                else:
-                    frame.pending.append((name, info, before))
+                (frame.left_out if self._left_out(info) else frame.pending).append((name, info, before))
             elif kind not in SEEN:
                 self._remove_written(frame, name, written)
                 self._manifest.skip(join(frame.path, name), _OTHERS.get(kind, "unknown kind"))
@@ -255,9 +258,9 @@ class Scan:
             return "Kibo's own state directory"
         return "" if info.st_dev == self._device else "mount point"
 
-    def _leave_out(self, path: bytes, info: os.stat_result, reason: str) -> None:
+    def _leave_out(self, path: bytes, info: os.stat_result) -> None:
         """Leaves a directory's contents out; boxes see it empty."""
-        self._manifest.skip(path, reason)
+        self._manifest.skip(path, self._left_out(info))
         self._make_frames()
         os.mkdir(path, stat.S_IMODE(info.st_mode), dir_fd=self._layer)
         self.layer_entries += 1
