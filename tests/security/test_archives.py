@@ -277,6 +277,29 @@ def test_one_that_was_cut_or_changed_anywhere_is_refused(home: Records, tmp_path
     refused(home, path)
 
 
+#: What no box can have made where every box has something mounted: at its own places, and at those of what it shares.
+NO_DIRECTORIES = {
+    "a link at dev": ("Desk", [link(b"dev", b"/etc")]),
+    "a file at proc": ("Desk", [file(b"proc", b"x")]),
+    "a link at sys that leads up": ("Desk", [link(b"sys", b"../../../../etc")]),
+    "nothing at usr, whatever lies below": ("Desk", [directory(b"usr", r.WHITEOUT)]),
+    "a link at shared": ("Desk", [link(b"shared", b"/etc")]),
+    "a link for what is shared": ("/shared", [link(b"shared", b"/etc")]),
+    "a link for one of them": ("/shared", [directory(b"shared"), link(b"shared/notes", b"/etc")]),
+    "a file for one of them": ("/shared", [directory(b"shared"), file(b"shared/notes", b"x")]),
+}
+
+
+@pytest.mark.parametrize("name", NO_DIRECTORIES)
+def test_what_is_mounted_on_must_be_a_directory(home: Records, tmp_path: Path, name: str) -> None:
+    whose, entries = NO_DIRECTORIES[name]
+    found = world("delta_0")
+    found["instances"]["Desk"]["shared"] = ["notes"]
+    if whose != "Desk":
+        found["instances"] |= {whose: found["instances"]["Desk"], "Desk": world()["instances"]["Desk"]}
+    refused(home, archive(tmp_path, [ROOT + b"".join(entries) + END], lines=log(world=found)), "no directory")
+
+
 ENTRY = {
     "seq": 1,
     "kind": "note",
@@ -326,6 +349,12 @@ def test_a_history_that_is_nested_without_end_or_no_text_is_refused(home: Record
         note + b"\n" + log(world={})[0].encode() + b"\n\xff\n",
     ):
         refused(home, archive(tmp_path, section=section))
+
+
+@pytest.mark.parametrize("goal", ["half \udcff", "null \0", 5, None])
+def test_a_goal_that_no_database_can_hold_is_refused(home: Records, tmp_path: Path, goal: Any) -> None:
+    lines = [json.dumps({"kibo_parcel": 1, "goal": goal}), *log(world={})]
+    refused(home, archive(tmp_path, section="".join(f"{line}\n" for line in lines).encode()))
 
 
 def test_a_history_of_empty_lines_takes_little_memory(home: Records, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from kibo.model.ids import ID_HEX_DIGITS, BranchId, Id, SnapshotId
 from kibo.store import fencing
 from kibo.store.database import Transaction
 from kibo.store.fencing import OPEN
-from kibo.store.prepared import Prepared
+from kibo.store.prepared import Prepared, Row
 from kibo.store.schema import branches, snapshots
 
 #: How many candidates an error shows where a name is not unique.
@@ -44,12 +44,7 @@ _SNAPSHOTS_BY_PREFIX: Final = Prepared(
 
 def branch(tx: Transaction, ref: str) -> BranchRecord:
     """Finds a branch by id, unique name, or unique beginning of an id; see `History.get`."""
-    found = tx.rows(_BY_ID, called=ref)
-    # A name before digits alone, or somebody's branch "b" would be whichever id begins so.
-    if not found and ref:
-        found = tx.rows(_BY_NAME, called=ref)
-    if not found and (bounds := _bounds(ref, BranchId)):
-        found = tx.rows(_BY_PREFIX, low=bounds[0], high=bounds[1])
+    found = _branches_called(tx, ref)
     if len(found) != 1:
         raise BranchUnknown(
             f"{'several branches are' if found else 'no branch is'} called {ref!r}",
@@ -57,6 +52,18 @@ def branch(tx: Transaction, ref: str) -> BranchRecord:
             details={"branch": ref, "candidates": [row[0] for row in found]},
         )
     return branch_record(found[0])
+
+
+def _branches_called(tx: Transaction, ref: str) -> list[Row]:
+    if not marks.storable(ref):
+        return []
+    found = tx.rows(_BY_ID, called=ref)
+    # A name before digits alone, or somebody's branch "b" would be whichever id begins so.
+    if not found and ref:
+        found = tx.rows(_BY_NAME, called=ref)
+    if not found and (bounds := _bounds(ref, BranchId)):
+        found = tx.rows(_BY_PREFIX, low=bounds[0], high=bounds[1])
+    return found
 
 
 def children(tx: Transaction, parent: str) -> list[BranchRecord]:
@@ -100,7 +107,8 @@ def snapshot_called(tx: Transaction, ref: str, in_tree: str | None) -> SnapshotR
     """Finds a snapshot by id, beginning of an id, branch or label; see `History.find_snapshot`."""
     if ref.startswith(BranchId.prefix):
         return snapshot(tx, branch(tx, ref).head)
-    candidates = [name for where, name in marks.labelled(tx, ref) if in_tree is None]
+    storable = marks.storable(ref)
+    candidates = [name for where, name in marks.labelled(tx, ref) if in_tree is None] if storable else []
     if in_tree is not None:
         named = marks.labels_of_tree(tx, in_tree).get(ref)
         candidates = [named] if named else []

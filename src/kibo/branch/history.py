@@ -75,11 +75,12 @@ class History:
             id: Its id, where that was made before it.
 
         Raises:
-            InvalidInput: The name or the world is not well formed.
+            InvalidInput: The name, the goal or the world is not well formed.
         """
         branch, first, now = id or BranchId.new(), SnapshotId.new(), time.time()
         text = written(world or {})
         marks.checked_name(name, "name")
+        marks.checked_goal(goal)
         row = transfer.first_row(branch, first, 0, name, goal, now)
 
         def work(tx: Transaction) -> None:
@@ -514,6 +515,7 @@ class History:
             InvalidInput: The lines are not whole; nothing was imported.
         """
         marks.checked_name(name, "name")
+        marks.checked_goal(goal)
         branch = transfer.receive(self.store, lines, world, goal, name)
         return self.get(branch)
 

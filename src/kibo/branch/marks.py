@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import time
 from typing import Final
 
@@ -10,6 +11,7 @@ from sqlalchemy import bindparam, delete, insert, select, update
 from kibo.branch.rows import keep_snapshot, read_snapshot
 from kibo.model.errors import InvalidInput, NotFound
 from kibo.model.ids import BranchId, SnapshotId
+from kibo.model.limits import MAX_WORLD_BYTES
 from kibo.store import crash
 from kibo.store.database import Transaction
 from kibo.store.prepared import Prepared
@@ -48,11 +50,37 @@ def checked_name(name: str, what: str) -> str:
     """Returns a name that people can read and type.
 
     Raises:
-        InvalidInput: It is too long, or has control characters.
+        InvalidInput: It is no text, too long, or has control characters.
     """
-    if len(name) > MAX_NAME or not name.isprintable():
-        raise InvalidInput(f"not a {what}: {name!r}", hint=f"At most {MAX_NAME} printable characters.")
+    if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
+        raise InvalidInput(
+            f"not a {what}: {reprlib.repr(name)}", hint=f"At most {MAX_NAME} printable characters."
+        )
     return name
+
+
+def checked_goal(goal: str) -> str:
+    """Returns what a tree is for, as every database can hold it.
+
+    Raises:
+        InvalidInput: It is no text, or longer than a snapshot that is exported could tell.
+    """
+    if not isinstance(goal, str) or len(goal) > MAX_WORLD_BYTES or not storable(goal):
+        raise InvalidInput(
+            f"not a goal: {reprlib.repr(goal)}",
+            hint="A text without null characters and half surrogate pairs, of at most "
+            f"{MAX_WORLD_BYTES:,} characters.",
+        )
+    return goal
+
+
+def storable(text: str) -> bool:
+    """Tells whether every database can hold a text: none has one that is not Unicode, PostgreSQL none with a null."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def numbered(name: str, number: int) -> str:

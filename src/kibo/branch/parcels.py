@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +20,15 @@ from kibo.branch.deltas import Deltas
 from kibo.branch.destinations import free_place
 from kibo.branch.history import History
 from kibo.branch.hostdir.refusing import on_host
+from kibo.branch.marks import checked_goal
 from kibo.branch.owning import Owner
 from kibo.branch.records import BranchRecord, SnapshotRecord
 from kibo.branch.worlds import SHARED, InstanceWorld, labels, shared_world, to_json
 from kibo.model.errors import ArchiveInvalid, BranchUnknown, FileMissing, InvalidInput
 from kibo.model.ids import RandomId
-from kibo.model.limits import MAX_WORLD_BYTES
 from kibo.runtime.layers.temporary import remove_tree
-from kibo.runtime.shareddirs import shareable
+from kibo.runtime.roots import MOUNTS
+from kibo.runtime.shareddirs import DIRECTORY, shareable
 from kibo.runtime.trees.archive import MAX_HISTORY_BYTES, Exported, export_deltas, import_deltas
 from kibo.runtime.trees.building import flush_directory
 
@@ -191,6 +193,7 @@ def receive(
             found = import_deltas(source, deltas.home, place, owners=ids.reader())
         note, first, size = _note(found.history)
         world = _world(first, {exported: path.name for exported, path in made.items()})
+        _check_places(deltas, world)
         lines = _lines(found.history, size)
         branch = history.import_snapshot(lines, world=to_json(world), goal=goal or note, name=name)
     except BaseException as error:
@@ -220,13 +223,12 @@ def _note(section: bytes) -> tuple[str, str, int]:
     try:
         lines = io.BytesIO(section)
         note = json.loads(lines.readline().decode())
-        if note["kibo_parcel"] != _VERSION or not isinstance(note["goal"], str):
+        if note["kibo_parcel"] != _VERSION:
             raise ValueError("another version")
-        if len(note["goal"]) > MAX_WORLD_BYTES:
-            raise ValueError("a goal that nobody reads")
+        goal = checked_goal(note["goal"])
         start = lines.tell()
-        return note["goal"], lines.readline().decode(), start
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return goal, lines.readline().decode(), start
+    except (InvalidInput, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArchiveInvalid(
             "it holds no snapshot of this version", hint="Give a file that `kibo snapshot export` wrote."
         ) from error
@@ -268,6 +270,30 @@ def _instance(each: Any, deltas: dict[str, str]) -> InstanceWorld:
     if not all(isinstance(name, str) and shareable(name) for name in shared):
         raise ValueError("a shared directory that cannot be")
     return InstanceWorld(each["box"], _name(each["label"]), tuple(layers), chain, turns, shared=shared)
+
+
+def _check_places(deltas: Deltas, world: dict[str, InstanceWorld]) -> None:
+    """Refuses what no box can have made: something else than a directory where every box has something mounted."""
+    for name, each in world.items():
+        mounts = (*MOUNTS, *((DIRECTORY,) if name == SHARED or each.shared else ()))
+        for tree in (deltas.path(delta) / "u" for delta in each.deltas):
+            try:
+                _check_directories(tree, mounts, name == SHARED)
+            except OSError as error:
+                raise ArchiveInvalid(f"what {name} has where boxes have mounts is closed to them") from error
+
+
+def _check_directories(tree: Path, names: tuple[str, ...], all_shared: bool) -> None:
+    for place in tree.iterdir() if tree.is_dir() else ():
+        if place.name not in names:
+            continue
+        for each in (place, *(place.iterdir() if all_shared and _is_directory(place) else ())):
+            if not _is_directory(each):
+                raise ArchiveInvalid(f"what a box would have at /{each.relative_to(tree)} is no directory")
+
+
+def _is_directory(path: Path) -> bool:
+    return stat.S_ISDIR(path.lstat().st_mode)
 
 
 def _name(value: Any) -> str:

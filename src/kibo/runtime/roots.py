@@ -29,6 +29,8 @@ HOST_USR: Final = "/kibo/usr"
 BARE: Final = "/kibo/bare"
 #: A layer that has an empty directory in which boxes find what they share, and nothing else.
 SHARED_PLACE: Final = "/kibo/place"
+#: Where something is mounted in every box, below its root.
+MOUNTS: Final = ("dev", "proc", "sys", "usr")
 #: Nodes of a box's /dev. Everything else of /dev is a link or an own file system.
 DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 
