@@ -130,8 +130,8 @@ def _write_maps(sock: socket.socket) -> None:
     while True:
         try:
             (pid, text), _, _ = wire.receive_command(sock)
-        except wire.Closed:
-            return
+        except (wire.Closed, ConnectionResetError):
+            return  # reset where whoever asked was given up, and did not take the last answer
         number = 0
         try:
             for name in ("uid_map", "gid_map"):
@@ -139,4 +139,7 @@ def _write_maps(sock: socket.socket) -> None:
                     file.write(text.encode())
         except OSError as error:
             number = error.errno or 1
-        wire.send_command(sock, number)
+        try:
+            wire.send_command(sock, number)
+        except BrokenPipeError:
+            return
