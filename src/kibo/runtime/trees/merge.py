@@ -8,12 +8,13 @@ two meet at the directory.
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
-from kibo.model.errors import MergeConflict
+from kibo.model.errors import InvalidInput, MergeConflict
 from kibo.runtime.trees.belonging import parted
 from kibo.runtime.trees.building import building
 from kibo.runtime.trees.changes import Change, difference
@@ -306,6 +307,11 @@ class _Merge:
 
     def _ask(self, conflict: Conflict) -> Resolution | None:
         said = KEEP if self._resolver is None else self._resolver(conflict)
+        if not isinstance(said, Resolution):
+            raise InvalidInput(
+                f"the resolver returned {reprlib.repr(said)} for {conflict.shown}",
+                hint="Return OURS, THEIRS, DELETE, KEEP or Resolution.write(content).",
+            )
         if said.choice == "keep":
             self.conflicts.append(conflict)
             return None
