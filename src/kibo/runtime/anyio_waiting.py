@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import Any
 
 import anyio
@@ -37,6 +37,10 @@ class AnyioWaiting:
     def lock(self) -> Lock:
         """See `Waiting.lock`."""
         return _TaskLock()
+
+    def undivided(self) -> AbstractContextManager[object]:
+        """See `Waiting.undivided`: what waits in it heeds no cancellation itself."""
+        return nullcontext()
 
     def unbroken(self) -> AbstractContextManager[object]:
         """See `Waiting.unbroken`."""

@@ -73,7 +73,8 @@ async def take(waiting: Waiting, spawned: Spawned, talk: Conversation, live: Liv
 async def take_held(waiting: Waiting, spawned: Spawned, talk: Conversation, live: Live = "prefer") -> Point:
     """As `take`, for a caller that has the turn."""
     # Whole: a guest that has closed its files, and was not told whether it was sealed, could go on in neither way.
-    sealed = await waiting.whole(_sealed(waiting, spawned, talk))
+    with waiting.undivided():
+        sealed = await waiting.whole(_sealed(waiting, spawned, talk))
     if isinstance(sealed, Point):
         spawned.deltas = spawned.taken = on_disk(sealed.layers)
         return sealed if live != "never" else replace(sealed, cell="", reasons=(ASKED,))

@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, null
 from typing import Any, Protocol, TypeVar
 
 from kibo.model.errors import WrongState
+from kibo.model.interrupts import held_back
 
 Result = TypeVar("Result")
 
@@ -59,6 +60,11 @@ class Waiting(Protocol):
     def unbroken(self) -> AbstractContextManager[object]:
         """Returns a block in which cancellation waits: for tidying up, with deadlines of its own."""
 
+    def undivided(self) -> AbstractContextManager[object]:
+        """Returns a block that is not broken off between two of its steps, such as a decision's record and what follows
+        from it. Of what waits in it, each is `aside` or `whole`.
+        """
+
     async def aside(self, work: Callable[[], Result]) -> Result:
         """Does what waits for a disk or a database. Cancelled, it is done all the same; the next wait is told."""
 
@@ -93,6 +99,10 @@ class Blocking:
     def unbroken(self) -> AbstractContextManager[object]:
         """See `Waiting.unbroken`. A second Ctrl-C breaks it: who presses it wants out."""
         return nullcontext()
+
+    def undivided(self) -> AbstractContextManager[object]:
+        """See `Waiting.undivided`: the first Ctrl-C comes at its end."""
+        return held_back()
 
     async def aside(self, work: Callable[[], Result]) -> Result:
         """See `Waiting.aside`."""

@@ -25,6 +25,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 from kibo.model.errors import Bug, HostDiskFull, InvalidInput, KiboError, StoreUnavailable
+from kibo.model.interrupts import held_back
 from kibo.store import forks, migrating
 from kibo.store.dialects import dialect_for
 from kibo.store.dialects.port import DatabaseDialect
@@ -197,13 +198,14 @@ class Store:
         self._check_outermost()
         if not self.dialect.one_writer:
             return self._perform(work, write=True)
-        # In this process writers queue here, in order and without polling. Elsewhere the database decides.
-        if not self._writing.acquire(timeout=self._timeout_s):
-            raise StoreUnavailable(f"{self.name} is held by another thread", hint="Try again.")
-        try:
-            return self._perform(work, write=True)
-        finally:
-            self._writing.release()
+        with held_back():
+            # In this process writers queue here, in order and without polling. Elsewhere the database decides.
+            if not self._writing.acquire(timeout=self._timeout_s):
+                raise StoreUnavailable(f"{self.name} is held by another thread", hint="Try again.")
+            try:
+                return self._perform(work, write=True)
+            finally:
+                self._writing.release()
 
     def read(self, work: Callable[[Transaction], T]) -> T:
         """Runs `work` in a transaction that only reads.
