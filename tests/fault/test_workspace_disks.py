@@ -198,7 +198,13 @@ def test_every_verb_of_branches_on_a_full_disk_says_so_and_can_be_done_once_ther
             assert str(home) in answer["message"], answer
             assert "kibo gc" in answer["hint"], answer
         assert (answers[middle]["values"], answers[middle]["status"]) == ([1, 1, 1], ["open", "open", "open"])
-        assert [answer["code"] for answer in answers[middle + 1 :]] == ["ok"] * 6
+        assert [answer["code"] for answer in answers[middle + 1 : middle + 7]] == ["ok"] * 6
+        *ends, then, again = answers[middle + 7 :]
+        assert [(answer["verb"], answer["code"]) for answer in ends] == [
+            ("abort", "host.disk_full"), ("close", "host.disk_full"), ("abort", "ok"), ("close", "ok"),
+        ]  # fmt: skip
+        assert then["status"] == ["committed", "aborted"]
+        assert again["main"] == "2"
         assert sorted(os.listdir(work)) == ["dir", "main", "one", "other", "two"]
         assert len(os.listdir(work / "dir")) == 300
 

@@ -48,6 +48,11 @@ def verbs(main: Branch, one: Branch, two: Branch, box: Values) -> None:
     tell("spawn", lambda: main.spawn(Values(), workspace=WORK / "other"))
 
 
+def ends(main: Branch, fork: Branch) -> None:
+    tell("abort", fork.abort)
+    tell("close", main.close)
+
+
 def main() -> None:
     with kibo.branch() as main:
         box = main.spawn(Values(), workspace=WORK)
@@ -62,6 +67,16 @@ def main() -> None:
         print(json.dumps({"verb": "then", "values": values, "status": status}), flush=True)
         FILLING.unlink()
         verbs(main, one, two, box)
+        (three,) = main.fork()
+        three[box].put("three", 1)
+        box.put("main", 2)
+        fill()
+        ends(main, three)
+        FILLING.unlink()
+        ends(main, three)
+        print(json.dumps({"verb": "then", "status": [main.status, three.status]}), flush=True)
+    with kibo.checkout(main.id, Values()) as again:
+        print(json.dumps({"verb": "again", "main": again[box._member].exec("cat main").stdout}), flush=True)
     kibo.wiring.runtime().close()
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +20,9 @@ from kibo import wiring
 from kibo.branch import watching
 from kibo.branch.branch import Branch
 from kibo.model import errors
+from kibo.model.limits import MAX_WORLD_BYTES
 from kibo.runtime.trees.conflict import THEIRS, Resolution
+from kibo.store import crash
 from own_runtimes import own_runtime
 from value_boxes import Few, Lines, Small, Values
 
@@ -620,3 +624,159 @@ def test_a_branch_ends_though_something_is_called_in_it():
         time.sleep(0.1)
     caller.join(10)
     assert isinstance(raised[0], errors.InstanceEnded)
+
+
+# -- what its user does wrong, and what goes wrong around it
+
+
+@pytest.mark.parametrize("leave", ["end the block", "exit"])
+def test_a_process_that_is_forked_in_the_block_of_a_branch_ends_nothing_of_it(main, leave):
+    box = main.spawn(Values())
+    box.put("a", 1)
+    (fork,) = main.fork()
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            with main:
+                for verb in (main.fork, main.snapshot, fork.commit, fork.abort, fork.merge, main.apply):
+                    with pytest.raises(errors.WrongState, match="forked from"):
+                        verb()
+                with pytest.raises(errors.WrongState, match="forked from"):
+                    main.context.user("from elsewhere")
+                assert [change.path for change in main.diff()] == ["/work/a"]
+                if leave == "exit":
+                    sys.exit(3)
+            status = 3
+        except SystemExit:
+            status = 3
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    fork[box].put("a", 2)
+    fork.commit()
+    assert box.get("a") == 2
+    assert main.status == "open"
+
+
+def test_an_instance_is_in_its_branch_no_more_from_when_it_is_destroyed_until_the_branch_ends(main):
+    one, other = main.spawn(Values()), main.spawn(Values())
+    one.put("a", 1)
+    (fork,) = main.fork()
+    one.destroy()
+    assert list(main.instances.values()) == [other]
+    assert main.diff() == []
+    with pytest.raises(errors.InstanceUnknown):
+        main[one]
+    assert len(fork.instances) == 2
+    other.destroy()
+    main.close()
+    assert paths(fork) == []
+
+
+def test_an_instance_that_ended_by_itself_is_named_and_the_branch_goes_on_without_it(main):
+    one, other = main.spawn(Values(), name="one"), main.spawn(Values(), name="other")
+    (fork,) = main.fork()
+    with pytest.raises(errors.ActionExited):
+        fork[one].crash()
+    for verb in (fork.fork, fork.snapshot, fork.commit):
+        with pytest.raises(errors.InstanceEnded, match=r"^one: ") as raised:
+            verb()
+        assert "destroy()" in raised.value.hint
+        assert raised.value.details["instance"] == "one"
+    fork[one].destroy()
+    fork[other].put("a", 1)
+    fork.commit()
+    assert list(main.instances) == ["other"]
+    assert other.get("a") == 1
+
+
+def test_what_a_branch_was_is_kept_though_a_fork_of_it_is_another_writers(home):
+    with pytest.raises(errors.BranchTaken), kibo.branch() as main:
+        box = main.spawn(Values())
+        one, other = main.fork(2)
+        box.put("a", 1)
+        wiring.runtime().records().history.claim(one.id)
+    assert (main.status, other.status, box.status) == ("committed", "aborted", "ended")
+    with kibo.checkout(main.id, Values()) as again:
+        assert again[box._member].seen() == {"a": "1"}
+
+
+@pytest.mark.parametrize(
+    "goal", [b"bytes", None, 5, ["list"], "half \udcff", "null \0", "x" * (MAX_WORLD_BYTES + 1)]
+)
+def test_a_goal_that_no_database_can_hold_is_refused(goal):
+    before = [each.id for each in wiring.runtime().records().history.roots()]
+    with pytest.raises(errors.InvalidInput, match="not a goal"):
+        kibo.branch(goal)
+    assert [each.id for each in wiring.runtime().records().history.roots()] == before
+
+
+@pytest.mark.parametrize("name", [5, b"bytes", None, ["list"], "half \udcff", "null \0", "line\n", "n" * 201])
+def test_a_name_that_is_none_is_refused(main, name):
+    for verb in (lambda: main.fork(names=[name]), lambda: kibo.branch(name=name)):
+        with pytest.raises(errors.InvalidInput, match=r"not a name|names=\[.* is no list of texts"):
+            verb()
+
+
+def test_one_text_where_several_are_meant_is_not_taken_for_its_letters(main):
+    box = main.spawn(Values())
+    (fork,) = main.fork()
+    fork[box].put("b", 1)
+    box.put("src", 1)
+    for reads in ("work/src", b"work/src", [5]):
+        with pytest.raises(errors.InvalidInput, match="is no list of texts"):
+            fork.commit(onto="validated", reads=reads)
+    with pytest.raises(errors.ReadsChanged):
+        fork.commit(onto="validated", reads=["work/src"])
+    with pytest.raises(errors.InvalidInput, match="is no list of texts"):
+        main.fork(2, names="ab")
+
+
+@pytest.mark.parametrize("ref", ["half \udcff", "null \0", "line\n", "r" * 100_000])
+def test_what_nothing_can_be_called_names_nothing(ref):
+    with pytest.raises(errors.SnapshotUnknown):
+        kibo.checkout(ref, Values())
+    with pytest.raises(errors.BranchUnknown):
+        wiring.runtime().records().history.get(ref)
+
+
+@pytest.mark.parametrize("answer", [None, "theirs", 5])
+def test_a_resolver_that_says_nothing_that_it_may_loses_nothing(main, answer):
+    box = main.spawn(Values())
+    (fork,) = main.fork()
+    fork[box].put("a", 1)
+    box.put("a", 2)
+    with pytest.raises(errors.InvalidInput, match="the resolver returned"):
+        fork.merge(lambda _: answer)
+    assert (box.get("a"), fork[box].get("a")) == (2, 1)
+    fork.merge(lambda _: THEIRS)
+    assert box.seen() == {"a": "1"}
+
+
+@pytest.mark.parametrize("verb", ["commit", "merge"])
+def test_ctrl_c_in_the_middle_of_a_commit_comes_after_it(main, verb):
+    box = main.spawn(Values())
+    (fork,) = main.fork()
+    fork[box].put("a", 1)
+    if verb == "merge":
+        box.put("b", 2)
+    passed = []
+
+    def interrupt(name: str) -> None:
+        if name == f"{verb}.recorded":
+            passed.append(name)
+            signal.raise_signal(signal.SIGINT)
+
+    crash.install(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            getattr(fork, verb)()
+    finally:
+        crash.install(None)
+    assert passed == [f"{verb}.recorded"]
+    assert (fork.status, main.status) == ("committed", "open")
+    assert box.seen() == {"a": "1"} | ({"b": "2"} if verb == "merge" else {})
+    box.put("c", 3)
+    main.snapshot()
+    assert box.seen()["a"] == "1"

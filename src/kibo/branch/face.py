@@ -48,7 +48,7 @@ class BranchFace(Generic[InstanceT]):
     @property
     def instances(self) -> dict[str, InstanceT]:
         """Its instances, by the names that they have in every branch."""
-        return {name: member.face for name, member in self._running.members.items()}
+        return self._running.faces()
 
     def __getitem__(self, instance: InstanceT | str) -> InstanceT:
         """Returns the same instance in this branch.

@@ -7,6 +7,7 @@ until nothing is called in the instances that it seals, then takes the tree's lo
 from __future__ import annotations
 
 import os
+import reprlib
 import socket
 from collections.abc import (
     AsyncIterator,
@@ -53,9 +54,12 @@ from kibo.hub.post import Post
 from kibo.model.errors import (
     BranchClosed,
     BranchStale,
+    BranchTaken,
+    InstanceEnded,
     InstanceUnknown,
     InvalidInput,
     KiboError,
+    NotFound,
     UnmetNeed,
     WrongState,
 )
@@ -124,6 +128,9 @@ class RunningBranch:
         self._mail: Mail | None = None
         #: Why nothing runs in it any more; empty while it does.
         self._ended: Ended | Literal[""] = ""
+        #: Whether it was ended, and the history could not be told: that is still to be done.
+        self._untold = False
+        self._pid = os.getpid()
         #: Whether it has ended, and its instances have undone what it had done, or are at it: they end with that.
         self._undoes = False
         family.running[self.id] = self
@@ -275,6 +282,7 @@ class RunningBranch:
     def __getitem__(self, instance: Any) -> Any:
         """Returns the same instance in this branch; see `Branch.__getitem__`."""
         name = instance if isinstance(instance, str) else getattr(instance, "_member", None)
+        self._forget_destroyed()
         member = self.members.get(name) if isinstance(name, str) else None
         if member is None:
             known = ", ".join(sorted(self.members)) or "none"
@@ -352,6 +360,11 @@ class RunningBranch:
             talk.acts = sealed.turns
         return member
 
+    def faces(self) -> dict[str, Any]:
+        """Returns its instances, as its user holds them, by name."""
+        self._forget_destroyed()
+        return {name: member.face for name, member in self.members.items()}
+
     def _free_name(self, wanted: str) -> str:
         name, number = wanted, 1
         while name in self.members:
@@ -374,7 +387,7 @@ class RunningBranch:
     async def fork(self, n: int, names: Sequence[str], live: Live) -> list[RunningBranch]:
         """Makes branches that begin where this one is; see `Branch.fork`."""
         forking.check_wanted(n, live)
-        if len(names) > n:
+        if len(_listed(names, "names", "a name")) > n:
             raise InvalidInput(f"{len(names)} names for {n} branches", hint="Give at most one name a branch.")
         self._check()
         return await self._sealing(partial(self._fork, n, names, live))
@@ -473,10 +486,17 @@ class RunningBranch:
         try:
             with self._saying_why():
                 for member in members:
-                    point = await (
-                        member.take_busy(waiting) if member.name in busy else member.take(waiting, live)
-                    )
-                    taken.append((member, point))
+                    try:
+                        with waiting.undivided():
+                            take = (
+                                member.take_busy(waiting)
+                                if member.name in busy
+                                else member.take(waiting, live)
+                            )
+                            taken.append((member, await take))
+                    except InstanceEnded as error:
+                        self._check()
+                        raise _ended_by_itself(member, error) from error
                 await self.sharing.take()
             yield [point for _, point in taken]
         finally:
@@ -537,7 +557,7 @@ class RunningBranch:
     async def commit(self, onto: str, reads: Sequence[str], *, overwrite: bool) -> Committed:
         """Makes the parent what this branch is; see `Branch.commit`."""
         if onto == "validated":
-            return await self.merge(None, reads)
+            return await self.merge(None, _listed(reads, "reads", "a pattern"))
         if onto != "unmoved":
             raise InvalidInput(
                 f"onto={onto!r} says nothing",
@@ -581,14 +601,15 @@ class RunningBranch:
             async with self._points(members, "prefer", busy), self.family.lock:
                 self._check()
                 world = self._sealed_world()
-                done = await waiting.aside(lambda: self._record_commit(world, overwrite=overwrite))
-                crash_point("commit.recorded")
-                self._note_sealed(world, done.head)
-                if parent is None:
-                    self._stop("committed", ending)
-                else:
-                    parent._take_over(self, world, ending)
-                return done, await waiting.aside(lambda: self._tell_gateway(done))
+                with waiting.undivided():
+                    done = await waiting.aside(lambda: self._record_commit(world, overwrite=overwrite))
+                    crash_point("commit.recorded")
+                    self._note_sealed(world, done.head)
+                    if parent is None:
+                        self._stop("committed", ending)
+                    else:
+                        parent._take_over(self, world, ending)
+                    return done, await waiting.aside(lambda: self._tell_gateway(done))
 
     # -- context
 
@@ -721,16 +742,18 @@ class RunningBranch:
                 )
                 crash_point("merge.revived")
                 async with family.lock:
-                    done = await family.waiting.aside(
-                        lambda: (
-                            self._record_commit(merged, overwrite=True)
-                            if overwrite
-                            else self._record_merge(merged, (ours.id, theirs.id))
+                    with family.waiting.undivided():
+                        done = await family.waiting.aside(
+                            lambda: (
+                                self._record_commit(merged, overwrite=True)
+                                if overwrite
+                                else self._record_merge(merged, (ours.id, theirs.id))
+                            )
                         )
-                    )
-                    crash_point("merge.recorded")
-                    parent._become_merged(self, kept, fresh, overlay, merged, ending)
-                    told = await family.waiting.aside(lambda: self._tell_gateway(done))
+                        crash_point("merge.recorded")
+                        parent._become_merged(self, kept, fresh, overlay, merged, ending)
+                        fresh, overlay = {}, None  # the parent's now
+                        told = await family.waiting.aside(lambda: self._tell_gateway(done))
             except BaseException:
                 for spawned in fresh.values():
                     forking.discard(spawned)
@@ -784,25 +807,28 @@ class RunningBranch:
 
     async def abort(self) -> Undone:
         """Ends the branch and all below it; see `Branch.abort`."""
+        self._check_process()
         return await self.family.waiting.whole(self._abort())
 
     async def _abort(self) -> Undone:
-        if self._ended in ("committed", "aborted", "closed"):
+        if self._ended in ("committed", "closed") or (self._ended == "aborted" and not self._untold):
             return Undone()
         ending = Ending(self.family)
         try:
             async with self.family.lock:
-                self._stop("aborted", ending)
-                await ending.silence()
-                world = self._world_now()
-                await self.family.waiting.aside(lambda: self._record_abort(world))
+                with self._telling():
+                    self._stop("aborted", ending)
+                    await ending.silence()
+                    world = self._world_now()
+                    await self.family.waiting.aside(lambda: self._record_abort(world))
             await ending.undo(stale=False)
         finally:
             ending.kill_spared()
-            if self.parent is None:
-                self.family.owner.end(self.id)
-            else:
-                self.parent._children.pop(self.id, None)
+            if not self._untold:
+                if self.parent is None:
+                    self.family.owner.end(self.id)
+                else:
+                    self.parent._children.pop(self.id, None)
         self._let_go()
         await self._end_tape(keep=True)
         return ending.undone
@@ -822,37 +848,61 @@ class RunningBranch:
         Args:
             keep: Whether to record what it is, so that it can be looked at, applied and gone on from.
         """
-        if self._ended:
+        if self._pid != os.getpid():
+            return  # it is the other process's, which goes on with it
+        if self._ended == "aborted" and self._untold:
+            await self.abort()
+        if self._ended and not self._untold:
             await self._end_tape(keep=keep)  # of what was checked out, and committed
             return
+        failed: KiboError | None = None
         for child in list(self._children.values()):
-            await child.abort()
+            try:
+                await child.abort()
+            except KiboError as error:
+                # Nothing of the child runs any more. That its end could not be recorded must not lose what this one is.
+                failed = failed or error
         waiting = self.family.waiting
-        self._check()
-        if keep:
-            for member in self.members.values():
-                await member.stop_services(waiting)
+        if not self._ended:
+            self._check()
+            if keep:
+                for member in self.members.values():
+                    await member.stop_services(waiting)
         await waiting.whole(self._close(keep=keep))
+        if failed is not None:
+            raise failed
 
     async def _close(self, *, keep: bool) -> None:
         waiting = self.family.waiting
-        self._stop("closed", Ending(self.family))
-        for member in self.members.values():
-            await member.talk.destroy()
         try:
-            if keep:
-                await self._snapshot_left()
-                crash_point("close.sealed")
-                if not self._is_root and self.family.recorder.used:
-                    await waiting.aside(lambda: self.family.recorder.calls.keep(self.id))
-                if self._is_root:
-                    await waiting.aside(lambda: self.family.history.finish(self.id, epoch=self._epoch))
+            with self._telling():
+                self._stop("closed", Ending(self.family))
+                for member in self.members.values():
+                    await member.talk.destroy()
+                if keep:
+                    await self._snapshot_left()
+                    crash_point("close.sealed")
+                    if not self._is_root and self.family.recorder.used:
+                        await waiting.aside(lambda: self.family.recorder.calls.keep(self.id))
+                    if self._is_root:
+                        await waiting.aside(lambda: self.family.history.finish(self.id, epoch=self._epoch))
             self._let_go()
             await waiting.aside(self.family.flusher.flush)
         finally:
-            if self.parent is None:
+            if self.parent is None and not self._untold:
                 self.family.owner.end(self.id)
             await self._end_tape(keep=keep)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Notes, where a block that ends it fails, that it can be called again: to tell the history."""
+        self._untold = True
+        try:
+            yield
+        except (BranchTaken, NotFound):
+            self._untold = False  # another tells it
+            raise
+        self._untold = False
 
     async def _end_tape(self, *, keep: bool) -> None:
         """Ends the recording or the replay of a tree that ends."""
@@ -876,6 +926,7 @@ class RunningBranch:
 
     async def diff(self) -> list[BranchChange]:
         """Lists what has changed in it since it was forked, or began; see `Branch.diff`."""
+        self._forget_destroyed()
         deltas, start, now = self.family.deltas, self.sharing.start, self.sharing.world_now()
         pairs = [
             *([(SHARED, start, now)] if start != now else []),
@@ -1041,10 +1092,24 @@ class RunningBranch:
     def _check(self) -> None:
         """Refuses what only an open branch can do; an instance that its user destroyed is in it no more."""
         self._check_open()
+        self._forget_destroyed()
+
+    def _forget_destroyed(self) -> None:
+        if self._ended:
+            return  # what it is does not change any more
         for name in [name for name, each in self.members.items() if was_destroyed(each.face)]:
-            del self.members[name]
+            self.members.pop(name, None)
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise WrongState(
+                f"branch {self.name or self.id} belongs to the process that this one was forked from",
+                hint="Use it there: two processes would mix up what runs in it. Here it can be read.",
+                details={"branch": self.id},
+            )
 
     def _check_open(self) -> None:
+        self._check_process()
         if not self._ended:
             return
         if self._ended == "stale":
@@ -1058,6 +1123,24 @@ class RunningBranch:
             hint="It can be read. Fork again from its parent, or check one of its snapshots out.",
             details={"branch": self.id, "status": self._ended},
         )
+
+
+def _ended_by_itself(member: Member, error: InstanceEnded) -> InstanceEnded:
+    return InstanceEnded(
+        f"{member.name}: {error.message}",
+        hint="destroy() it, and the branch goes on without it. What it wrote is in diff() until then.",
+        details={**error.details, "instance": member.name},
+    )
+
+
+def _listed(given: Sequence[str], what: str, one: str) -> Sequence[str]:
+    """Refuses one text where several are meant, which would be taken for its letters."""
+    if isinstance(given, str | bytes) or not all(isinstance(each, str) for each in given):
+        raise InvalidInput(
+            f"{what}={reprlib.repr(given)} is no list of texts",
+            hint=f"Write {what}=[...], with {one} in each place.",
+        )
+    return given
 
 
 def _named(shared: InstanceWorld) -> World:
