@@ -1,7 +1,8 @@
 """Branches of running boxes against plain dictionaries: whatever is done, in whatever order, both say the same.
 
 The model knows of each branch what its instances hold, in files and live, and of each instance a stamp that changes
-with whatever may have changed it. Two stamps that are equal are what history calls the same world.
+with whatever may have changed it. Two stamps that are equal are what history calls the same world. Of what was said in
+a branch, to its agent and among its instances, it knows the entries, in order.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class Inside:
 
 
 World = dict[str, Inside]
+#: A message: whom it is for, or nobody where the agent was told something; its number; whether it was said or is done.
+Said = tuple[str, int, bool]
 
 
 class Line:
@@ -69,6 +72,9 @@ class Line:
     def __init__(self, branch: Any, parent: Line | None, world: World, head: int) -> None:
         self.branch, self.parent = branch, parent
         self.now, self.base, self.sealed = world, copy.deepcopy(world), stamps(world)
+        self.log: list[Said] = [] if parent is None else list(parent.log)
+        self.base_length = len(self.log)
+        self.unsealed = False  # something was said since the head
         self.head = self.base_head = head
         self.maker = self if parent is None else parent.maker  # of the head
         self.status = "open"
@@ -85,7 +91,7 @@ class Line:
         if self.status != "open" or self.parent is None:
             return self.status
         parent = self.parent
-        moved = self.stopped or parent.status != "open" or parent.head != self.base_head
+        moved = self.stopped or parent.status != "open" or parent.head != self.base_head or parent.unsealed
         return "stale" if moved else "open"
 
     @property
@@ -94,6 +100,13 @@ class Line:
         if self.status != "open":
             return BranchClosed
         return BranchStale if self.stopped else None
+
+    def told(self) -> list[int]:
+        return [number for to, number, _ in self.log if not to]
+
+    def unread(self, name: str) -> list[int]:
+        mine = [(number, said) for to, number, said in self.log if to == name]
+        return [number for number, said in mine if said and (number, False) not in mine]
 
 
 def stamps(world: World) -> dict[str, int]:
@@ -114,7 +127,7 @@ class Branches(RuleBasedStateMachine):
             (self.place / name).parent.mkdir(exist_ok=True)
             (self.place / name).write_text(text)
         self.lines: list[Line] = []
-        self.marks: list[tuple[str, Line, World, int]] = []
+        self.marks: list[tuple[str, Line, World, list[Said], int]] = []
         self.numbers = itertools.count(1)
 
     def teardown(self) -> None:
@@ -136,8 +149,9 @@ class Branches(RuleBasedStateMachine):
 
     def seal(self, line: Line) -> None:
         """A branch that has changed since its head gets another."""
-        if line.sealed != stamps(line.now):
+        if line.sealed != stamps(line.now) or line.unsealed:
             line.head, line.sealed, line.maker = next(self.numbers), stamps(line.now), line
+            line.unsealed = False
 
     def refused(self, error: type[Exception] | None, act: Callable[[], Any]) -> bool:
         if error is None:
@@ -157,7 +171,7 @@ class Branches(RuleBasedStateMachine):
             one = stopping.pop()
             one.stopped = True
             stopping += one.children
-        parent.sealed = stamps(parent.now)
+        parent.sealed, parent.unsealed = stamps(parent.now), False
 
     def took(self, line: Line, theirs: World, fresh: set[str]) -> None:
         """The parent has a world now; instances that both have keep where they began."""
@@ -239,6 +253,49 @@ class Branches(RuleBasedStateMachine):
             model.files[to if how == "rename" else name] = text
         model.stamp = next(self.numbers)
 
+    @rule(which=st.integers(0, 30), box=st.integers(0, 3))
+    def destroy(self, which: int, box: int) -> None:
+        line = self.pick(which)
+        if not line.runs or len(line.now) < 2:
+            return
+        instance, _ = self.inside(line, box)
+        instance.destroy()
+        del line.now[instance._member]
+
+    @rule(which=st.integers(0, 30))
+    def tell(self, which: int) -> None:
+        line, number = self.pick(which), next(self.numbers)
+        act = lambda: line.branch.context.user(str(number))  # noqa: E731
+        if self.refused(line.refusal, act):
+            return
+        act()
+        line.log.append(("", number, True))
+        line.unsealed = True
+
+    @rule(which=st.integers(0, 30), one=st.integers(0, 3), other=st.integers(0, 3))
+    def send(self, which: int, one: int, other: int) -> None:
+        line, number = self.pick(which), next(self.numbers)
+        if not line.runs or not line.now:
+            return
+        (sender, _), (to, _) = self.inside(line, one), self.inside(line, other)
+        sender.send_message(to, number)
+        line.log.append((to._member, number, True))
+        line.unsealed = True
+
+    @rule(which=st.integers(0, 30), box=st.integers(0, 3))
+    def receive(self, which: int, box: int) -> None:
+        line = self.pick(which)
+        if not line.runs or not line.now:
+            return
+        instance, _ = self.inside(line, box)
+        expected = line.unread(instance._member)
+        message = instance.mail.receive()
+        assert (message and message.body) == (expected[0] if expected else None)
+        if message is not None:
+            instance.mail.done(message)
+            line.log.append((instance._member, expected[0], False))
+            line.unsealed = True
+
     @rule(which=st.integers(0, 30), n=st.integers(1, 3), live=st.sampled_from(["prefer", "prefer", "never"]))
     def fork(self, which: int, n: int, live: str) -> None:
         line = self.pick(which)
@@ -271,7 +328,7 @@ class Branches(RuleBasedStateMachine):
         done = act()
         self.seal(line)
         assert done.fast_forward
-        parent.head, parent.maker = line.head, line.maker
+        parent.head, parent.maker, parent.log = line.head, line.maker, list(line.log)
         self.took(line, {name: each.copied() for name, each in line.now.items()}, set())
         self.end(line, "committed")
 
@@ -290,6 +347,7 @@ class Branches(RuleBasedStateMachine):
             parent.head, parent.maker = line.head, line.maker
         else:
             parent.head, parent.maker = next(self.numbers), parent
+        parent.log = list(line.log)
         theirs = {name: each.copied() for name, each in line.now.items()}
         fresh = set()
         if line.stopped:  # only its files are left
@@ -349,6 +407,7 @@ class Branches(RuleBasedStateMachine):
         done = act()
         assert not done.fast_forward
         parent.head, parent.maker = next(self.numbers), parent
+        parent.log += line.log[line.base_length :]
         self.took(line, joined, fresh)
         self.end(line, "committed")
 
@@ -419,20 +478,20 @@ class Branches(RuleBasedStateMachine):
             return
         act()
         self.seal(line)
-        self.marks.append((label, line.maker, copy.deepcopy(line.now), line.head))
+        self.marks.append((label, line.maker, copy.deepcopy(line.now), list(line.log), line.head))
 
     @precondition(lambda self: self.marks and sum(line.runs for line in self.lines) < 8)
     @rule(which=st.integers(0, 30))
     def checkout(self, which: int) -> None:
         """A branch of whichever is open of the one that the snapshot was made in, and of those above it."""
-        label, origin, world, head = self.marks[which % len(self.marks)]
+        label, origin, world, log, head = self.marks[which % len(self.marks)]
         branch = kibo.checkout(label, Values())
         parent: Line | None = origin
         while parent is not None and parent.status != "open":
             parent = parent.parent
         made = {name: each.copied(live=False, start=True) for name, each in world.items()}
         line = Line(branch, parent, made, head)
-        line.maker = origin
+        line.maker, line.log, line.base_length = origin, log, len(log)
         self.lines.append(line)
         if parent is not None:
             parent.children.append(line)
@@ -459,6 +518,7 @@ class Branches(RuleBasedStateMachine):
     def every_branch_is_what_the_model_says(self) -> None:
         for line in self.lines:
             assert line.branch.status == line.shown
+            assert [int(each.text) for each in line.branch.context.entries(10_000)] == line.told()
             if not line.runs:
                 continue
             assert line.branch.instances.keys() == line.now.keys()
