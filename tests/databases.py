@@ -64,16 +64,34 @@ def new_store(url: str) -> str:
     Returns:
         Its URL.
     """
-    made, name = _made_once(url), f"t{uuid.uuid4().hex[:12]}"
+    name = f"t{uuid.uuid4().hex[:12]}"
     if url.startswith("sqlite"):
-        shutil.copy(made.removeprefix("sqlite:///"), f"{url.removeprefix('sqlite:///')}{name}.db")
-        return f"{url}{name}.db"
-    template = made.rpartition("/")[2]
+        return _new_file(Path(f"{url.removeprefix('sqlite:///')}{name}.db"))
+    made = _made_once(url)
     if url.startswith("postgresql"):
-        _on_postgresql(url, f"CREATE DATABASE {name} TEMPLATE {template}")
+        _on_postgresql(url, f"CREATE DATABASE {name} TEMPLATE {made.rpartition('/')[2]}")
     else:
         _on_mariadb(url, f"CREATE DATABASE {name}", f"USE {name}", *_copying(made))
     return url + name
+
+
+def new_history(home: Path) -> str:
+    """Makes a new store where a state directory has its own. Returns its URL."""
+    return _new_file(home / "history.db")
+
+
+def _new_file(path: Path) -> str:
+    path.write_bytes(_migrated())
+    return f"sqlite:///{path}"
+
+
+@cache
+def _migrated() -> bytes:
+    """A new store of SQLite's."""
+    with tempfile.TemporaryDirectory(prefix="kibo-migrated-") as place:
+        path = Path(place, "history.db")
+        Store.open(f"sqlite:///{path}").close()
+        return path.read_bytes()
 
 
 @cache

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import databases
 from doors import ANSWER, Proxy, Server, read_all, read_until
 from kibo.box.policy import Allow, Secret
 from kibo.branch.history import History
@@ -66,7 +67,7 @@ class Installation:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        self.store = Store.open(f"sqlite:///{place}/history.db")
+        self.store = Store.open(databases.new_history(place))
         self.history, self.ledger = History(self.store), Ledger(self.store)
         self.shop = Shop()
         self.boxes = 0

@@ -15,6 +15,7 @@ import pytest
 import trustme
 from h2.errors import ErrorCodes
 
+import databases
 from doors import Proxy, read_until
 from kibo.box.policy import Allow, Deny, Secret
 from kibo.branch.history import History
@@ -45,7 +46,7 @@ class House:
         self.stack = ExitStack()
         self.trust = trustme.CA()
         self.trust.cert_pem.write_to_path(place / "servers.pem")
-        url = f"sqlite:///{place}/history.db"
+        url = databases.new_history(place)
         self.store = self.stack.enter_context(Store.open(url))
         self.history, self.ledger = History(self.store), Ledger(self.store)
         self.gateway = self.stack.enter_context(

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+import databases
 from doors import ANSWER, Proxy, Server, read_all, read_until
 from effect_drafts import draft
 from kibo.box.policy import Allow, Secret
@@ -76,7 +77,7 @@ class Place:
             home / "authority",
             self.values,
             extra_trust=home / "servers.pem",
-            store=f"sqlite:///{home}/history.db",
+            store=databases.new_history(home),
         )
         self.site = Site()
         self.rules = [Allow("shop.example", to=self.site.address)]

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule
 
+import databases
 from contexts import checked_messages, context, lines
 from kibo.branch.history import History
 from kibo.context.context import Context
@@ -52,7 +53,7 @@ class Contexts(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.place = Path(tempfile.mkdtemp(prefix="kibo-context-"))
-        self.url = f"sqlite:///{self.place}/history.db"
+        self.url = databases.new_history(self.place)
         self.history = History(Store.open(self.url))
         #: By what was asked for: the prompts of a branch, its ancestors' before the fork included.
         self.made: dict[str, dict[Any, list[Prompt]]] = {}
@@ -212,7 +213,7 @@ def test_exactly_one_of_any_neighbours_has_the_highest_level(numbers: list[int])
 def test_a_fork_has_all_the_bytes_of_its_ancestor(texts: list[str], budget: int, format: Any):
     place = Path(tempfile.mkdtemp(prefix="kibo-context-"))
     try:
-        with Store.open(f"sqlite:///{place}/history.db") as store:
+        with Store.open(databases.new_history(place)) as store:
             history = History(store)
             main = history.create().id
             for text in texts:
@@ -269,7 +270,7 @@ def conversation(drawn: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_messages_are_exported_as_they_were_imported(drawn: list[dict[str, Any]]):
     place = Path(tempfile.mkdtemp(prefix="kibo-context-"))
     try:
-        with Store.open(f"sqlite:///{place}/history.db") as store:
+        with Store.open(databases.new_history(place)) as store:
             history = History(store)
             one, two, three = (context(history, history.create().id) for _ in range(3))
             messages = conversation(drawn)

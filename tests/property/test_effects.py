@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+import databases
 from effect_drafts import call, draft
 from kibo.branch.history import History
 from kibo.effects import approvals
@@ -60,7 +61,7 @@ class Effects(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.place = Path(tempfile.mkdtemp(prefix="kibo-model-"))
-        self.store = Store.open(f"sqlite:///{self.place}/history.db")
+        self.store = Store.open(databases.new_history(self.place))
         self.history = History(self.store)
         self.ledger, self.calls = Ledger(self.store), Calls(self.store)
         self.parents: dict[str, str | None] = {}

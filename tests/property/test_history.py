@@ -54,7 +54,7 @@ class Histories(RuleBasedStateMachine):
         self.count = 0
 
     def new_url(self) -> str:
-        return f"sqlite:///{self.place}/history.db"
+        return databases.new_history(self.place)
 
     def teardown(self) -> None:
         self.store.close()
@@ -227,7 +227,7 @@ def test_the_same_is_so_where_a_server_keeps_it(kind: str, examples: int) -> Non
 
         class Elsewhere(Histories):
             def new_url(self) -> str:
-                return databases.new_database(server)
+                return databases.new_store(server)
 
         run_state_machine_as_test(
             Elsewhere, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None)

@@ -12,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+import databases
 from kibo.branch.history import History
 from kibo.hub.post import Post
 from kibo.model.errors import BranchStale
@@ -42,7 +43,7 @@ class Tree(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.place = Path(tempfile.mkdtemp(prefix="kibo-model-"))
-        self.store = Store.open(f"sqlite:///{self.place}/history.db")
+        self.store = Store.open(databases.new_history(self.place))
         self.history = History(self.store)
         self.worlds: dict[str, World] = {}
         self.posts: dict[str, Post] = {}

@@ -1,4 +1,4 @@
-"""The same builds as an ordinary user, with one id."""
+"""Builds as an ordinary user, with one id. A Debian for one is in test_bases.py, which such a user runs too."""
 
 import os
 import shutil
@@ -95,11 +95,3 @@ def test_apt_on_the_hosts_base_is_refused_with_the_remedy(place: Path) -> None:
     output = build(place, ONE_ID, 'Env(apt=["hello"])')
     assert "host.unsupported" in output
     assert "debian:" in output
-
-
-@pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="make setup installs mmdebstrap")
-def test_debian_and_its_packages_need_one_id_only(place: Path) -> None:
-    env = 'Env(base="debian:bookworm", apt=["hello"], run=["hello > /srv/hello; id -un 1000 >> /srv/hello"])'
-    output = build(place, ONE_ID, env)
-    assert "built" in output, output
-    assert read(output, "srv/hello") == "Hello, world!\nbox\n"
