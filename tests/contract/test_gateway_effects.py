@@ -72,12 +72,16 @@ class Installation:
         self.shop = Shop()
         self.boxes = 0
         self.values = {"PASSWORD": VALUE}
+        self.sources: dict[str, str] = {}
         self.rules = [Allow("shop.example", to=self.shop.address)]
         self.gateway = self.start()
 
     def start(self) -> Forwarder:
         return Forwarder.start(
-            self.place / "authority", self.values, store=f"sqlite:///{self.place}/history.db"
+            self.place / "authority",
+            self.values,
+            sources=self.sources,
+            store=f"sqlite:///{self.place}/history.db",
         )
 
     def restart(self, crash: str = "") -> None:
@@ -994,6 +998,38 @@ def test_mail_is_sent_by_another_gateway_with_the_values_that_that_one_has(maili
         here.restart()
         here.await_states("done")
     assert VALUE.encode() in here.shop.requests[0]
+
+
+def test_mail_waits_for_a_vault_that_does_not_answer_and_is_sent_with_its_value_once_it_does(
+    mailing: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = mailing
+    sealed = Server(
+        lambda connection: connection.sendall(b"HTTP/1.1 503 sealed\r\ncontent-length: 0\r\n\r\n")
+    )
+    (fork,) = here.history.fork(here.history.create().id)
+    box = here.box(fork, secrets=[Secret("PASSWORD", hosts=["shop.example"])])
+    box.send(request("/mail", "authorization: kibo-secret-PASSWORD"))
+    here.gateway.stop(box.name)
+    here.sources = {"PASSWORD": "vault:secret/shop#password"}
+    monkeypatch.setenv("VAULT_ADDR", f"http://{sealed.address}")
+    monkeypatch.setenv("VAULT_TOKEN", "hvs.t0ken")
+    here.restart()
+    here.commit(fork)
+    assert here.states() == ["released"]
+    sealed._handle = unsealed
+    here.await_states("done")
+    assert VALUE.encode() in here.shop.requests[0]
+    sealed.close()
+
+
+def unsealed(connection: socket.socket) -> None:
+    asked = read_until(connection, b"\r\n\r\n").split(b" ")[1]
+    data = '{"path": "secret/", "options": {"version": "2"}}'
+    if asked.endswith(b"/data/shop"):
+        data = f'{{"data": {{"password": "{VALUE}"}}}}'
+    body = f'{{"data": {data}}}'.encode()
+    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
 
 
 @pytest.mark.parametrize("dies", ["before", "after"])

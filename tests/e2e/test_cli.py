@@ -480,6 +480,24 @@ def test_doctor_tells_what_there_is(cli: Cli) -> None:
     assert "boxes run here" in cli("doctor").stdout
 
 
+def test_doctor_says_which_secrets_have_no_value_and_shows_none(cli: Cli) -> None:
+    (cli.home / "token").write_text("v4lue\n")
+    settings = cli.home / "kibo.toml"
+    settings.write_text(f'[secrets]\nTOKEN = "file:{cli.home}/token"\nOTHER = "vault:secret/shop#token"\n')
+    try:
+        checks = {check["name"]: check for check in cli.json("doctor")["checks"]}
+        assert (checks["secret TOKEN"]["ok"], checks["secret TOKEN"]["found"]) == (
+            True,
+            f"file:{cli.home}/token",
+        )
+        assert checks["secret OTHER"]["ok"] is False
+        shown = cli("doctor").stdout
+    finally:
+        settings.unlink()
+    assert "Set VAULT_ADDR" in shown
+    assert "v4lue" not in shown
+
+
 def test_gc_tells_and_then_removes_what_is_unused(cli: Cli) -> None:
     cli("build", "boxes.py:Noted", "--no-launch")
     assert cli.json("gc")["layers"] == []

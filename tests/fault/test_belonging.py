@@ -101,14 +101,25 @@ def test_settings_say_which_database_and_what_they_cannot_mean_is_refused(
     monkeypatch.delenv(settings.STORE)
     for bad in (
         "[store]\nurl = 1",
-        '[store]\nURL = "x:secret@y"',
-        'store = "x:secret@y"',
+        '[store]\nURL = "x:pa55@y"',
+        'store = "x:pa55@y"',
         "[other]",
         "\0",
-        "a:secret",
+        "a:pa55",
+        "[secrets]\nTOKEN = 1",
+        'secrets = "pa55"',
     ):
         file.write_text(bad)
         with pytest.raises(InvalidInput) as refused:
             settings.read(tmp_path)
         assert str(file) in refused.value.message
-        assert "secret" not in str(refused.value)
+        assert "pa55" not in str(refused.value)
+
+
+def test_settings_say_where_values_of_secrets_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(settings.STORE, "sqlite:///b.db")
+    (tmp_path / settings.FILE).write_text('[secrets]\nTOKEN = "vault:secret/shop#token"\n')
+    assert settings.read(tmp_path).secrets == {"TOKEN": "vault:secret/shop#token"}
+    (tmp_path / settings.FILE).write_text('[secrets]\nTOKEN = "shop"\n')
+    with pytest.raises(InvalidInput, match="'shop' does not say where the value of a secret is"):
+        settings.read(tmp_path)

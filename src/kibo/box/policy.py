@@ -138,11 +138,18 @@ EFFECTS = ("read", "bufferable", "reversible", "irreversible")
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 
 
+#: How what a box holds in place of a secret begins.
+PLACEHOLDER = "kibo-secret-"
+
+
 class Secret(Record):
     """A secret of which the box only ever holds a placeholder; its value is put in on the way out, for its hosts.
 
+    Where the value is, is no part of a definition: the host on which the box is spawned looks for it by its name, in
+    the environment, or where ``[secrets]`` in `kibo.toml` says.
+
     Args:
-        name: The name of the value at its source, and of the environment variable that holds the placeholder.
+        name: The name of the value, and of the environment variable that holds the placeholder in the box.
         hosts: The hosts that may receive the value, as in Allow.
     """
 
@@ -152,7 +159,7 @@ class Secret(Record):
     @property
     def placeholder(self) -> str:
         """What the box holds instead: of characters that forms, URLs and JSON all leave as they are."""
-        return f"kibo-secret-{self.name}"
+        return f"{PLACEHOLDER}{self.name}"
 
     def _settle(self) -> None:
         if not (isinstance(self.name, str) and self.name.isascii() and self.name.isidentifier()):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from kibo.cli.options import Common
 from kibo.cli.output import print_json, print_table
 from kibo.cli.styles import bold
+from kibo.effects.values.finding import Values
 from kibo.model.errors import KiboError
 from kibo.runtime.host import Check, probe
 from kibo.runtime.layers.home import state_home
@@ -22,7 +25,7 @@ def doctor(*, common: Common = Common()) -> int:  # noqa: B008 - frozen
         common: Options of every command.
     """
     home = state_home()
-    checks = [*probe(home), _history(home)]
+    checks = [*probe(home), _history(home), *_secrets(home)]
     missing = [check for check in checks if not check.ok]
     fatal = [check for check in missing if check.level == "required"]
     if common.json:
@@ -47,3 +50,21 @@ def _history(home: Path) -> Check:
     except KiboError as error:
         return Check("history", False, "recommended", use, error.message, error.hint)
     return Check("history", True, "recommended", use, found, "")
+
+
+def _secrets(home: Path) -> Iterator[Check]:
+    """Looks whether each secret of `kibo.toml` has a value where that says, and tells nothing of it."""
+    try:
+        set_so = settings.read(home).secrets
+    except KiboError:
+        return  # the line before says so
+    values = Values(os.environ, set_so)
+    for name, source in set_so.items():
+        what, use = f"secret {name}", "boxes that declare it"
+        try:
+            values.find(name)
+        except KiboError as error:
+            yield Check(what, False, "recommended", use, error.message, error.hint)
+        else:
+            found = "in the environment, which counts first" if os.environ.get(name) else source
+            yield Check(what, True, "recommended", use, found, "")

@@ -34,9 +34,10 @@ from kibo.effects.packed import PackedRule
 from kibo.effects.redacting import Redacting
 from kibo.effects.tapes import Missed, Tapes
 from kibo.effects.upstream import Upstream, trusting
+from kibo.effects.values.finding import Values
 from kibo.effects.window import Window
 from kibo.model.asker import NOBODY, Asker
-from kibo.model.errors import InvalidInput, KiboError, RuntimeLost
+from kibo.model.errors import KiboError, RuntimeLost
 from kibo.model.ids import GatewayId
 from kibo.model.limits import MAX_DESCRIPTORS
 
@@ -50,6 +51,7 @@ class Setup(msgspec.Struct, array_like=True):
     authority: str
     extra_trust: str | None
     place: Place | None
+    sources: dict[str, str] = {}
 
 
 class Order(msgspec.Struct, array_like=True):
@@ -219,7 +221,7 @@ class Forwarder:
         self,
         control: socket.socket,
         process: subprocess.Popen[bytes],
-        values: Mapping[str, str],
+        values: Values,
         gateway: GatewayId,
     ) -> None:
         self.gateway = gateway
@@ -234,8 +236,9 @@ class Forwarder:
     def start(
         cls,
         authority: Path,
-        values: Mapping[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
         *,
+        sources: Mapping[str, str] | None = None,
         extra_trust: Path | None = None,
         store: str | None = None,
     ) -> Self:
@@ -243,10 +246,15 @@ class Forwarder:
 
         Args:
             authority: The directory of the authority that boxes trust; made where it is missing.
-            values: Where the values of secrets are, by name.
+            variables: The environment, where the values of secrets are by their names.
+            sources: Where the other values are; see `kibo.effects.values.references`.
             extra_trust: A file of certificates in PEM that servers' are checked with, besides the host's trust store.
             store: The URL of the store that holds the ledger; without it nothing is recorded, and nothing can be held.
+
+        Raises:
+            InvalidInput: One of `sources` is malformed.
         """
+        values = Values({} if variables is None else variables, sources)
         gateway = GatewayId.new()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(ORDER_S)
@@ -257,9 +265,9 @@ class Forwarder:
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
         place = None if store is None else Place(store, str(authority.parent / "gateways"), str(gateway))
-        setup = Setup(str(authority), None if extra_trust is None else str(extra_trust), place)
-        ours.send(msgspec.msgpack.encode(setup))
-        return cls(ours, process, {} if values is None else values, gateway)
+        trust = None if extra_trust is None else str(extra_trust)
+        ours.send(msgspec.msgpack.encode(Setup(str(authority), trust, place, values.sources)))
+        return cls(ours, process, values, gateway)
 
     @property
     def alive(self) -> bool:
@@ -276,14 +284,10 @@ class Forwarder:
 
         Raises:
             InvalidInput: One has none.
+            SecretUnavailable: Where one's is, nobody answers.
         """
         for secret in secrets:
-            if not self._values.get(secret.name):
-                raise InvalidInput(
-                    f"the secret {secret.name} has no value",
-                    hint=f"Set {secret.name} in the environment of the program that spawns the box.",
-                    details={"secret": secret.name},
-                )
+            self._values.find(secret.name)
 
     def serve(
         self,
@@ -312,13 +316,14 @@ class Forwarder:
         Raises:
             InvalidInput: A secret has no value.
             RuntimeLost: The process is gone.
+            SecretUnavailable: Where a secret's value is, nobody answers.
         """
         if asker.replays:
             # Nothing is sent, so that no value is needed: the placeholders stay.
             filled = [SecretValue(s.placeholder, s.placeholder, tuple(s.hosts)) for s in secrets]
         else:
-            self.check(secrets)
-            filled = [SecretValue(s.placeholder, self._values[s.name], tuple(s.hosts)) for s in secrets]
+            find = self._values.find
+            filled = [SecretValue(s.placeholder, find(s.name), tuple(s.hosts)) for s in secrets]
         packed = [PackedRule.pack(rule) for rule in rules]
         beside = [("listener", listening_fd), *(("forward", fd) for fd in forwards)]
         beside += [(kind, fd) for kind, fd in (("process", pidfd), ("log", log)) if fd is not None]
@@ -446,7 +451,8 @@ def main() -> None:
 
 async def _serve(control: socket.socket, setup: Setup) -> None:
     trust = trusting(None if setup.extra_trust is None else Path(setup.extra_trust))
-    outbox = None if setup.place is None else Outbox(setup.place, trust)
+    values = Values(os.environ, setup.sources)
+    outbox = None if setup.place is None else Outbox(setup.place, trust, values)
     await Desk(control, Services(Authority.open(Path(setup.authority)), trust, outbox)).run()
 
 

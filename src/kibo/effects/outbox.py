@@ -32,9 +32,17 @@ from kibo.effects.packed import SECRETS
 from kibo.effects.records import Draft, Effect, Exact, Fields, Outcome, Unsent, line_of
 from kibo.effects.redacting import Redacting
 from kibo.effects.repeating import repetition
-from kibo.effects.sending import Kept, is_small, keyed, replay, restored
+from kibo.effects.sending import Kept, is_small, keyed, looked_up, replay, restored
 from kibo.effects.upstream import Upstream
-from kibo.model.errors import HostDiskFull, KiboError, StoreUnavailable, WrongState
+from kibo.effects.values.finding import Values
+from kibo.model.errors import (
+    HostDiskFull,
+    InvalidInput,
+    KiboError,
+    SecretUnavailable,
+    StoreUnavailable,
+    WrongState,
+)
 from kibo.model.limits import LAST_ANSWERS_S, MAX_EFFECT_ANSWER_BYTES
 from kibo.store import crash
 
@@ -44,6 +52,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: Seconds until a ledger is tried again that could not be used: a database that restarts takes some.
 AGAIN_S: Final = 0.5
+#: Seconds until the value of a secret is asked for again where nobody gave it.
+VALUE_AGAIN_S: Final = 5.0
 #: Seconds until it is looked again whether another gateway has died. Looking costs some files that are opened.
 WATCH_S: Final = 2.0
 #: Of two gateways of one store, the other was faster.
@@ -52,6 +62,14 @@ OVERTAKEN: Final = "it, or another request with its key, is sent by another gate
 EFFECT: Final = b"kibo-effect"
 #: Waits for the answer to a request that is held.
 Held = Callable[[], Awaitable[Answer]]
+
+
+class _NoValueError(Exception):
+    """A secret that goes into a request has no value here; or, where that is `passing`, not at the moment."""
+
+    def __init__(self, cause: InvalidInput | SecretUnavailable) -> None:
+        super().__init__(cause.message)
+        self.passing = isinstance(cause, SecretUnavailable)
 
 
 class Place(msgspec.Struct, array_like=True):
@@ -112,11 +130,13 @@ class Outbox:
     Args:
         place: Where its ledger is.
         trust: What servers' certificates are checked with.
+        values: Where the values of secrets are, for what no box waits for any more.
     """
 
-    def __init__(self, place: Place, trust: ssl.SSLContext) -> None:
+    def __init__(self, place: Place, trust: ssl.SSLContext, values: Values) -> None:
         self._place = place
         self._trust = trust
+        self._values = values
         self._opened: Ledger | None = None
         # Of its own, so that nobody who only reads waits for a disk.
         self._thread = ThreadPoolExecutor(1, "kibo-ledger")
@@ -460,9 +480,11 @@ class Outbox:
                         answer = repetition(found, own.request, own.body, whole=own.whole)
                         why = f"it repeats {found.effect.id}, and was not sent"
                         await self.ask(lambda ledger: ledger.fail(unsent.id, why))
-        except LookupError as error:
+        except _NoValueError as error:
             # It stays released: a gateway that has the value sends it.
             print(f"kibo: {unsent.id} cannot be sent: {error}", file=sys.stderr, flush=True)
+            if error.passing:
+                self._background(self._release_later(line_of(unsent)))
             return
         except Exception as error:  # noqa: BLE001 - recorded, and told; others that were released come after it
             known = (
@@ -492,10 +514,12 @@ class Outbox:
         elif way is not None and exact.effect.effect == "bufferable":
             upstream, secrets = way.upstream, way.secrets_of(unsent)
         interim = _unheard if waiter is None else waiter.interim
+        if unsent.replayed and upstream is None:
+            raise Refused(BAD_GATEWAY, "its box has gone, and a replay sends nothing.")
+        if secrets is None:
+            secrets = await self._look_up(unsent)
         request = restored(exact, unsent, secrets)
-        if unsent.replayed:
-            if upstream is None:
-                raise Refused(BAD_GATEWAY, "its box has gone, and a replay sends nothing.")
+        if unsent.replayed and upstream is not None:
             answer, outcome = await replay(request, upstream, interim)
             await self.insist(lambda ledger: ledger.replay(unsent.id, outcome))
             return answer
@@ -507,6 +531,18 @@ class Outbox:
         answer = await self._send(unsent.id, request, own, interim, started)
         answer.close = partial(_close_both, answer.close, own)
         return answer
+
+    async def _look_up(self, unsent: Unsent) -> list[SecretValue]:
+        try:
+            return await asyncio.to_thread(looked_up, unsent, self._values)
+        except (InvalidInput, SecretUnavailable) as error:
+            raise _NoValueError(error) from None
+
+    async def _release_later(self, line: str) -> None:
+        """Tries again what waits for the value of a secret, which Vault or a keyring did not give."""
+        await self._rest(VALUE_AGAIN_S)
+        if not self._over.is_set():
+            await self._release(line)
 
     async def _begun(self, draft: Draft) -> None:
         def begin(ledger: Ledger) -> None:

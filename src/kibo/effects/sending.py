@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
-from kibo.box.policy import Allow
+from kibo.box.policy import PLACEHOLDER, Allow
 from kibo.effects.exchange import Answer, Interim, Request, Sender, Whole, filled
 from kibo.effects.http_head import SecretValue
 from kibo.effects.packed import RULE, SECRETS
 from kibo.effects.records import Exact, Fields, Outcome, Unsent
+from kibo.effects.values.finding import Values
 from kibo.model.limits import MAX_EFFECT_ANSWER_BYTES
 
 #: What a server may tell repetitions by, of its own accord (draft-ietf-httpapi-idempotency-key-header).
@@ -51,24 +51,27 @@ def keyed(request: Request, effect: str) -> Request:
     return request
 
 
-def restored(exact: Exact, unsent: Unsent, secrets: list[SecretValue] | None) -> Request:
+def looked_up(unsent: Unsent, values: Values) -> list[SecretValue]:
+    """Finds what goes into a request that no box waits for. It may take seconds.
+
+    Raises:
+        InvalidInput: A value is nowhere to be found.
+        SecretUnavailable: Where one is, nobody answers.
+    """
+    return [
+        SecretValue(placeholder, values.find(placeholder.removeprefix(PLACEHOLDER)), hosts)
+        for placeholder, hosts in SECRETS.decode(unsent.secrets)
+    ]
+
+
+def restored(exact: Exact, unsent: Unsent, secrets: list[SecretValue]) -> Request:
     """Makes a request again from what the ledger has of it.
 
     Args:
         exact: The effect.
         unsent: What it is sent by.
-        secrets: With their values; None has them looked up in the environment.
-
-    Raises:
-        LookupError: A value is nowhere to be found.
+        secrets: With their values.
     """
-    if secrets is None:
-        secrets = []
-        for placeholder, hosts in SECRETS.decode(unsent.secrets):
-            name = placeholder.removeprefix("kibo-secret-")
-            if not os.environ.get(name):
-                raise LookupError(f"the secret {name} has no value in the environment of this gateway")
-            secrets.append(SecretValue(placeholder, os.environ[name], hosts))
     payload = exact.request
     rule = RULE.decode(unsent.rule).unpack()
     assert isinstance(rule, Allow)

@@ -72,6 +72,7 @@ KiboError
 │   ├── WorkspaceChanging
 │   ├── RuntimeLost
 │   ├── StoreUnavailable        the database does not answer
+│   ├── SecretUnavailable       the keyring or Vault that has a secret's value does not give it
 │   ├── ProfileBusy             another holds a session's lease
 │   ├── ReplyTimedOut           nobody answered a message in time
 │   ├── PersonTimedOut          a person who was asked did not answer in time
@@ -632,6 +633,13 @@ class StoreUnavailable(Unavailable):
     """The store of history does not answer. What was asked has happened entirely or not at all."""
 
     code = "store.unavailable"
+
+
+class SecretUnavailable(Unavailable):
+    """Whoever has the value of a secret does not give it at the moment; nothing was sent."""
+
+    code = "secret.unavailable"
+    retry = "after"
 
 
 class RecordingLost(Unavailable):

@@ -86,6 +86,9 @@ MAX_ENTRY_BYTES = 4 * MIB
 #: The body of a request that is kept in the ledger, and so of one that can be held. As for an entry of the log.
 MAX_EFFECT_BODY_BYTES = 4 * MIB
 
+#: The value of one secret: a key in PEM has some three KiB, a file of a cloud's credentials as much.
+MAX_SECRET_BYTES = 16 * KIB
+
 #: What the ledger keeps of an answer's body, to give it again to who asks again: a receipt is a few KiB, a page some
 #: hundred. What is longer is passed on whole, and kept as far as this.
 MAX_EFFECT_ANSWER_BYTES = 1 * MIB

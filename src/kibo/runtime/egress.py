@@ -24,7 +24,9 @@ class Forwarding(Protocol):
     """Carries what boxes send to where their rules allow."""
 
     def check(self, secrets: Sequence[Secret]) -> None:
-        """Raises InvalidInput when the value of a secret is nowhere to be found."""
+        """Raises InvalidInput when the value of a secret is nowhere to be found, and SecretUnavailable when whoever has
+        it does not give it.
+        """
 
     def certificate(self) -> bytes:
         """Returns the certificate that programs in boxes must trust to use it, in PEM."""
@@ -160,11 +162,20 @@ class Egress:
 
         Raises:
             InvalidInput: A secret has no value.
+            SecretUnavailable: Where one's is, nobody answers.
         """
-        forwarding = self.forwarding()
-        if not asker.replays:
-            forwarding.check(secrets)
-        return Door(forwarding, box_id, rules, secrets, asker)
+        self.check(secrets, asker)
+        return Door(self.forwarding(), box_id, rules, secrets, asker)
+
+    def check(self, secrets: Sequence[Secret], asker: Asker) -> None:
+        """Sees that what a box needs has values. What is not in the environment may take seconds.
+
+        Raises:
+            InvalidInput: A secret has no value.
+            SecretUnavailable: Where one's is, nobody answers.
+        """
+        if secrets and not asker.replays:
+            self.forwarding().check(secrets)
 
     @property
     def used(self) -> bool:

@@ -164,10 +164,16 @@ class States:
 
         Raises:
             BuildFailed: A step of the environment or a ``launch()`` failed. Nothing of it is left.
+            InvalidInput: A secret has no value.
+            SecretUnavailable: Where one's value is, nobody answers.
             StateNotForkable: A ``launch()`` left threads behind.
         """
         key = self.key(box, tape)
         found = self.find(*key)
+        wanted = plan(box) if found is None else found.plan
+        if wanted.secrets and wanted.egress:
+            # Before hours of building; and whoever is asynchronous waits for Vault here, in a thread.
+            self.egress.check(wanted.secrets, Asker(tape=tape))
         if found is not None:
             return found
         with self._guard:
@@ -176,7 +182,7 @@ class States:
             found = self.find(*key)
             if found is None:
                 # One that is out of date stays for the instances that were forked from it.
-                found = self._build(box, plan(box), progress, key[1])
+                found = self._build(box, wanted, progress, key[1])
                 self._ready[key] = found
             return found
 

@@ -228,11 +228,13 @@ def way_out(home: Path) -> Egress:
 
         prepare_home(home)
         extra = os.environ.get("KIBO_EXTRA_CA_FILE")
+        found = settings.read(home)
         return Forwarder.start(
             home / "authority",
             os.environ,
+            sources=found.secrets,
             extra_trust=Path(extra).absolute() if extra else None,
-            store=settings.read(home).store,
+            store=found.store,
         )
 
     return Egress(make)

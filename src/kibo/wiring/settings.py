@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from kibo.effects.values.references import Reference
 from kibo.model.errors import InvalidInput
 from kibo.store.address import own_url
 
@@ -24,10 +26,13 @@ class Settings:
         store: The URL of the database that the history is in. It may have a password: show it by `database.shown`.
         said_in: What says so: ``KIBO_STORE``, the path of a `kibo.toml`, or empty for nothing, which means the
             database in the state directory.
+        secrets: Where the values of secrets are that are not in the environment, by name; see
+            `kibo.effects.values.references`.
     """
 
     store: str
     said_in: str
+    secrets: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(home: Path) -> Settings:
@@ -36,30 +41,33 @@ def read(home: Path) -> Settings:
     Raises:
         InvalidInput: The file cannot be read as what it is.
     """
-    if url := os.environ.get(STORE):
-        return Settings(url, STORE)
     path = home / FILE
+    url, secrets = "", dict[str, str]()
     try:
-        table = tomllib.loads(path.read_text())
+        url, secrets = _checked(path, tomllib.loads(path.read_text()))
     except FileNotFoundError:
-        return Settings(own_url(home), "")
+        pass
     except (OSError, ValueError) as error:
         raise _unreadable(path, str(error) if isinstance(error, OSError) else "it is no TOML") from None
-    found = _checked(path, table)
-    return Settings(found, str(path)) if found else Settings(own_url(home), "")
+    if said := os.environ.get(STORE):
+        return Settings(said, STORE, secrets)
+    return Settings(url, str(path), secrets) if url else Settings(own_url(home), "", secrets)
 
 
-def _checked(path: Path, table: dict[str, Any]) -> str:
-    store = table.get("store", {})
+def _checked(path: Path, table: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    store, secrets = table.get("store", {}), table.get("secrets", {})
     url = store.get("url", "") if isinstance(store, dict) else None
-    if not isinstance(url, str) or table.keys() - {"store"} or store.keys() - {"url"}:
-        raise _unreadable(path, "it has more than the url of a store, or that is no text")
-    return url
+    if not isinstance(url, str) or table.keys() - {"store", "secrets"} or store.keys() - {"url"}:
+        raise _unreadable(path, "it has more than secrets and the url of a store, or that is no text")
+    if not isinstance(secrets, dict) or not all(isinstance(each, str) for each in secrets.values()):
+        raise _unreadable(path, "[secrets] is not names and texts")
+    return url, {name: str(Reference.parse(text)) for name, text in secrets.items()}
 
 
 def _unreadable(path: Path, why: str) -> InvalidInput:
     return InvalidInput(
         f"the settings in {path} cannot be read: {why}",
-        hint='Write [store] and, below it, url = "postgresql+psycopg://user:password@host/database".',
+        hint='It takes [store], with url = "postgresql+psycopg://user:password@host/database", and [secrets], with '
+        'lines such as SHOP_TOKEN = "file:/run/secrets/shop".',
         details={"path": str(path)},
     )
