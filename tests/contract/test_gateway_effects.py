@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -24,7 +25,8 @@ from kibo.branch.records import BranchRecord
 from kibo.effects import presence
 from kibo.effects.forwarder import Forwarder
 from kibo.effects.ledger import Ledger
-from kibo.effects.records import Effect
+from kibo.effects.records import Effect, Outcome
+from kibo.effects.sending import settles
 from kibo.model.asker import Asker
 from kibo.model.limits import MAX_EFFECT_ANSWER_BYTES, MAX_EFFECT_BODY_BYTES
 from kibo.store.database import Store
@@ -762,6 +764,158 @@ def test_what_a_killed_gateway_held_is_dropped_and_a_commit_releases_none_of_it(
     here.history.commit(fork.id, {"moved": 1})
     assert here.states() == ["dropped"]
     assert here.shop.requests == []
+
+
+# -- once, at servers that act once on each key
+
+
+class Till(Shop):
+    """A shop that acts once on each key, and answers a repetition as it answered the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._handle = self.charge
+        self.charged: dict[bytes, bytes] = {}
+        #: What it does with the next requests instead of answering: nothing, break off half-way, or say something.
+        self.fails: list[bytes] = []
+
+    def charge(self, connection: socket.socket) -> None:
+        fails = self.fails.pop(0) if self.fails else None
+        if fails == b"deaf":
+            read_until(connection, b"\r\n\r\n")
+            return
+        before = len(self.requests)
+        self.answers = [b""]
+        self.sell(connection)
+        if len(self.requests) == before:
+            return  # its gateway died before it said anything
+        key = re.search(rb"idempotency-key: (\S+)", self.requests[-1])
+        assert key is not None
+        receipt = self.charged.setdefault(key[1], b"receipt %d" % (len(self.charged) + 1))
+        answer = b"HTTP/1.1 201 Created\r\ncontent-length: %d\r\n\r\n%b" % (len(receipt), receipt)
+        connection.sendall({None: answer, b"cut": b"", b"half": answer[:-3]}.get(fails, fails or b""))
+
+
+@pytest.fixture
+def till(here: Installation) -> Till:
+    here.shop.close()
+    here.shop = till = Till()
+    here.rules = [Allow("shop.example", to=till.address, idempotent=True)]
+    return till
+
+
+@pytest.mark.parametrize(
+    ("crash", "key"), [("effect.sending", ""), ("effect.answered", "k"), ("effect.before_answer", "")]
+)
+def test_what_a_gateway_left_in_doubt_is_asked_for_again_with_its_key_and_was_charged_once(
+    here: Installation, till: Till, crash: str, key: str
+) -> None:
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    fields = [f"Idempotency-Key: {key}"] if key else []
+    here.restart(crash)
+    asking = Asking(here.box(fork), request("/pay", *fields))
+    here.await_states("held")
+    here.history.commit(fork.id)
+    with contextlib.closing(here.gateway.settle(fork.id, Asker(main.id, main.id))):
+        killed(here)
+    asking.wait()
+    # The one that comes next dies at the same place, and one before it has begun.
+    for again in (crash, "effect.before_repeat"):
+        here.restart(again)
+        killed(here)
+    here.restart()
+    here.await_states("done")
+    (effect,) = here.effects()
+    assert (effect.status, effect.reason) == (201, "")
+    assert here.ledger.get(effect.id).outcome == Outcome(201, [(b"content-length", b"9")], b"receipt 1", True)
+    assert list(till.charged) == [(key or effect.id).encode()]
+    assert len(set(till.requests)) == 1, "each is the same, to the letter"
+
+
+@pytest.mark.parametrize("fails", [b"deaf", b"cut", b"half"])
+def test_a_client_whose_server_breaks_off_has_the_answer_to_a_repetition(
+    here: Installation, till: Till, fails: bytes
+) -> None:
+    till.fails = [fails]
+    assert here.box().send(request()).endswith(b"receipt 1")
+    assert here.states() == ["done"]
+    assert len(till.charged) == 1
+
+
+def test_an_answer_that_says_nothing_of_the_first_is_no_outcome(here: Installation, till: Till) -> None:
+    said = b"HTTP/1.1 409 still at it\r\ncontent-length: 0\r\n\r\n"
+    till.fails = [b"cut", said]
+    assert here.box().send(request()).endswith(b"receipt 1")
+    # To the first request it is one.
+    till.fails = [said]
+    assert ask(here.box(), request("/other")).startswith(b"HTTP/1.1 409")
+    assert [(each.state, each.status) for each in here.effects()] == [("done", 201), ("done", 409)]
+    assert len(till.requests) == 4
+    said_nothing = {status for status in range(100, 600) if not settles(status)}
+    assert said_nothing == {401, 403, 407, 408, 409, 421, 422, 425, 429, *range(500, 600)}
+
+
+def test_nothing_is_sent_again_where_no_rule_says_so_of_just_that_or_what_was_sent_is_not_kept_whole(
+    here: Installation, till: Till
+) -> None:
+    to = till.address
+    rules = [
+        Allow("shop.example", to=to),
+        Allow("shop.example", to=to, methods=("PUT",), idempotent=True),
+        Allow("shop.example", to=to, paths=("/once",), idempotent=True),
+    ]
+    till.fails = [b"cut"] * 3
+    for sent in (request("/pay"), request("/x/../once")):
+        assert b"It is not sent again" in ask(here.box(None, *rules), sent)
+    large = request("/once", body=b"x" * (MAX_EFFECT_BODY_BYTES + 1))
+    assert b"It is not sent again" in ask(here.box(None, *rules), large)
+    here.restart()
+    here.box().send(request("/after"))
+    assert here.states() == [*["in_doubt"] * 3, "done"]
+    assert len(till.requests) == 4
+    # What a rule does say it of is, whichever stands first.
+    till.fails = [b"cut"] * 2
+    for sent in (request("/pay", method="PUT"), request("/once")):
+        assert b"receipt" in here.box(None, *rules).send(sent)
+
+
+def test_what_was_sent_too_long_ago_or_by_a_clock_that_was_set_back_stays_in_doubt(
+    here: Installation, till: Till
+) -> None:
+    here.restart("effect.answered")
+    Asking(here.box(), request()).wait()
+    killed(here)
+    for by_s in (-60.0, 60 + 13 * 3600.0):
+        with contextlib.closing(sqlite3.connect(here.place / "history.db")) as database:
+            database.execute("UPDATE effects SET sent = sent - ?", (by_s,))
+            database.commit()
+        here.ledger.bury(here.gateway.gateway)
+        assert here.states() == ["in_doubt"]
+        assert here.ledger.repeatable() == []
+        assert not here.ledger.repeat(here.effects()[0].id, "gw_1")
+    here.restart()
+    assert here.ledger.resolve(here.effects()[0].id, done=True, by="ada").state == "done"
+    assert len(till.requests) == 1
+
+
+def test_a_server_that_is_away_is_asked_by_the_next_gateway_and_a_person_may_be_first(
+    here: Installation, till: Till
+) -> None:
+    here.restart("effect.answered")
+    for path in ("/one", "/two"):
+        Asking(here.box(), request(path)).wait()
+        killed(here)
+        here.restart("effect.answered")
+    till.fails = [b"deaf"] * 2
+    here.restart()
+    until(lambda: not till.fails)
+    one, _ = here.effects()
+    here.await_states("in_doubt", "in_doubt")
+    here.ledger.resolve(one.id, done=False, by="ada")
+    here.restart()  # the one before it ended as it should, and has left this to do
+    here.await_states("not_done", "done")
+    assert len(till.charged) == 2
 
 
 def test_a_gateway_that_is_told_to_end_records_the_answers_that_are_on_their_way(here: Installation) -> None:

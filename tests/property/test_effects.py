@@ -38,7 +38,7 @@ def test_no_life_leads_to_two_sendings_or_from_an_end(events: list[str]) -> None
             except WrongState:
                 continue
             sendings += event == "send"
-            assert sendings <= 1
+            assert sendings <= 1, "a repetition has the key of the one that it repeats"
             assert state not in ("done", "not_done", "in_doubt") or sendings == 1
             assert state not in ("held", "asking", "released", "dropped", "failed") or sendings == 0
 

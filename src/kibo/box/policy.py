@@ -31,6 +31,9 @@ class Allow(Record):
             by `kibo approve`. Of several rules, one that asks is enough.
         approve_within_s: How long such a request waits for its person, and how long an approval holds, in seconds: up
             to 30 days. By default an hour. Where several rules ask, the shortest.
+        idempotent: Whether the server acts once on all requests that have one `Idempotency-Key`, and answers each
+            repetition as it answered the first. Then one that is in doubt is sent again with its key, for up to 12
+            hours, and what the server says is its outcome.
     """
 
     target: str
@@ -42,6 +45,7 @@ class Allow(Record):
     tcp: bool = False
     approve: bool = False
     approve_within_s: float | None = None
+    idempotent: bool = False
 
     @property
     def unopened(self) -> bool:
@@ -74,6 +78,13 @@ class Allow(Record):
         if self.effect is not None and self.effect not in EFFECTS:
             raise InvalidDefinition(
                 f"{self!r}: {self.effect!r} is not a class of effects", hint=f"One of {', '.join(EFFECTS)}."
+            )
+        if not isinstance(self.idempotent, bool) or (
+            self.idempotent and (self.unopened or self.effect == "read")
+        ):
+            raise InvalidDefinition(
+                f"{self!r}: `idempotent` is true or false, and of requests that are opened and change something",
+                hint="Leave out `idempotent`.",
             )
         self._settle_approval()
 
@@ -301,6 +312,16 @@ def says_irreversible(rules: Iterable[Rule], host: str, port: int, methods: Sequ
         and rule.effect == "irreversible"
         and find_rule((rule,), host, port) is not None
         and _may_be_meant(rule, methods, path)
+        for rule in rules
+    )
+
+
+def says_idempotent(rules: Iterable[Rule], host: str, port: int, methods: Sequence[str], path: str) -> bool:
+    """Tells whether a rule that covers a request says that its server acts once on each `Idempotency-Key`."""
+    return any(
+        isinstance(rule, Allow)
+        and rule.idempotent
+        and find_rule((rule,), host, port, methods, path) is not None
         for rule in rules
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from kibo.box.policy import Allow, Rule, find_approval, find_effect, says_irreversible
+from kibo.box.policy import Allow, Rule, find_approval, find_effect, says_idempotent, says_irreversible
 from kibo.effects.boundary import Boundary
 from kibo.effects.destinations import Refused, decide, show
 from kibo.effects.exchange import Answer, Caller, Request
@@ -41,7 +41,11 @@ class Admission:
     def __init__(self, rules: Sequence[Rule], secrets: Sequence[SecretValue], boundary: Boundary) -> None:
         self.rules = rules
         #: Those that say what a request does, which most leave to its method.
-        self.telling = [rule for rule in rules if isinstance(rule, Allow) and (rule.effect or rule.approve)]
+        self.telling = [
+            rule
+            for rule in rules
+            if isinstance(rule, Allow) and (rule.effect or rule.approve or rule.idempotent)
+        ]
         self.boundary = boundary
         self._secrets = secrets
 
@@ -107,6 +111,7 @@ class Admission:
         )
         if effect != "read":
             request.approve_within_s = find_approval(self.telling, host, port, methods, path)
+            request.idempotent = not head.upgrade and says_idempotent(self.telling, host, port, methods, path)
         # What a connection becomes would go on after the action.
         never = says_irreversible(self.telling, host, port, methods, path)
         request.always_held = head.upgrade or never

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from msgspec.structs import replace
+
 from kibo.effects.destinations import Refused
 from kibo.effects.exchange import Answer, Body, Fields, Interim, Request, Sender, filled, gather
 from kibo.effects.http_head import MAX_SECRET_BODY_BYTES
@@ -158,7 +160,7 @@ class Boundary:
             self._instance,
             asker.scope or self._instance,
             key_digest(keys[0]) if len(keys) == 1 and keys[0] else None,
-            PACK.encode(PackedRule.pack(request.rule)),
+            PACK.encode(replace(PackedRule.pack(request.rule), idempotent=request.idempotent)),
             PACK.encode([PackedSecret(secret.placeholder, secret.hosts) for secret in request.secrets]),
             payload,
             body,

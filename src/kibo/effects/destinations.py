@@ -128,7 +128,7 @@ def write(rule: Rule) -> str:
     if isinstance(rule, Allow):
         limits += [f"{name}=True" for name in ("passthrough", "tcp") if getattr(rule, name)]
         limits += [f"effect={_quoted(rule.effect)}"] if rule.effect else []
-        limits += ["approve=True"] if rule.approve else []
+        limits += [f"{name}=True" for name in ("approve", "idempotent") if getattr(rule, name)]
     return f"{type(rule).__name__}({', '.join([_quoted(rule.target), *limits])})"
 
 

@@ -83,6 +83,7 @@ class Request:
         fillable: Whether they go into the body, too.
         gone: Returns when the box's side has ended.
         always_held: Whether a fork holds it even within an action that can be undone.
+        idempotent: Whether its server acts once on all that have its key.
     """
 
     rule: Allow
@@ -101,6 +102,7 @@ class Request:
     fillable: bool = False
     gone: Callable[[], Awaitable[None]] | None = None
     always_held: bool = False
+    idempotent: bool = False
 
 
 async def gather(request: Request, interim: Interim, most: int) -> tuple[bytes, AsyncIterator[bytes] | None]:

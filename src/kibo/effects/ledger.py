@@ -16,6 +16,7 @@ from sqlalchemy import and_, bindparam, not_, or_, select, update
 
 from kibo.effects import approvals
 from kibo.effects.lifecycle import OPEN, SENT, STANDING, CallEvent, Event, State, after, before, reached
+from kibo.effects.packed import RULE
 from kibo.effects.records import (
     PACK,
     UNPACK_CALLED,
@@ -32,6 +33,7 @@ from kibo.effects.records import (
 from kibo.model.clock import moment
 from kibo.model.errors import EffectUnknown, WrongState
 from kibo.model.ids import BranchId, EffectId, InstanceId
+from kibo.model.limits import REPEAT_WITHIN_S
 from kibo.store import crash
 from kibo.store.checking import damaged
 from kibo.store.database import Store, Transaction
@@ -136,6 +138,26 @@ _OPEN_OF: Final = Prepared(
     )
     .order_by(effects.c.position)
 )
+_IN_DOUBT: Final = Prepared(
+    select(
+        effects.c.id,
+        effects.c.state,
+        effects.c.branch,
+        effects.c.origin,
+        effects.c.scope,
+        effects.c.key,
+        effects.c.rule,
+        effects.c.secrets,
+    )
+    .where(
+        effects.c.state == "in_doubt",
+        effects.c.action.is_(None),
+        effects.c.whole == 1,
+        effects.c.sent > bindparam("after"),
+        effects.c.sent <= bindparam("now"),
+    )
+    .order_by(effects.c.position)
+)
 _BRANCH: Final = Prepared(
     select(branches.c.status, branches.c.parent)
     .where(branches.c.id == bindparam("id"))
@@ -219,6 +241,14 @@ _STEPS: Final[dict[Event | CallEvent, Prepared]] = {
     "answer": step("answer", **_OUTCOME),
     "confirm": step("confirm", **_ENDED),
     "deny": step("deny", **_ENDED),
+    "repeat": step(
+        "repeat",
+        effects.c.sent > bindparam("after"),
+        effects.c.sent <= bindparam("now"),
+        gateway=bindparam("by"),
+        reason="",
+        ended=None,
+    ),
     "replay": step("replay", **_OUTCOME),
     "settle": step("settle", **_ENDED),
 }
@@ -515,6 +545,21 @@ class Ledger:
 
         crash.point("effect.before_lose")
         return self._store.write(work)
+
+    def repeatable(self) -> list[Unsent]:
+        """Lists what is in doubt and may be sent again, in order: its server acts once on its key, and knows it yet."""
+        now = time.time()
+        rows = self._store.read(lambda tx: tx.sound(_IN_DOUBT, after=now - REPEAT_WITHIN_S, now=now))
+        found = [
+            Unsent(EffectId(effect), state, branch, origin, scope, key, rule, secrets, False)
+            for effect, state, branch, origin, scope, key, rule, secrets in rows
+        ]
+        return [each for each in found if RULE.decode(each.rule).idempotent]
+
+    def repeat(self, effect: str, gateway: str) -> bool:
+        """Records that one in doubt is about to be sent again. Returns whether it is: nobody else does."""
+        now = time.time()
+        return self._step(effect, "repeat", by=gateway, after=now - REPEAT_WITHIN_S, now=now)
 
     def drop(self, effect: str, why: str) -> bool:
         """Records that one that waits is wanted no more. Returns whether it waited."""

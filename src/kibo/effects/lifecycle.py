@@ -4,16 +4,17 @@
 hold ─▶ held ──release──▶ released ──send──▶ sending ──answer──▶ done
          │ └─ask─▶ asking ─approve─▶ ┘ │        │                  ▲
          │            │                │        └─lose─▶ in_doubt ─┴─confirm
-         └────drop────┴─▶ dropped      ├─fail─▶ failed     └─deny─▶ not_done
-                                       └─replay─▶ replayed
+         └────drop────┴─▶ dropped      ├─fail─▶ failed   │ └─deny─▶ not_done
+                                       └─replay─▶ replayed └─repeat─▶ sending
 ```
 
 `asking` waits for a person, and nothing else. One that is held can be approved already, and stays held. Until it is
 sent, a person may `refuse` what a person was asked about, and it may `expire`: both drop it.
 
 `sending` is durable before the first byte leaves, and an answer is recorded before it is passed on. So what is found
-`sending` when its gateway has died may have happened or not: it is in doubt, and nothing but an answer from outside,
-which a person or a later look at the server gives, leads out of that. Nothing leads back to `released`.
+`sending` when its gateway has died may have happened or not: it is in doubt, and nothing but an answer from outside
+leads out of that. A person gives it, or a later look at the server; or the server itself, to a repetition with its key,
+where a rule says that it acts once on that. Nothing leads back to `released`.
 
 What a recording has answered is `replayed`: it was never sent, and nobody was asked to approve it.
 
@@ -53,6 +54,7 @@ Event = Literal[
     "lose",
     "confirm",
     "deny",
+    "repeat",
     "replay",
 ]
 #: Those of calls alone.
@@ -78,6 +80,7 @@ MOVES: Final[dict[tuple[State, Event], State]] = {
     ("sending", "lose"): "in_doubt",
     ("in_doubt", "confirm"): "done",
     ("in_doubt", "deny"): "not_done",
+    ("in_doubt", "repeat"): "sending",
 }
 #: What happens to calls besides.
 CALL_MOVES: Final[dict[tuple[State, CallEvent], State]] = {

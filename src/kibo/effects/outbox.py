@@ -32,7 +32,7 @@ from kibo.effects.packed import SECRETS
 from kibo.effects.records import Draft, Effect, Exact, Fields, Outcome, Unsent, line_of
 from kibo.effects.redacting import Redacting
 from kibo.effects.repeating import repetition
-from kibo.effects.sending import Kept, is_small, keyed, looked_up, replay, restored
+from kibo.effects.sending import Kept, is_small, keyed, looked_up, replay, restored, settles
 from kibo.effects.upstream import Upstream
 from kibo.effects.values.finding import Values
 from kibo.model.errors import (
@@ -52,6 +52,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: Seconds until a ledger is tried again that could not be used: a database that restarts takes some.
 AGAIN_S: Final = 0.5
+#: Seconds until what had no answer is sent again while its client waits, where its server acts once on its key.
+REPEATS_S: Final = (0.5, 2.0, 8.0)
+#: Seconds until that is done again once it is in doubt: at first, and at most.
+AGAIN_LATER_S: Final = (5.0, 300.0)
 #: Seconds until the value of a secret is asked for again where nobody gave it.
 VALUE_AGAIN_S: Final = 5.0
 #: Seconds until it is looked again whether another gateway has died. Looking costs some files that are opened.
@@ -145,6 +149,8 @@ class Outbox:
         self._ways: WeakValueDictionary[str, Way] = WeakValueDictionary()
         self._releasing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._alone: WeakValueDictionary[tuple[str, str, str], asyncio.Lock] = WeakValueDictionary()
+        #: What is in doubt and is being sent again, or will be.
+        self._clearing: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
         #: For the first that waits for a person: another process says when there is an answer, a clock when none.
@@ -239,12 +245,15 @@ class Outbox:
         upstream: Sender,
         interim: Interim,
         begun: Callable[[], Awaitable[object]],
+        *,
+        repetition: bool = False,
     ) -> Answer:
         left = False
 
         async def leaving() -> None:
             nonlocal left
-            await begun()
+            if not left:
+                await begun()
             left = True
             crash.point("effect.sending")
 
@@ -253,20 +262,36 @@ class Outbox:
             with contextlib.suppress(OSError):
                 await interim(status, fields)
 
-        try:
-            answer = await upstream.send_once(keyed(request, effect), hear, leaving)
-            crash.point("effect.answered")
-            return await self._record(effect, request, answer)
-        except Exception as error:
-            if not left:
-                raise
-            why = f"it was sent, and there is no answer: {error}"
-            await self.insist(lambda ledger: ledger.lose(effect, why))
-            raise Refused(
-                BAD_GATEWAY,
-                f"whether {request.host} has acted on the request is not known: {error} It is not sent again; "
-                f"`kibo effects show {effect}` tells what it was.",
-            ) from error
+        request = keyed(request, effect)
+        again = request.idempotent and isinstance(request.body, Whole)
+        waits = iter(REPEATS_S if again and not repetition else ())
+        while True:
+            try:
+                answer = await upstream.send_once(request, hear, leaving)
+                crash.point("effect.answered")
+                if repetition and not settles(answer.status):
+                    await answer.close()
+                    raise Refused(BAD_GATEWAY, f"to a repetition the server says {answer.status}.")
+                return await self._record(effect, request, answer)
+            except Exception as error:
+                if not left:
+                    raise
+                if (wait_s := next(waits, None)) is not None and await self._rest(wait_s):
+                    repetition = True
+                    continue
+                raise await self._lost(effect, request, error, again=again) from error
+
+    async def _lost(self, effect: str, request: Request, error: Exception, *, again: bool) -> Refused:
+        """Records that there is no answer to what was sent; returns what its client is told."""
+        await self.insist(lambda ledger: ledger.lose(effect, f"it was sent, and there is no answer: {error}"))
+        if again:
+            self._background(self._clear_up(effect, AGAIN_LATER_S[0]))
+        return Refused(
+            BAD_GATEWAY,
+            f"whether {request.host} has acted on the request is not known: {error} "
+            f"{'It is sent again with its key' if again else 'It is not sent again'}; "
+            f"`kibo effects show {effect}` tells what it was.",
+        )
 
     async def _record(self, effect: str, request: Request, answer: Answer) -> Answer:
         """Records an answer before it is passed on; of one that is long, or comes bit by bit, its head."""
@@ -540,8 +565,7 @@ class Outbox:
 
     async def _release_later(self, line: str) -> None:
         """Tries again what waits for the value of a secret, which Vault or a keyring did not give."""
-        await self._rest(VALUE_AGAIN_S)
-        if not self._over.is_set():
+        if await self._rest(VALUE_AGAIN_S):
             await self._release(line)
 
     async def _begun(self, draft: Draft) -> None:
@@ -560,6 +584,49 @@ class Outbox:
             if found.state == "dropped":
                 raise _not_sent(found)
         raise Refused("409 Conflict", OVERTAKEN)
+
+    # -- what is in doubt, at servers that act once on a key
+
+    async def _clear_up(self, effect: str, wait_s: float = 0.0) -> None:
+        """Sends what is in doubt again, with its key, until its server has said what came of it.
+
+        Args:
+            effect: Which; one that is in doubt no more, or may not be sent again, stays as it is.
+            wait_s: For how long not yet.
+        """
+        if effect in self._clearing:
+            return
+        self._clearing.add(effect)
+        with contextlib.suppress(Refused):  # this gateway ends, or the ledger is damaged, which has been told
+            while await self._rest(wait_s):
+                found = await self.insist(lambda ledger: ledger.repeatable())
+                unsent = next((each for each in found if each.id == effect), None)
+                if unsent is None or await self._repeat(unsent):
+                    self._clearing.discard(effect)
+                    return
+                wait_s = min(max(2 * wait_s, AGAIN_LATER_S[0]), AGAIN_LATER_S[1])
+
+    async def _repeat(self, unsent: Unsent) -> bool:
+        """Sends one again. Returns whether there is nothing more to do about it here."""
+        own = Redacting(Upstream(self._trust))
+        try:
+            exact = await self.insist(lambda ledger: ledger.get(unsent.id))
+            request = restored(exact, unsent, await self._look_up(unsent))
+            begun = partial(self._repeated, unsent.id)
+            answer = await self._send(unsent.id, request, own, _unheard, begun, repetition=True)
+            await self._finish(_ready(answer))
+        except _NoValueError as error:
+            print(f"kibo: {unsent.id} cannot be sent again: {error}", file=sys.stderr, flush=True)
+            return not error.passing
+        except Refused:
+            return False  # it is in doubt still, as the ledger has it, or another gateway is at it
+        finally:
+            own.close()
+        return True
+
+    async def _repeated(self, effect: str) -> None:
+        if not await self.insist(lambda ledger: ledger.repeat(effect, self._place.gateway)):
+            raise Refused("409 Conflict", OVERTAKEN)
 
     # -- repetitions
 
@@ -594,12 +661,15 @@ class Outbox:
         unsent = await self.insist(lambda ledger: ledger.unsent(me))
         for line in dict.fromkeys(line_of(each) for each in unsent if each.state == "released"):
             self._background(self._release(line))
+        for each in await self.insist(lambda ledger: ledger.repeatable()):
+            self._background(self._clear_up(each.id))
 
-    async def _rest(self, seconds: float) -> None:
-        """Waits, or until this gateway ends."""
+    async def _rest(self, seconds: float) -> bool:
+        """Waits, or until this gateway ends. Returns whether it goes on."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._over.wait()
+        return not self._over.is_set()
 
     async def close(self) -> None:
         """Waits for what is on its way, for a moment. Everything else is in the ledger."""
@@ -611,7 +681,9 @@ class Outbox:
             await asyncio.wait(self._tasks, timeout=LAST_ANSWERS_S)
         me = self._place.gateway
         with contextlib.suppress(Refused):  # whoever comes next looks again
-            if self._opened is None or not await self.ask(lambda ledger: ledger.unsent(me)):
+            if self._clearing:
+                pass  # the next one goes on with it
+            elif self._opened is None or not await self.ask(lambda ledger: ledger.unsent(me)):
                 presence.forget(Path(self._place.gateways), me)
         self._thread.shutdown()
 

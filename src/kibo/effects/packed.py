@@ -8,7 +8,7 @@ from kibo.box.policy import Allow, Deny, Rule
 
 
 class PackedRule(msgspec.Struct, array_like=True):
-    """A rule."""
+    """A rule. In the ledger it is what allows a request, `idempotent` where any rule says so of that."""
 
     deny: bool
     target: str
@@ -19,6 +19,7 @@ class PackedRule(msgspec.Struct, array_like=True):
     effect: str | None = None
     tcp: bool = False
     approve_within_s: float | None = None
+    idempotent: bool = False
 
     @classmethod
     def pack(cls, rule: Rule) -> Self:
@@ -28,7 +29,7 @@ class PackedRule(msgspec.Struct, array_like=True):
             return cls(True, rule.target, methods, paths)
         return cls(
             False, rule.target, methods, paths, rule.to, rule.passthrough, rule.effect, rule.tcp,
-            rule.approve_within_s,
+            rule.approve_within_s, rule.idempotent,
         )  # fmt: skip
 
     def unpack(self) -> Rule:
@@ -38,7 +39,7 @@ class PackedRule(msgspec.Struct, array_like=True):
         within_s = self.approve_within_s
         return Allow(
             self.target, self.to, self.passthrough, self.methods, self.paths, self.effect, self.tcp,
-            within_s is not None, within_s,
+            within_s is not None, within_s, self.idempotent,
         )  # fmt: skip
 
 

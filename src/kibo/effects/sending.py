@@ -17,6 +17,9 @@ from kibo.model.limits import MAX_EFFECT_ANSWER_BYTES
 KEY: Final = b"idempotency-key"
 
 
+_SAYS_NOTHING: Final = frozenset((401, 403, 407, 408, 409, 421, 422, 425, 429))
+
+
 class Kept:
     """The body of an answer as it is passed on, of which the ledger keeps the beginning."""
 
@@ -90,6 +93,7 @@ def restored(exact: Exact, unsent: Unsent, secrets: list[SecretValue]) -> Reques
         exact.effect.approve_within_s,
         secrets,
         payload.fillable,
+        idempotent=rule.idempotent,
     )
     return ready(request, exact.body, payload.trailers)
 
@@ -101,6 +105,13 @@ def ready(request: Request, body: bytes, trailers: Fields) -> Request:
         body = fuller if request.fillable else body
     request.body = Whole(body, trailers)
     return request
+
+
+def settles(status: int) -> bool:
+    """Tells whether the answer to a repetition says what has come of the first: not where its server says that this is
+    not the time, not the place, not the sender, or that it is still at it (409), or takes it for something else (422).
+    """
+    return status < 500 and status not in _SAYS_NOTHING
 
 
 async def replay(request: Request, sender: Sender, interim: Interim) -> tuple[Answer, Outcome]:

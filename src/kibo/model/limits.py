@@ -108,6 +108,10 @@ MAX_APPROVAL_S = 30 * 86400.0
 #: quarter. Longer than anybody tries again what was asked for, and than servers know their keys (a day to a month).
 KEY_STANDS_S = 90 * 86400.0
 
+#: How long after it was first sent an effect in doubt may be sent again with its key. The servers that forget keys
+#: first do so after a day, and clocks differ.
+REPEAT_WITHIN_S = 12 * 3600.0
+
 #: What somebody may say of why a request is refused: the box reads it.
 MAX_WHY = 1000
 
