@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from kibo.effects.destinations import Refused
 from kibo.effects.exchange import Answer, Body, Fields, Interim, Request, Sender, filled, gather
-from kibo.effects.http_head import MAX_SECRET_BODY_BYTES
+from kibo.effects.http_head import Head
+from kibo.effects.notations import Replacing
 from kibo.effects.outbox import Held, Outbox, Way
 from kibo.effects.packed import PackedRule, PackedSecret
 from kibo.effects.records import PACK, Draft, Payload, key_digest
@@ -56,7 +57,7 @@ class Boundary:
             # What waits is in the ledger: here, nobody has its body any more.
             return answer if isinstance(answer, Answer) else await answer()
         if request.secrets and request.fillable:
-            body, rest = await gather(request, interim, MAX_SECRET_BODY_BYTES)
+            body, rest = await gather(request, interim, MAX_EFFECT_BODY_BYTES)
             request = self._made(request, body, rest)
         elif request.secrets:
             request, _ = filled(request, None)
@@ -68,7 +69,6 @@ class Boundary:
         window = self._window if self._window is not None and self._window.open else None
         if request.has_body:
             body, rest = await gather(request, interim, MAX_EFFECT_BODY_BYTES)
-            request.fillable = request.fillable and len(body) <= MAX_SECRET_BODY_BYTES
         asker, within, holds = self.asker, None, self.asker.holds
         # Nothing happens outside in a replay that a person would have to allow.
         approve_within_s = None if asker.replays else request.approve_within_s
@@ -126,6 +126,8 @@ class Boundary:
             return ready(request, body, request.body.trailers if request.has_body else [])
         made, _ = filled(request, None)
         made.body = Streamed(body, rest, request.body)
+        if request.secrets and request.fillable:
+            made.body = Filling(made.body, request)
         return made
 
     def _draft(
@@ -189,3 +191,46 @@ class Streamed:
         yield self._first
         async for chunk in self._rest:
             yield chunk
+
+
+class Filling:
+    """A body that secrets are put into as it passes. Where its length was said before, it must stay as long.
+
+    Args:
+        body: With placeholders.
+        request: What it is of.
+    """
+
+    def __init__(self, body: Body, request: Request) -> None:
+        self._body = body
+        head = Head(request.method, request.target.decode("latin-1"), request.fields)
+        write = head.notation()
+        self._replacing = Replacing(
+            {s.placeholder.encode(): write(s.value).encode() for s in request.secrets}
+        )
+        self._sized = bool(head.values(b"content-length"))
+
+    @property
+    def trailers(self) -> Fields:
+        """As they came."""
+        return self._body.trailers
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Gives it in pieces.
+
+        Raises:
+            Refused: Its length would be another than was said.
+        """
+        async for chunk in self._body.chunks():
+            before = len(self._replacing.waiting) + len(chunk)
+            clean = self._replacing.feed(chunk)
+            if self._sized and before != len(clean) + len(self._replacing.waiting):
+                raise Refused(
+                    "413 Content Too Large",
+                    f"a secret was to go into a body of more than {MAX_EFFECT_BODY_BYTES} bytes whose length was said "
+                    "before, and would be another then. Send it in chunks, without a length, or in parts.",
+                )
+            if clean:
+                yield clean
+        if rest := self._replacing.end():
+            yield rest

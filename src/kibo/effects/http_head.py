@@ -4,6 +4,7 @@ Whatever two programs might read differently is refused rather than passed on (R
 how a request for an allowed host would carry another one.
 """
 
+import html
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -25,9 +26,6 @@ TRAILERS_TAKEN = (b"te", b"trailers")
 MAX_FIELDS = 256
 #: The one protocol that a connection may change to. `h2c` would carry requests that nobody checks.
 WEBSOCKET = b"websocket"
-#: Bodies that a secret may be put into; larger ones, and ones of other kinds, pass as they are.
-MAX_SECRET_BODY_BYTES = 64 * 1024
-
 
 #: Fields that frameworks read in place of the method, so that a POST is a DELETE.
 OVERRIDES = (b"x-http-method-override", b"x-http-method", b"x-method-override")
@@ -191,10 +189,19 @@ class Head(NamedTuple):
         return int(lengths[0]) if lengths else 0
 
     def may_hold_secrets(self) -> bool:
-        """Whether secrets are put into the body: a form or JSON, and not too long. One that comes in pieces may be."""
+        """Whether secrets are put into the body: text that nobody has compressed."""
+        return self._notation() is not None and not self.values(b"content-encoding")
+
+    def notation(self) -> Callable[[str], str]:
+        """Returns what writes a value as the body has it."""
+        return self._notation() or str
+
+    def _notation(self) -> Callable[[str], str] | None:
         kind = b";".join(self.values(b"content-type")).partition(b";")[0].strip().lower()
-        length = self.body_length()
-        return kind in SECRET_BODIES and (length is None or length <= MAX_SECRET_BODY_BYTES)
+        for ends, notation in _NOTATIONS.items():
+            if kind.endswith(ends):
+                return notation
+        return str if kind.startswith(b"text/") or kind == b"multipart/form-data" else None
 
     def fill(self, secrets: Sequence[SecretValue], body: bytes | None) -> tuple["Head", bytes]:
         """Puts the values of secrets into the target, the fields and the body, each in its own notation.
@@ -204,8 +211,7 @@ class Head(NamedTuple):
             body: The whole body; None for one that passes as it is.
         """
         passing, body = body is None, body or b""
-        kind = b";".join(self.values(b"content-type")).partition(b";")[0].strip().lower()
-        body = _fill(body, secrets, SECRET_BODIES.get(kind, str))
+        body = _fill(body, secrets, self.notation())
         target = _fill(self.target.encode(), secrets, lambda value: quote(value, safe="")).decode()
         # A value of several lines would end the field, and begin others.
         short = [secret for secret in secrets if secret.value.isprintable()]
@@ -246,7 +252,17 @@ def _fill(data: bytes, secrets: Sequence[SecretValue], notation: Callable[[str],
     return data
 
 
-SECRET_BODIES: dict[bytes, Callable[[str], str]] = {
-    b"application/x-www-form-urlencoded": quote_plus,
-    b"application/json": lambda value: json.dumps(value)[1:-1],
+def _as_json(value: str) -> str:
+    return json.dumps(value)[1:-1]
+
+
+#: How a value is written in bodies, by how their kinds end.
+_NOTATIONS: dict[bytes, Callable[[str], str]] = {
+    b"/x-www-form-urlencoded": quote_plus,
+    b"/json": _as_json,
+    b"+json": _as_json,
+    b"/x-ndjson": _as_json,
+    b"/xml": html.escape,
+    b"+xml": html.escape,
+    b"/html": html.escape,
 }

@@ -14,6 +14,7 @@ from kibo.effects.http_head import SecretValue
 
 #: What stands for what: each notation of each value, and its placeholder.
 Table = Mapping[bytes, bytes]
+_OVER: Final = b"*"
 #: Characters of Base64 that say too little to be taken for a secret's.
 _LEAST_BASE64: Final = 6
 #: What the encoders of URLs leave as it is, besides letters, digits and ``_.-~``: RFC 3986, JavaScript, paths.
@@ -62,10 +63,15 @@ class Replacing:
     """
 
     def __init__(self, table: Table) -> None:
-        self._table = table
+        self.table = table
         self._keep = max(map(len, table), default=1) - 1
         self._firsts = frozenset(each[0] for each in table)
         self._rest = b""
+
+    @property
+    def waiting(self) -> bytes:
+        """What a notation may have begun with."""
+        return self._rest
 
     def feed(self, data: bytes) -> bytes:
         """Takes a piece; gives what can be said of it already."""
@@ -81,26 +87,49 @@ class Replacing:
         for at in range(max(0, len(data) - self._keep), len(data)):
             if data[at] in self._firsts:
                 begun = data[at:]
-                if any(len(each) > len(begun) and each.startswith(begun) for each in self._table):
+                if any(len(each) > len(begun) and each.startswith(begun) for each in self.table):
                     return at
         return len(data)
 
     def _replace(self, data: bytes, limit: int) -> bytes:
         """Replaces what begins before a limit: all of it is here, so that nothing longer can begin there."""
-        present = [each for each in self._table if each in data]
+        present = [each for each in self.table if each in data]
         pieces, at = [], 0
         if present:
             longest_first = sorted(present, key=len, reverse=True)
             for found in re.finditer(b"|".join(map(re.escape, longest_first)), data):
                 if found.start() >= limit:
                     break
-                pieces += [data[at : found.start()], self._table[found[0]]]
+                pieces += [data[at : found.start()], self.table[found[0]]]
                 at = found.end()
         if at < limit:
             pieces.append(data[at:limit])
             at = limit
         self._rest = data[at:]
         return b"".join(pieces)
+
+
+class Overwriting(Replacing):
+    """As `Replacing`, with as many asterisks for each notation: what has a length keeps it.
+
+    Each byte of each is overwritten, also where two overlap: what becomes of a byte does not depend on where reading
+    has begun.
+    """
+
+    _covered = 0  # of what waits, from its beginning
+
+    def _replace(self, data: bytes, limit: int) -> bytes:
+        clean, until = bytearray(data[:limit]), self._covered
+        clean[:until] = _OVER * min(until, limit)
+        for each in self.table:
+            at = data.find(each)
+            while 0 <= at < limit:
+                end = at + len(each)
+                clean[at:end] = _OVER * (min(end, limit) - at)
+                until = max(until, end)
+                at = data.find(each, at + 1)
+        self._covered, self._rest = max(0, until - limit), data[limit:]
+        return bytes(clean)
 
 
 def replaced(data: bytes, table: Table) -> bytes:

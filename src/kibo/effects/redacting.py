@@ -17,7 +17,7 @@ from kibo.effects.destinations import Refused
 from kibo.effects.exchange import Answer, Body, Fields, Interim, Request, Sender
 from kibo.effects.http_head import SecretValue
 from kibo.effects.link import BAD_GATEWAY
-from kibo.effects.notations import Replacing, Table, replaced, table_of
+from kibo.effects.notations import Overwriting, Replacing, Table, replaced, table_of
 from kibo.effects.recorded_messages import readable, values
 from kibo.effects.recording_file import is_bodiless
 from kibo.effects.websocket import RedactedWire
@@ -136,9 +136,14 @@ async def _redacted(request: Request, answer: Answer, table: Table) -> Answer:
     if lengths == [b"0"]:
         return clean
     opened = decoder(b",".join(values(answer.fields, b"content-encoding")), None)
+    sized = len(lengths) == 1 and lengths[0].isdigit()
+    if sized and opened is None and int(lengths[0]) > CHUNK_BYTES:
+        # What is long and says its length is mostly a file: who takes it looks how far it is, and whether all came.
+        clean.body = Redacted(answer.body, opened, Overwriting(table))
+        return clean
     clean.fields = _left(clean.fields, b"content-length", b"content-encoding")
-    clean.body = body = Redacted(answer.body, opened, table)
-    if len(lengths) == 1 and lengths[0].isdigit() and int(lengths[0]) <= CHUNK_BYTES:
+    clean.body = body = Redacted(answer.body, opened, Replacing(table))
+    if sized and int(lengths[0]) <= CHUNK_BYTES:
         # What is short keeps a length: the ledger has such answers whole before anybody sees them.
         try:
             whole = await body.gather(CHUNK_BYTES)
@@ -173,13 +178,13 @@ class Redacted:
     Args:
         body: The answer's.
         opened: Unpacks it, where it was packed.
-        table: What to take out.
+        replacing: Takes them out.
     """
 
-    def __init__(self, body: Body, opened: Decoder | None, table: Table) -> None:
+    def __init__(self, body: Body, opened: Decoder | None, replacing: Replacing) -> None:
         self._body = body
         self._opened = opened
-        self._table = table
+        self._replacing = replacing
         self._pieces = self._read()
         #: What has been read ahead.
         self.first = b""
@@ -187,7 +192,7 @@ class Redacted:
     @property
     def trailers(self) -> Fields:
         """Without values."""
-        return _cleaned(self._body.trailers, self._table)
+        return _cleaned(self._body.trailers, self._replacing.table)
 
     async def gather(self, most: int) -> bool:
         """Reads ahead. Returns whether that is all of it, which it is not where it has more than `most` bytes.
@@ -219,7 +224,7 @@ class Redacted:
             raise ConnectionResetError(str(error)) from None
 
     async def _read(self) -> AsyncIterator[bytes]:
-        replacing, opened = Replacing(self._table), self._opened
+        replacing, opened = self._replacing, self._opened
         async for chunk in self._body.chunks():
             for piece in (chunk,) if opened is None else opened.feed(chunk):
                 if clean := replacing.feed(piece):

@@ -1,0 +1,34 @@
+"""The frames of a WebSocket, written and read for tests."""
+
+from __future__ import annotations
+
+
+def frame(first: int, data: bytes) -> bytes:
+    size = len(data)
+    if size < 126:
+        return bytes([first, size]) + data
+    if size < 1 << 16:
+        return bytes([first, 126]) + size.to_bytes(2) + data
+    return bytes([first, 127]) + size.to_bytes(8) + data
+
+
+def unframed(data: bytes) -> list[tuple[int, bytes]]:
+    """The messages, and the control frames between them, each with its kind."""
+    found: list[tuple[int, bytes]] = []
+    kind, message = 0, b""
+    while data:
+        first, length, data = data[0], data[1], data[2:]
+        if length > 125:
+            more = 2 if length == 126 else 8
+            length, data = int.from_bytes(data[:more]), data[more:]
+        piece, data = data[:length], data[length:]
+        assert len(piece) == length
+        if first & 0x0F >= 8:
+            found.append((first & 0x0F, piece))
+            continue
+        kind, message = (first & 0x0F) or kind, message + piece
+        if first & 0x80:
+            found.append((kind, message))
+            message = b""
+    assert not message
+    return found
