@@ -38,6 +38,9 @@ def run(scale: Scale) -> Iterator[Figure]:
     yield distribution("  of it: order sent to ready (usable)", (a for a, _, _ in ours))
     yield distribution("  of it: ready to first result", (b for _, b, _ in ours))
     yield distribution("  and after it: destroy, to the last process gone", (c for _, _, c in ours))
+    yield distribution(
+        "the second of two at once, for which none waits", (second() for _ in range(scale.of(200)))
+    )
     yield distribution("bare prototype to first result", bare)
     ordered = sorted(ratios)
     spread = f"median of {len(ratios)} pairs of turns, {ordered[0]:.2f} to {ordered[-1]:.2f}"
@@ -74,6 +77,15 @@ def cycle() -> tuple[float, float, float]:
     end = time.perf_counter()
     assert answer == "hello"
     return usable - start, first - usable, end - first
+
+
+def second() -> float:
+    """Spawns a box and at once another. Returns the seconds to the other's first result: the whole way of a fork."""
+    with ECHO.spawn():
+        start = time.perf_counter()
+        with ECHO.spawn() as box:
+            box.echo("hello")
+            return time.perf_counter() - start
 
 
 def pooled(scale: Scale) -> Iterator[Figure]:

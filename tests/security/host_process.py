@@ -92,6 +92,34 @@ class Deaf(Attacker):
         sys.modules["kibo.runtime.guest"].Guest._obey = lambda *_: time.sleep(3600)
 
 
+class Early(Attacker):
+    """Changes the runner so that its forks start programs as soon as they may, whether anybody has asked for them."""
+
+    env = Env(limits=Limits(pids=64))
+
+    def launch(self) -> None:
+        import os
+        import signal
+        import sys
+
+        runner = sys.modules["kibo.runtime.guest"].Guest
+        take_streams = runner._take_streams
+
+        def start(guest: Any, descriptors: list[int]) -> None:
+            take_streams(guest, descriptors)
+            started = 0
+            try:
+                while started < 200:
+                    if os.fork() == 0:
+                        signal.pause()
+                    started += 1
+            except OSError:
+                pass
+            sys.modules["__main__"].started = started  # type: ignore[attr-defined]
+
+        runner._take_streams = start
+
+
 class Keeper(Attacker):
     """Changes the runner so that its forks keep the rights they are born with, and say that all is well."""
 
@@ -271,6 +299,7 @@ BOXES = {
         Threaded,
         Helped,
         Relay,
+        Early,
         Built,
         Caller,
         RootCaller,

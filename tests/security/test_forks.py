@@ -356,6 +356,13 @@ def test_a_cached_state_carries_no_word_between_what_is_spawned_from_it(host: Ho
     assert speaker.answers()
 
 
+def test_a_fork_that_waits_for_whoever_asks_has_its_limits_already(host: HostProcess, other: Target) -> None:
+    for _ in range(4):
+        box = host.spawn("Early")
+        assert 0 < box.attack("import __main__ as m\nresult = m.started") < 64
+    assert other.answers()
+
+
 def test_what_boxes_are_forked_from_stands_still(host: HostProcess) -> None:
     """Traced by the warden, at the one call that it may make; its forks are not."""
     box = host.spawn()

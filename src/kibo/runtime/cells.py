@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import os
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -114,6 +116,10 @@ class Cell:
         kept: Whether it stays although nothing was forked from it: a cached state, or a point that may be forked.
         held: How it is held once it is sealed, so that it does nothing but fork; None where it is not.
         forking: The fork that its process is making.
+        ahead: A fork of it that waits for whoever asks next, or is on its way; None where there is none.
+        forked_s: When a fork of it was last let in, by the monotonic clock.
+        unclaimed: Whether nobody has asked for it yet: it was forked ahead.
+        vetted: Whether it has been seen to have no rights.
         entry: Its guest's end of its control socket, until its source has been let fork it.
         forks: How many cells descend from it directly and have not ended.
         counted: Whether it is one of its source's ``forks``.
@@ -155,6 +161,10 @@ class Cell:
     kept: bool = False
     held: Held | None = None
     forking: Cell | None = None
+    ahead: Cell | None = None
+    forked_s: float = -math.inf
+    unclaimed: bool = False
+    vetted: bool = False
     entry: wire.AnySocket | None = None
     forks: int = 0
     counted: bool = False
@@ -277,3 +287,10 @@ def is_ending(pid: int) -> bool:
             return bool(int(file.read().rpartition(")")[2].split()[6]) & 0x4)
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether the process behind a pidfd is gone, or waits to be reaped."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))

@@ -59,9 +59,9 @@ _SEED_BYTES: Final = 32
 CONTROL: Final = 3
 CHANNEL: Final = 4
 _OWN: Final = frozenset({0, 1, 2, CONTROL, CHANNEL})
-#: Where the first descriptors that it is let in with belong. A fork, which has nothing but `CONTROL` open, finds them
-#: there: the kernel gives out the lowest numbers first.
-_PLACES: Final = (0, 1, 2, CHANNEL)
+#: Standard input, output and error: the first descriptors that it is let in with. A fork, which has nothing but
+#: `CONTROL` open, finds them in their places, and then `CHANNEL`: the kernel gives out the lowest numbers first.
+_STREAMS: Final = 3
 
 _HELLO: Final = b"\xc0"  # nothing: the kernel adds this process's id, which the warden reads
 _BARE: Final = b"\xa4bare"
@@ -134,8 +134,11 @@ class Guest:
         self.orphans.forget()
         _reseed()
         self.rehearse()
-        order, descriptors, _ = wire.receive_command(self.control)
-        self._take(descriptors)
+        _, descriptors, _ = wire.receive_command(self.control)
+        self._take_streams(descriptors)
+        # This it may have to wait for long: until somebody asks for a box.
+        order, (channel,), _ = wire.receive_command(self.control)
+        self._take_channel(channel)
         if "variables" in order:
             os.environ.clear()
             os.environ.update(order["variables"])
@@ -147,16 +150,27 @@ class Guest:
             kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
     def _take(self, descriptors: list[int]) -> None:
-        """Joins the control groups, and puts its standard streams and the channel where they belong."""
-        for fd in descriptors[len(_PLACES) :]:
+        """Puts its standard streams and the channel where they belong, and joins its control groups."""
+        channel = descriptors.pop(_STREAMS)
+        self._take_streams(descriptors)
+        self._take_channel(channel)
+
+    def _take_streams(self, descriptors: list[int]) -> None:
+        for fd in descriptors[_STREAMS:]:
             os.write(fd, b"0")
             os.close(fd)
-        for place, fd in zip(_PLACES, descriptors, strict=False):
+        for place in range(_STREAMS):
+            fd = descriptors[place]
             if fd != place:
-                os.dup2(fd, place, place != CHANNEL)
+                os.dup2(fd, place)
                 os.close(fd)
-            elif place != CHANNEL:
+            else:
                 os.set_inheritable(fd, True)
+
+    def _take_channel(self, fd: int) -> None:
+        if fd != CHANNEL:
+            os.dup2(fd, CHANNEL, False)
+            os.close(fd)
         if not self.open:
             self.poll.register(CHANNEL, select.POLLIN)
             self.open = True

@@ -13,16 +13,17 @@ import errno
 import itertools
 import os
 import resource
-import select
 import signal
 import socket
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from kibo.runtime import guest, kernel, roots, seccomp_listener, wire, world
-from kibo.runtime.cells import Cell, CellState, Groups, is_ending
+from kibo.runtime.ahead import Ahead
+from kibo.runtime.cells import Cell, CellState, Groups, has_ended, is_ending
 from kibo.runtime.commands import Commands
 from kibo.runtime.doorways import Doorways
 from kibo.runtime.held import Held, Step, stops
@@ -82,6 +83,7 @@ class Warden:
         self._by_pid: dict[int, Cell] = {}
         self._seals = itertools.count()
         self.nursery = Nursery()
+        self.ahead = Ahead(self)
         self.loop = Loop()
         self.own_mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -220,6 +222,11 @@ class Warden:
         source = self.cells.get(arguments["source"])
         if source is None or source.state is not CellState.SEALED:
             raise Refused("instance.ended", "the state to fork from is gone", id=arguments["source"])
+        self._check_new(arguments["id"])
+        ready = self.ahead.take(source, arguments)
+        if ready is not None:
+            self._hand_over(ready, source, arguments, descriptors, taken)
+            return
         deltas = self.stack(arguments["files"]) if "files" in arguments else source.root.deltas
         root = source.root.child(
             arguments.get("disk_bytes", 0),
@@ -239,6 +246,36 @@ class Warden:
         cell.setup = source.setup | arguments.get("setup", {})
         root.has_doorway = cell.setup["doorway"]
         self._order_fork(source, cell)
+
+    def fork_ahead(self, source: Cell, name: str) -> Cell:
+        """Begins a fork of a sealed cell that nobody has asked for, under a name of the warden's own."""
+        cell = Cell(name, source.root.child(), source, channel=-1, egress=-1, unclaimed=True)
+        self.cells[cell.id] = cell
+        cell.own_from = len(cell.root.deltas)
+        cell.setup = source.setup
+        cell.root.has_doorway = cell.setup["doorway"]
+        try:
+            self._order_fork(source, cell)
+        except OSError as error:
+            self._fail(cell, error)
+        return cell
+
+    def _hand_over(
+        self, cell: Cell, source: Cell, arguments: dict[str, Any], descriptors: list[int], taken: list[int]
+    ) -> None:
+        """Gives a fork that was made or begun ahead to whoever has ordered one. Descriptors as for `order_new`."""
+        del self.cells[cell.id]
+        cell.made, cell.unclaimed = time.monotonic(), False
+        cell.setup = source.setup | arguments.get("setup", {})
+        self._claim(cell, arguments, descriptors, taken)
+        if cell.state is not CellState.ENTERED:
+            return
+        try:
+            self._open_ways(cell)
+            if cell.vetted:
+                self._let_fork_in(cell)
+        except OSError as error:
+            self._fail(cell, error)
 
     def _order_fork(self, source: Cell, cell: Cell) -> None:
         cell.entry = self._control(cell)
@@ -260,8 +297,10 @@ class Warden:
                 return
             source.forking = child
             try:
-                # While the source forks on another processor, its child's root is made here.
-                self._prepare(child)
+                # While the source forks on another processor, its child's root is made here; but not where nobody waits
+                # for it, and what was forked before wants to work.
+                if not child.unclaimed:
+                    self._prepare(child)
             except OSError as error:
                 self._fail(child, error)
         if held is not None and held.waits and source.state is CellState.LIVE:
@@ -276,24 +315,24 @@ class Warden:
         descriptors: list[int],
         taken: list[int],
     ) -> Cell:
-        if arguments["id"] in self.cells:
-            raise Refused("kibo.bug", f"there is an instance {arguments['id']} already")
-        taken.append(descriptors[0])
-        egress = -1
-        if len(descriptors) > 1:
-            taken.append(descriptors[1])
-            egress = descriptors[1]
-        cell = Cell(
-            arguments["id"],
-            root,
-            source,
-            channel=descriptors[0],
-            egress=egress,
-            label=arguments.get("label") or (source.label if source else ""),
-            name=arguments.get("name", ""),
-        )
-        self.cells[cell.id] = cell
+        self._check_new(arguments["id"])
+        cell = Cell(arguments["id"], root, source, channel=-1, egress=-1)
+        self._claim(cell, arguments, descriptors, taken)
         return cell
+
+    def _check_new(self, name: str) -> None:
+        if name in self.cells:
+            raise Refused("kibo.bug", f"there is an instance {name} already")
+
+    def _claim(self, cell: Cell, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Makes a cell the one that an order names."""
+        taken.extend(descriptors[:2])
+        cell.id, cell.channel = arguments["id"], descriptors[0]
+        if len(descriptors) > 1:
+            cell.egress = descriptors[1]
+        cell.label = arguments.get("label") or (cell.source.label if cell.source else "")
+        cell.name = arguments.get("name", "")
+        self.cells[cell.id] = cell
 
     def _control(self, cell: Cell) -> wire.AnySocket:
         ours, theirs = _socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -350,7 +389,7 @@ class Warden:
 
     def _fail(self, cell: Cell, error: OSError) -> None:
         """Ends a cell that the kernel would not let us make, and tells its caller why."""
-        if cell.pidfd >= 0 and _has_ended(cell.pidfd):
+        if cell.pidfd >= 0 and has_ended(cell.pidfd):
             # What the kernel says of a process that is gone is nobody's fault.
             cell.tell(Refused("instance.ended", "its first process was killed as it was made").data)
         else:
@@ -369,8 +408,8 @@ class Warden:
         if cell.source is not None:
             self._map(cell, cell.source)
         self._prepare(cell)
-        if cell.egress >= 0:
-            self._listen(cell)
+        if not cell.unclaimed:
+            self._open_ways(cell)
         cell.proc = self._move_in(cell)
         cell.state = CellState.ENTERED
         if cell.source is None:
@@ -379,21 +418,31 @@ class Warden:
             self._let_in(cell, cell.setup | own)
 
     def _let_in(self, cell: Cell, setup: dict[str, Any]) -> None:
+        self._send_in(cell, setup, [cell.channel, *self._settle(cell)])
+
+    def _settle(self, cell: Cell) -> tuple[int, ...]:
+        """Lets go of what was needed to look at a cell. Returns its control groups' files, which it joins by."""
         os.close(cell.proc)
         cell.proc = -1
-        self._send_in(cell, setup, cell.group.attach_fds if cell.group else ())
+        return cell.group.attach_fds if cell.group else ()
 
-    def _send_in(self, cell: Cell, order: object, groups: tuple[int, ...] = ()) -> None:
-        """Gives a guest an order, and with it its standard streams, its channel and its control groups' files."""
+    def _send_in(self, cell: Cell, order: object, others: Sequence[int]) -> None:
+        """Gives a guest an order, and with it its standard streams and other descriptors."""
         log = cell.open_log()
         # Of its own: whoever shares an open file sees what the other does with its flags, locks and owner.
         null = os.open(f"/proc/self/fd/{self._null}", os.O_RDWR | os.O_CLOEXEC)
         assert cell.control is not None
         try:
-            wire.send_command(cell.control, order, [null, log, log, cell.channel, *groups])
+            wire.send_command(cell.control, order, [null, log, log, *others])
         finally:
             os.close(log)
             os.close(null)
+
+    def _open_ways(self, cell: Cell) -> None:
+        """Opens the ways by which a box may reach others, once it is somebody's."""
+        if cell.egress >= 0:
+            self._listen(cell)
+        self.doorways.open(cell)
 
     def _admit_fork(self, cell: Cell) -> None:
         """Lets a fork in that says that it has given up its rights, once that is seen to be true."""
@@ -404,11 +453,21 @@ class Warden:
             cell.await_map = None
         # Only this count of its own: the hard limit stays, which what is forked from it has for all below it.
         self._limit_processes(cell, cell.setup["pids"])
-        self._let_in(cell, cell.forked_setup())
+        # It settles in while it is told whose it is, or waits for that.
+        self._send_in(cell, "settle", self._settle(cell))
+        cell.vetted = True
+        if not cell.unclaimed:
+            self._let_fork_in(cell)
+
+    def _let_fork_in(self, cell: Cell) -> None:
+        assert cell.control is not None
+        wire.send_command(cell.control, cell.forked_setup(), [cell.channel])
         cell.release_channel()
         self._is_live(cell)
         if wall_s := cell.setup.get("wall_s"):
             cell.deadline = self.loop.after(wall_s, lambda: self._time_up(cell))
+        if cell.source is not None:
+            self.ahead.follow(cell.source)
 
     def _is_live(self, cell: Cell) -> None:
         cell.state = CellState.LIVE
@@ -434,7 +493,6 @@ class Warden:
         if cell.root.root_fd >= 0:
             return
         cell.root.make()
-        self.doorways.open(cell)
         cell.group = self.groups.take(cell.setup["limits"])
 
     def _move_in(self, cell: Cell) -> int:
@@ -742,7 +800,7 @@ class Warden:
         self._close_control(sealed)
         sealed.entry = self._control(sealed)
         sealed.channel = channel
-        self._send_in(sealed, "wake")
+        self._send_in(sealed, "wake", [channel])
         sealed.release_channel()
         self._is_live(sealed)
         self._fork_next(sealed)
@@ -856,7 +914,8 @@ class Warden:
             found = self.cells.get(arguments["id"]) or self.parked.get(arguments["id"])
             wanted = [found] if found is not None and not (found.pid and is_ending(found.pid)) else []
         else:
-            later = (cell for cell in self.cells.values() if cell.made > arguments.get("after", 0.0))
+            after = arguments.get("after", 0.0)
+            later = (cell for cell in self.cells.values() if cell.made > after and not cell.unclaimed)
             wanted = list(itertools.islice(later, PAGE_CELLS))
         after = wanted[-1].made if wanted else None
         _tell(descriptors, {"kind": "ok", "cells": [cell.describe() for cell in wanted], "after": after})
@@ -923,6 +982,10 @@ class Warden:
         if descriptors:
             cell.end_replies.append(descriptors[0])
             taken.append(descriptors[0])
+        self.destroy(cell, "destroyed")
+
+    def destroy(self, cell: Cell, reason: str) -> None:
+        """Ends a cell, wherever in its life it is."""
         if cell.pidfd >= 0:
             # One that has just ended by itself is answered as soon as its end is seen.
             with contextlib.suppress(ProcessLookupError):
@@ -931,12 +994,13 @@ class Warden:
             # The kernel is making its process: it is ended when it says so, and counts as a fork until then.
             cell.given_up = True
         else:
-            self.end(cell, "destroyed")
+            self.end(cell, reason)
 
     def end(self, cell: Cell, reason: str) -> None:
         """Forgets a cell whose processes have ended, or kills it first and comes back when they have."""
         cell.reason = cell.reason or reason
-        if cell.pidfd >= 0 and not _has_ended(cell.pidfd):
+        self.ahead.forget(cell)
+        if cell.pidfd >= 0 and not has_ended(cell.pidfd):
             if cell.control is not None:
                 # A guest that misbehaves is heard no more; the end of its process brings us back here.
                 self.loop.unwatch(cell.control.fileno())
@@ -961,7 +1025,8 @@ class Warden:
             child.counted = False  # else its end would end this one once more
             self.end(child, "what it was to be forked from ended")
         self.doorways.close(cell)
-        self.doorways.ended(cell, cell.parked or cell.id)
+        if not cell.unclaimed:
+            self.doorways.ended(cell, cell.parked or cell.id)
         if cell.parked:
             del self.parked[cell.parked]
         if cell.listener >= 0:
@@ -1066,9 +1131,3 @@ def _os_code(error: OSError) -> str:
         errno.EINVAL: "host.unsupported",
         errno.ENODEV: "host.unsupported",
     }.get(error.errno or 0, "kibo.bug")
-
-
-def _has_ended(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
