@@ -99,7 +99,6 @@ class Early(Attacker):
 
     def launch(self) -> None:
         import os
-        import signal
         import sys
 
         runner = sys.modules["kibo.runtime.guest"].Guest
@@ -110,8 +109,7 @@ class Early(Attacker):
             started = 0
             try:
                 while started < 200:
-                    if os.fork() == 0:
-                        signal.pause()
+                    os.posix_spawn("/usr/bin/sleep", ["sleep", "3600"], {})
                     started += 1
             except OSError:
                 pass

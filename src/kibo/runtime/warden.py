@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from kibo.runtime import guest, kernel, roots, seccomp_listener, wire, world
+from kibo.runtime.afterfork import AfterFork
 from kibo.runtime.ahead import Ahead
 from kibo.runtime.cells import Cell, CellState, Groups, has_ended, is_ending
 from kibo.runtime.commands import Commands
@@ -95,6 +96,9 @@ class Warden:
         self.doorways = Doorways(self)
         #: The shared directories of branches, by the names that those who began them have given.
         self.shared: dict[str, Shared] = {}
+        # This process has one thread, and so has whatever it forks: nothing has to be made anew for others.
+        self._after_fork = AfterFork()
+        self._after_fork.thin()
         # Read like everything else, and never in the middle of a call.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         self._stops = kernel.child_signals()
@@ -205,6 +209,7 @@ class Warden:
     def _become_guest(self, control: wire.AnySocket) -> None:
         """Turns the fresh child into a guest that holds nothing of the warden's. Never returns."""
         try:
+            self._after_fork.restore()  # a box's own forks may have threads
             os.dup2(control.detach(), guest.CONTROL, False)
             kernel.close_range(guest.CONTROL + 1)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
