@@ -48,8 +48,6 @@ EXIT_SETUP: Final = 70
 
 _LOOPBACK_UP: Final = struct.pack("16sH14x", b"lo", 0x1 | 0x40)
 _SIGCHLD, _DEFAULT = int(signal.SIGCHLD), int(signal.SIG_DFL)
-#: A call such as comes most often.
-_SAMPLE: Final = wire.pack(["call", 1, 0, "action", ["argument"], {}, True])[4:]
 _SCOPED_LANDLOCK: Final = struct.pack("QQQ", 0, 0, 0x1 | 0x2)
 #: As many as the strongest of OpenSSL's generators takes.
 _SEED_BYTES: Final = 32
@@ -66,6 +64,18 @@ _STREAMS: Final = 3
 _HELLO: Final = b"\xc0"  # nothing: the kernel adds this process's id, which the warden reads
 _BARE: Final = b"\xa4bare"
 _IN: Final = b"\xa2in"
+
+
+class _Part:
+    """What is called to rehearse."""
+
+    def action(self, argument: str) -> str:
+        return argument
+
+
+_PART: Final = _Part()
+#: A call such as comes most often, of the last part.
+_SAMPLE: Final = wire.pack(["call", 1, -1, "action", ["argument"], {}, True])[4:]
 
 
 class ActionInterrupted(BaseException):
@@ -277,6 +287,13 @@ class Guest:
                 os._exit(EXIT_ALONE)
             self._leave_channel()
             return
+        try:
+            _send(self._reply(request))
+        except ConnectionError:
+            os._exit(EXIT_ALONE)
+
+    def _reply(self, request: list[Any]) -> bytes:
+        """Does what it is asked for, and returns the frame that says what came of it."""
         kind, number, *rest = request
         try:
             reply = getattr(self, f"_do_{kind}")(number, *rest)
@@ -285,13 +302,9 @@ class Guest:
         except BaseException as error:  # noqa: BLE001 - whatever an action raises is its caller's to see
             reply = ["error", number, describe(error)]
         try:
-            data = wire.pack(reply)
+            return wire.pack(reply)
         except wire.FrameError as error:
-            data = wire.pack(["error", number, {"kind": "too-large", "message": str(error)}])
-        try:
-            _send(data)
-        except ConnectionError:
-            os._exit(EXIT_ALONE)
+            return wire.pack(["error", number, {"kind": "too-large", "message": str(error)}])
 
     def _leave_channel(self) -> None:
         self.poll.unregister(CHANNEL)
@@ -495,12 +508,13 @@ class Guest:
             self._resume()
 
     def rehearse(self) -> None:
-        """Runs through a call without one: a fork does so while its root is being built, and finds its pages warm."""
-        wire.unpack(_SAMPLE)
-        wire.pack(["ok", 1, to_builtins("")])
-        self.in_action = False
+        """Runs through a call of nobody's: a fork does so while its root is being built, and finds its pages warm."""
+        self.parts.append(_PART)
+        try:
+            self._reply(wire.unpack(_SAMPLE))
+        finally:
+            self.parts.pop()
         self.poll.poll(0)
-        _flush()
 
     def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
         if self.in_action:
