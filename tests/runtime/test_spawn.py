@@ -24,6 +24,7 @@ from kibo import Box, Env, action, aio, wiring
 from kibo.box.define import INSTANCE_NAMES
 from kibo.model import errors
 from kibo.runtime.instance import Instance
+from patience import eventually
 
 
 class Notebook(Box):
@@ -218,7 +219,7 @@ def test_two_hundred_instances_live_at_once_and_all_answer() -> None:
 def test_spawning_and_destroying_many_times_leaves_descriptors_and_processes_as_they_were() -> None:
     with Notebook().spawn() as box:
         box.add("x")
-    fds, processes = len(os.listdir("/proc/self/fd")), len(leftovers.descendants(os.getpid()))
+    fds, processes = len(os.listdir("/proc/self/fd")), leftovers.descendants(os.getpid()).keys()
     warden = _warden_fds()
     for _ in range(40):
         with Notebook().spawn() as box:
@@ -228,7 +229,8 @@ def test_spawning_and_destroying_many_times_leaves_descriptors_and_processes_as_
             box.logs()
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == fds
-    assert len(leftovers.descendants(os.getpid())) == processes
+    # The last that was made ahead ends when nobody asks for it.
+    eventually(lambda: leftovers.descendants(os.getpid()).keys() <= processes)
     deadline = time.monotonic() + 5
     while _warden_fds() > warden + 4:  # of freed control groups some are kept for the next box
         assert time.monotonic() < deadline, (warden, _warden_fds())
