@@ -313,6 +313,37 @@ def test_a_large_run_gets_a_node_though_small_ones_never_end_coming() -> None:
     pytest.fail("it was never started")
 
 
+def test_what_was_kept_free_for_a_run_that_was_started_elsewhere_is_free_again() -> None:
+    queue = Queue()
+    queue.join(node("n1", cpu=4000))
+    for n in range(4):
+        queue.add(item(f"s{n}", cpu=1000, number=n))
+    assert len(queue.decide(0, 9)) == 4
+    queue.add(item("large", tenant="b", cpu=4000, number=4))
+    assert queue.decide(1, 9) == []
+    assert queue.decide(32, 9) == []
+    assert queue.nodes["n1"].kept is not None
+    queue.join(node("n2", cpu=4000))
+    assert [(start.run, start.node) for start in queue.decide(33, 9)] == [("large", "n2")]
+    queue.release("s0", 33)
+    queue.add(item("late", cpu=1000, number=5, since_s=33))
+    assert [(start.run, start.node) for start in queue.decide(33, 9)] == [("late", "n1")]
+
+
+def test_a_run_that_is_held_twice_is_counted_once_and_at_its_node_once_that_is_there() -> None:
+    queue = Queue()
+    one = item("r", cpu=1000, bars=(limit("shop", 2),))
+    queue.hold(one, "n1")
+    queue.join(node("n1", cpu=1500))
+    queue.hold(one, "n1")
+    queue.hold(one, "n1")
+    assert queue.nodes["n1"].free.millicpus == 500
+    queue.add(item("second", cpu=500, bars=(limit("shop", 2),), number=1))
+    assert len(queue.decide(0, 9)) == 1
+    queue.release("r", 1)
+    assert queue.nodes["n1"].free.millicpus == 1000
+
+
 def test_a_rate_counts_the_starts_of_runs_that_asked_for_a_shorter_span() -> None:
     queue = Queue()
     queue.join(node("n1"))

@@ -111,11 +111,11 @@ class Tenant:
         #: Demands that may be tried, by the rank of their first.
         self.demands: Final[Ranked[Demand]] = Ranked()
         #: Lanes that a gate has let go on, and that have not been tried since.
-        self.woken: Final[dict[Demand, set[Lane]]] = {}
+        self.woken: Final[dict[Demand, dict[Lane, None]]] = {}
 
     def rest(self, lane: Lane) -> None:
         """Notes that a lane which a gate has let go on has been tried, or has gone."""
-        self.woken.get(lane.demand, set()).discard(lane)
+        self.woken.get(lane.demand, {}).pop(lane, None)
 
     def share(self, total: list[int]) -> tuple[float, int]:
         """What it has, for its weight, of what it has most of; of equals, whoever was served longer ago is first."""
@@ -145,6 +145,8 @@ class Queue:
         self._placed: Final[dict[str, tuple[Node, Resources, Tenant]]] = {}
         self._total = [0, 0, 0]
         self._served = 0
+        #: Nodes that are kept free, by the tenant and the demand that they are kept for.
+        self._kept: Final[dict[tuple[str, Demand], Node]] = {}
         self._kept_s = float("-inf")
 
     def __len__(self) -> int:
@@ -178,14 +180,15 @@ class Queue:
         self._put(lane)
 
     def hold(self, item: Item, node: str | None) -> None:
-        """A run is at work already, as it is after a restart.
+        """A run is at work already, as it is after a restart, or where its node is back. Again, it changes nothing.
 
         Args:
             item: It.
             node: Where, or None where no attempt of it lives.
         """
-        self._pass(item)
-        if node is not None and node in self.nodes:
+        if item.run not in self._holding:
+            self._pass(item)
+        if node is not None and node in self.nodes and item.run not in self._placed:
             self._occupy(item, self.nodes[node])
 
     def started(self, bars: Iterable[Bar], at_s: float) -> None:
@@ -227,6 +230,8 @@ class Queue:
         gone = self.nodes.pop(node, None)
         if gone is None:
             return []
+        if gone.kept is not None:
+            self._unkeep(*gone.kept)
         runs = sorted(gone.runs)
         for run in runs:
             self.leave(run)
@@ -241,7 +246,8 @@ class Queue:
         there.near = there.near if near is None else near
         if draining is not None:
             there.draining = draining
-            there.kept = None if draining else there.kept
+            if draining and there.kept is not None:
+                self._unkeep(*there.kept)
             self._reopen(there)
 
     # -- what is decided
@@ -272,8 +278,7 @@ class Queue:
 
     def next_s(self) -> float | None:
         """Says when it is to decide again though nothing has happened; None for never."""
-        first = self._openings.first()
-        rate = None if first is None else float(self._openings.rank(first))
+        rate = self._openings.least()
         keeping = self._kept_s + _KEEPING_S if self._full else None
         return min((each for each in (rate, keeping) if each is not None), default=None)
 
@@ -307,9 +312,7 @@ class Queue:
         self._served += 1
         lane.tenant.served = self._served
         self.remove(item.run)
-        if node.kept is not None:
-            node.kept = None
-            self._reopen(node)
+        self._unkeep(item.tenant, item.demand)
         for bar in lane.bars:
             self._wake(bar, now_s)
         self._room_for(item.demand)
@@ -348,8 +351,9 @@ class Queue:
             tenant.demands.discard(demand)
             tenant.woken.pop(demand, None)
             self._changed.pop(demand, None)
+            self._unkeep(tenant.name, demand)
             if full is not None and tenant in full:
-                self._forget(tenant, demand, full)
+                self._not_full(tenant, demand, full)
             else:
                 self._room_for(demand)  # it may have been the one that was to be tried
         elif full is None or tenant not in full:
@@ -385,7 +389,7 @@ class Queue:
             self._put(lane)
             full = self._full.get(lane.demand)
             if full is None or lane.tenant not in full:
-                lane.tenant.woken.setdefault(lane.demand, set()).add(lane)
+                lane.tenant.woken.setdefault(lane.demand, {})[lane] = None
                 return
             # That one waits for room as well, and must not stand in the way of the next.
 
@@ -409,7 +413,7 @@ class Queue:
             if each.kept is not None and each.kept[1] == demand
         }
         tenant.demands.discard(demand)
-        for each in {lane, *tenant.woken.pop(demand, ())}:
+        for each in {lane: None, **tenant.woken.pop(demand, {})}:
             for bar in each.bars:
                 self._wake(bar, now_s)
 
@@ -445,13 +449,12 @@ class Queue:
         self._not_full(tenant, demand, tenants)
         self._rank(tenant, demand)
 
-    def _forget(self, tenant: Tenant, demand: Demand, tenants: Ranked[Tenant]) -> None:
-        """A tenant waits for room no longer: what was kept free for it is anybody's."""
-        self._not_full(tenant, demand, tenants)
-        for node in self.nodes.values():
-            if node.kept == (tenant.name, demand):
-                node.kept = None
-                self._reopen(node)
+    def _unkeep(self, tenant: str, demand: Demand) -> None:
+        """What was kept free for a tenant's runs of a demand is anybody's: one was started, or none waits."""
+        node = self._kept.pop((tenant, demand), None)
+        if node is not None:
+            node.kept = None
+            self._reopen(node)
 
     def _not_full(self, tenant: Tenant, demand: Demand, tenants: Ranked[Tenant]) -> None:
         tenants.discard(tenant)
@@ -463,20 +466,20 @@ class Queue:
         if now_s < self._kept_s + _KEEPING_S:
             return
         self._kept_s = now_s
-        kept = {node.kept for node in self.nodes.values() if node.kept is not None}
         waiting = [
             (since, tenant.name, demand)
             for demand, tenants in self._full.items()
             for tenant in tenants
-            if (tenant.name, demand) not in kept
+            if (tenant.name, demand) not in self._kept
             and now_s - (since := self._since(tenant, demand)) > RESERVE_AFTER_S
         ]
         waiting.sort(key=lambda each: each[:2])
-        for _, name, demand in waiting[: max(0, max(1, len(self.nodes) // 2) - len(kept))]:
+        for _, name, demand in waiting[: max(0, max(1, len(self.nodes) // 2) - len(self._kept))]:
             fit = [node for node in self.nodes.values() if node.kept is None and node.could(demand)]
             if fit:
                 node = max(fit, key=lambda each: each.left(demand.resources))
-                node.kept = (name, demand)
+                node.kept = name, demand
+                self._kept[node.kept] = node
                 self._reopen(node)
 
     def _since(self, tenant: Tenant, demand: Demand) -> float:

@@ -62,6 +62,11 @@ class Ranked(Generic[T]):
         """Returns the rank of one that is there."""
         return self._ranks[thing][0]
 
+    def least(self, default: Any = None) -> Any:
+        """Returns the smallest rank; something else where there is none."""
+        first = self.first()
+        return default if first is None else self._ranks[first][0]
+
     def _tidy(self) -> None:
         if len(self._heap) > 2 * len(self._ranks) + 16:
             self._heap = [(rank, serial, thing) for thing, (rank, serial) in self._ranks.items()]
