@@ -331,6 +331,15 @@ LEASE_S = 15.0
 #: After how long without a renewal its holder ends what it runs by itself.
 LEASE_GIVE_UP_S = LEASE_S * 2 / 3
 
+#: How often a holder renews its lease, and looks at those of others.
+LEASE_BEAT_S = LEASE_S / 5
+
+#: How often a node is told again of an attempt that it has said nothing of.
+ORDER_AGAIN_S = 5.0
+
+#: How long the dispatcher waits before it tries a store again that did not answer.
+STORE_AGAIN_S = 1.0
+
 #: Instances of one thing that is to be there: as many as a host holds idle.
 MAX_WANTED = 1000
 

@@ -214,7 +214,9 @@ def _stopped(run: Run, now: Moment, outcome: Outcome) -> Change:
     return Change(run, moved(run, event, now, live=None), event, {"epoch": run.epoch}, outcome=outcome)
 
 
-def joined(run: Run, now: Moment, forks: Collection[State], winner: str) -> Change | None:
+def joined(
+    run: Run, now: Moment, forks: Collection[State], winner: str, branches: int | None = None
+) -> Change | None:
     """Some of the runs that it goes on as have ended; None where that decides nothing yet.
 
     Args:
@@ -222,13 +224,15 @@ def joined(run: Run, now: Moment, forks: Collection[State], winner: str) -> Chan
         now: When.
         forks: How each of them stands.
         winner: The one that succeeded; empty where none has.
+        branches: See `failed`.
     """
     if run.state != "forked":
         return None
     if winner:
         return Change(run, moved(run, "succeed", now, failure=None), "succeed", {"fork": winner})
     if all(state in ENDED for state in forks):
-        return failed(run, now, run.failure or Failure("run.forks_failed", "none of its forks succeeded"))
+        failure = run.failure or Failure("run.forks_failed", "none of its forks succeeded")
+        return failed(run, now, failure, branches=branches)
     return None
 
 

@@ -23,9 +23,9 @@ class Member(NamedTuple):
     Attributes:
         id: Its name; its lease is called `NODE` and this (see `kibo.schedule.leases`).
         epoch: Of its lease, which it has taken and renews itself. A node whose lease could not be renewed for
-            `LEASE_GIVE_UP_S` ends all that it runs, and reports each as lost; once the lease is another's, it takes a
-            new one before it offers itself again.
-        room: All that it has.
+            `LEASE_GIVE_UP_S` ends all that it runs, reports each as lost, and ignores orders until it is renewed; once
+            the lease is another's, it takes a new one before it offers itself again.
+        room: All that it has; the same for as long as its epoch is.
         labels: What it is labelled with.
         near: Digests of the layers and templates that are there.
         draining: Whether nothing more is to be started there.

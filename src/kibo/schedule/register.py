@@ -80,7 +80,7 @@ class Register:
 
     def heard(self, numbers: Iterable[int]) -> None:
         """Forgets that something was changed: the dispatcher has seen it."""
-        self.store.write(lambda tx: tx.run_all(rows._SEEN, [{"number": number} for number in numbers]))
+        self.store.write(lambda tx: _forget(tx, numbers))
 
     def runs(self, ids: Iterable[str]) -> list[Run]:
         """Reads some runs."""
@@ -88,12 +88,8 @@ class Register:
 
     def waits(self, run: str) -> list[Wait]:
         """Reads what a run waits for, and how that stands."""
-
-        def work(tx: Transaction) -> list[Wait]:
-            found = tx.rows(rows._WAITS, run=run)
-            return [Wait(RunId(each), how, rows.find(tx, each).state) for each, how in found]
-
-        return self.store.read(work)
+        found = self.store.read(lambda tx: tx.rows(rows._WAITS, run=run))
+        return [Wait(RunId(each), how, state) for each, how, state in found]
 
     def forks(self, run: Run) -> list[tuple[RunId, State]]:
         """Reads the runs that one goes on as, and how they stand."""
@@ -113,7 +109,11 @@ class Register:
 
     def budget(self, budget: BudgetId) -> budgets.BudgetRow:
         """Reads a budget."""
-        return self.store.read(lambda tx: budgets.look(tx, budget))
+        return self.read_budgets([budget])[0]
+
+    def read_budgets(self, ids: Iterable[BudgetId]) -> list[budgets.BudgetRow]:
+        """Reads some budgets."""
+        return self.store.read(lambda tx: [budgets.look(tx, each) for each in ids])
 
     def weights(self) -> dict[str, float]:
         """Reads how much each tenant counts."""
@@ -142,13 +142,14 @@ class Register:
 
     # -- writing
 
-    def write(self, changes: Sequence[Change], epoch: int, now: Moment) -> Written:
+    def write(self, changes: Sequence[Change], epoch: int, now: Moment, heard: Iterable[int] = ()) -> Written:
         """Writes changes, all of one transaction.
 
         Args:
-            changes: In the order in which they happen; one for each run at most.
+            changes: In the order in which they happen; of one run, each decided from what the one before it made.
             epoch: Of the dispatcher's lease.
             now: When.
+            heard: What of `rung` is to be forgotten, as by `heard`.
 
         Raises:
             PlaceTaken: Another dispatcher is at work; nothing was written.
@@ -171,6 +172,7 @@ class Register:
                 waiting[tenant] += len(made)
             for name, more in sorted(waiting.items()):
                 rows.count(tx, name, more)
+            _forget(tx, heard)
             crash.point("runs.before_commit")
             return Written(frozenset(refused), tuple(forks))
 
@@ -231,3 +233,7 @@ class Register:
             position = tx.row(rows._POSITION, id=fork.id)
             made.append(fork if position is None else replace(fork, position=position[0]))
         return made
+
+
+def _forget(tx: Transaction, numbers: Iterable[int]) -> None:
+    tx.run_all(rows._SEEN, [{"number": number} for number in numbers])

@@ -41,7 +41,6 @@ _FORKS: Final = Prepared(
         runs.c.fork == bindparam("epoch"),
     )
 )
-_STATE: Final = Prepared(select(runs.c.state).where(runs.c.id == bindparam("id")))
 _WORK: Final = Prepared(select(runs.c.work).where(runs.c.id == bindparam("id")))
 _RESULT: Final = Prepared(
     select(runs.c.state, runs.c.result, runs.c.failure).where(runs.c.id == bindparam("id"))
@@ -93,7 +92,10 @@ _RECENT: Final = Prepared(
 )
 _INSERT_AFTER: Final = insertion(run_after)
 _WAITS: Final = Prepared(
-    select(run_after.c.dependency, run_after.c.how).where(run_after.c.run == bindparam("run"))
+    select(run_after.c.dependency, run_after.c.how, runs.c.state)
+    .select_from(run_after.join(runs, runs.c.id == run_after.c.dependency))
+    .where(run_after.c.run == bindparam("run"))
+    .order_by(run_after.c.dependency)
 )
 _EVENT: Final = insertion(run_events, "position")
 _EVENTS: Final = Prepared(
