@@ -29,6 +29,7 @@ BENCHES = (
     "sessions",
     "hub",
     "recordings",
+    "schedule",
 )
 
 
