@@ -30,7 +30,7 @@ from kibo.box.policy import Deny, Rule, Secret
 from kibo.box.rights import Quota, Right
 from kibo.box.skills import guidance_of
 from kibo.box.sums import digest_of, parts_of, prefix_digest, yields_of
-from kibo.model.errors import UnmetNeed
+from kibo.model.errors import UnknownAction, UnmetNeed
 from kibo.model.record import Record
 
 #: Plans kept, by digest; one is a few kilobytes. Enough for every box that one program is likely to use at once.
@@ -113,6 +113,23 @@ def plan(box: Box) -> Plan:
             del _plans[next(iter(_plans))]  # the oldest: dicts keep order
         _plans[key] = known
     return known
+
+
+def action_of(box: Box, name: str) -> ActionSpec:
+    """Returns an action of a definition.
+
+    Raises:
+        UnknownAction: It has none of that name.
+        UnmetNeed, InvalidDefinition, CompositionConflict: As `plan`.
+    """
+    actions = plan(box).actions
+    if name not in actions:
+        raise UnknownAction(
+            f"the box has no action {name!r}",
+            hint=f"It has: {', '.join(sorted(actions)) or 'none'}.",
+            details={"action": name},
+        )
+    return actions[name]
 
 
 def _resolve(box: Box, digest: str) -> Plan:

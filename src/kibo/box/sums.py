@@ -44,12 +44,12 @@ def yields_of(box: Box) -> frozenset[Yield]:
 
 def prefix(box: Box, count: int) -> Box:
     """Returns the sum of the first `count` parts of a definition, whose cached state the whole is built on."""
-    return _sum(parts_of(box)[:count], yields_of(box))
+    return sum_of(parts_of(box)[:count], yields_of(box))
 
 
 def add(left: Box, right: Box) -> Box:
     """`left + right`; see `Box.__add__`."""
-    return _sum(parts_of(left) + parts_of(right), yields_of(left) | yields_of(right))
+    return sum_of(parts_of(left) + parts_of(right), yields_of(left) | yields_of(right))
 
 
 def override(left: Box, right: Box) -> Box:
@@ -62,7 +62,7 @@ def override(left: Box, right: Box) -> Box:
             if winner.digest in their_digests and loser.digest not in their_digests:
                 settled.add(Yield(claim.kind, claim.key, loser.digest, winner.digest))
     turned = {Yield(y.kind, y.key, y.winner, y.loser) for y in settled}
-    return _sum(ours + theirs, frozenset(settled | (yields_of(left) - turned)))
+    return sum_of(ours + theirs, frozenset(settled | (yields_of(left) - turned)))
 
 
 def _distinct(parts: Sequence[Box]) -> tuple[Box, ...]:
@@ -72,7 +72,8 @@ def _distinct(parts: Sequence[Box]) -> tuple[Box, ...]:
     return tuple(first.values())
 
 
-def _sum(parts: Sequence[Box], yields: frozenset[Yield]) -> Box:
+def sum_of(parts: Sequence[Box], yields: frozenset[Yield]) -> Box:
+    """Returns the sum of parts; conflicts between them that are not settled are an error, as for `+`."""
     distinct = _distinct(parts)
     if len(distinct) > MAX_PARTS:
         raise InvalidDefinition(

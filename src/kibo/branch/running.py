@@ -137,6 +137,11 @@ class RunningBranch:
         if parent is None:
             family.owner.begin(self.id)
 
+    @property
+    def ended(self) -> Ended | Literal[""]:
+        """Why nothing runs in it any more; empty while it does."""
+        return self._ended
+
     # -- mail
 
     @property

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
-import sys
-import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from kibo.box.define import Box
 from kibo.box.parameters import parameters_of
-from kibo.model.errors import InvalidInput, KiboError
+from kibo.model.errors import InvalidInput
+from kibo.wiring.modules import file_module, named_module
 
 _HINT = "Write module:Name, path/to/file.py:Name, or a sum such as 'file.py:Browser+Account(customer=ada)'."
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
@@ -124,65 +121,5 @@ def _split(text: str, separator: str) -> list[str]:
 
 def _module(source: str) -> ModuleType:
     if source.endswith(".py") or "/" in source:
-        return _file_module(Path(source))
-    _first_on_path(Path.cwd())
-    return _imported(source, source)
-
-
-def _file_module(path: Path) -> ModuleType:
-    """Imports a file as Python would: by its dotted name where it is in a package, else by its own."""
-    path = path.absolute()
-    if not path.is_file():
-        raise InvalidInput(f"there is no file {path}", hint=_HINT, details={"path": str(path)})
-    name, folder = path.stem, path.parent
-    while (folder / "__init__.py").exists():
-        name, folder = f"{folder.name}.{name}", folder.parent
-    _first_on_path(folder)
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) != str(path):
-        # Another module has this name, such as one of the standard library: this one gets another.
-        name = f"{path.stem}_box"
-    spec = importlib.util.find_spec(name) if name.isidentifier() or "." in name else None
-    if spec is not None and spec.origin == str(path):
-        return _imported(name, str(path))
-    return _imported_from(path, name)
-
-
-def _imported_from(path: Path, name: str) -> ModuleType:
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InvalidInput(f"{path} is no Python file", hint=_HINT)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise _broken(str(path), error) from error
-    return module
-
-
-def _imported(name: str, shown: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise _broken(shown, error) from error
-
-
-def _broken(shown: str, error: Exception) -> KiboError:
-    if isinstance(error, KiboError):
-        return error
-    if isinstance(error, ModuleNotFoundError) and error.name == shown:
-        return InvalidInput(f"there is no module {shown!r}", hint=_HINT, details={"module": shown})
-    where = traceback.format_exception_only(error)[-1].strip()
-    return InvalidInput(
-        f"{shown} cannot be imported: {where}",
-        hint="Does it import in Python? --traceback shows where it fails.",
-        details={"traceback": "".join(traceback.format_exception(error))},
-    )
-
-
-def _first_on_path(folder: Path) -> None:
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+        return file_module(Path(source))
+    return named_module(source)

@@ -9,13 +9,12 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from kibo.box.plan import plan
+from kibo.box.plan import action_of
 from kibo.cli.calls import read_arguments
 from kibo.cli.options import Common
 from kibo.cli.output import print_json, print_value
 from kibo.cli.progress import BuildDisplay
 from kibo.cli.references import load_box
-from kibo.model.errors import UnknownAction
 from kibo.runtime.instance import Instance
 from kibo.wiring import runtime
 
@@ -42,13 +41,7 @@ def run(
         common: Options of every command.
     """
     definition = load_box(box)
-    actions = plan(definition).actions
-    spec = actions.get(action)
-    if spec is None:
-        known = ", ".join(sorted(actions)) or "none"
-        raise UnknownAction(
-            f"the box has no action {action!r}", hint=f"It has: {known}.", details={"action": action}
-        )
+    spec = action_of(definition, action)
     positional, named = read_arguments(spec, arguments)
     # Checked here too, so that a wrong argument costs no spawn.
     spec.check_arguments(positional, named)

@@ -7,7 +7,7 @@ else; that a call is within an action that can be undone is told to the gateway 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -52,8 +52,17 @@ class Recorder(Protocol):
         """Returns what made a call, where that lives; else None."""
 
 
-async def perform(face: Any, spec: ActionSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Calls a recorded action of an instance, of either face.
+async def perform(
+    face: Any, spec: ActionSpec, args: Sequence[Any], kwargs: Mapping[str, Any], *, key: str | None = None
+) -> Any:
+    """Calls an action of an instance, of either face, and has the ledger record it.
+
+    Args:
+        face: The instance.
+        spec: The action.
+        args: What it is called with by position.
+        kwargs: And by name.
+        key: What the call is one intent of, where the action itself names none.
 
     Raises:
         InDoubt: A call with its key may have happened. It was not made again.
@@ -67,7 +76,7 @@ async def perform(face: Any, spec: ActionSpec, args: tuple[Any, ...], kwargs: Ma
     async with talk.having_turn():
         talk.check()
         arguments = spec.by_name(positional, named)
-        call = _call(talk, spawned, spec, arguments)
+        call = _call(talk, spawned, spec, arguments, key)
         begun = await talk.waiting.aside(lambda: recorder.begin(call, talk))
         while begun.state != "new":
             if begun.state == "in_doubt" and spec.verifier is not None:
@@ -172,8 +181,10 @@ async def call_compensator(
         undoes.check_result(await talk.answer_of(undoes))
 
 
-def _call(talk: Conversation, spawned: Spawned, spec: ActionSpec, arguments: Mapping[str, Any]) -> Call:
-    key = key_of(spec.name, spec.key, arguments) if spec.key else None
+def _call(
+    talk: Conversation, spawned: Spawned, spec: ActionSpec, arguments: Mapping[str, Any], key: str | None
+) -> Call:
+    key = key_of(spec.name, spec.key, arguments) if spec.key else key
     try:
         packed = wire.pack(arguments)[_FRAME_BYTES:]
     except wire.FrameError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import ClassVar
@@ -76,6 +76,11 @@ class Budget:
     def __repr__(self) -> str:
         limits = ", ".join(f"{name}={limit!r}" for name, limit in self._limits.items() if limit is not None)
         return f"Budget({limits})"
+
+    @property
+    def limits(self) -> Mapping[str, float | None]:
+        """What may be used, by resource; None where there is no limit."""
+        return dict(self._limits)
 
     @property
     def spent(self) -> Spent:
