@@ -32,6 +32,7 @@ KiboError
 │   ├── RecordingUnknown
 │   ├── MessageUnknown
 │   ├── RunUnknown
+│   ├── DefinitionUnknown       what a run is to do is defined nowhere that this process can import
 │   └── RequestUnknown          a replay was asked for what its recording does not have
 ├── WrongState              it is there, and not in a state that allows this
 │   ├── InstanceEnded
@@ -76,10 +77,13 @@ KiboError
 │   ├── ProfileBusy             another holds a session's lease
 │   ├── ReplyTimedOut           nobody answered a message in time
 │   ├── PersonTimedOut          a person who was asked did not answer in time
+│   ├── RunUnfinished           a run has not ended in the time that was waited for it
 │   ├── RecordingLost           nothing was kept of what was to be recorded
 │   ├── ServiceFailed       a service of the box did not become ready
 │   └── CommandTimedOut
 ├── ExplorationFailed       no strategy of an exploration succeeded
+├── RunFailed               a run has failed, and its policy has nothing more
+│   └── RunCancelled
 ├── BuildFailed             a step that builds an environment or a state failed
 ├── HostUnsupported         this host cannot give what was asked
 ├── GuestViolation          the box broke the protocol, and was ended
@@ -325,6 +329,15 @@ class RunUnknown(NotFound):
     remedy = "See that the id is whole; what ended long ago may have been removed."
 
 
+class DefinitionUnknown(NotFound):
+    """The definition that a run was submitted with is not where it was, or is another by now. Nothing was done."""
+
+    code = "run.definition"
+    remedy = (
+        "Submit again from the program that defines it; define boxes at the top level of a module or script."
+    )
+
+
 class RequestUnknown(NotFound):
     """A box that replays asked for what its recording does not have; `details["requests"]` says for what, and why."""
 
@@ -543,6 +556,19 @@ class ExplorationFailed(KiboError):
     code = "explore.failed"
 
 
+class RunFailed(KiboError):
+    """A run has failed, or was given up; `details["failure"]` is the code of its last failure."""
+
+    code = "run.failed"
+    remedy = "`kibo events RUN` tells what has happened to it."
+
+
+class RunCancelled(RunFailed):
+    """A run was cancelled."""
+
+    code = "run.cancelled"
+
+
 class Exhausted(KiboError):
     """A limit was reached."""
 
@@ -640,6 +666,14 @@ class SecretUnavailable(Unavailable):
 
     code = "secret.unavailable"
     retry = "after"
+
+
+class RunUnfinished(Unavailable):
+    """A run has not ended in the time that was waited for it. It goes on."""
+
+    code = "run.unfinished"
+    retry = "safe"
+    remedy = "Wait again, or cancel it. `kibo runs` tells how it stands."
 
 
 class RecordingLost(Unavailable):
@@ -791,6 +825,7 @@ ERROR_SURFACES: dict[type[KiboError], Surface] = {
     ActionFailed: Surface(502, 1, -32010),
     ActionTimedOut: Surface(504, 124, -32011),
     ExplorationFailed: Surface(502, 1, -32010),
+    RunFailed: Surface(502, 1, -32010),
     Exhausted: Surface(507, 73, -32013),
     FrameTooLarge: Surface(413, 65, -32013),
     Unavailable: Surface(503, 75, -32014),

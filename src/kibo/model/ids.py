@@ -201,6 +201,13 @@ class RunId(RandomId):
     prefix = "run_"
 
 
+class NodeId(RandomId):
+    """One process that carries runs out, from when it begins to its end."""
+
+    __slots__ = ()
+    prefix = "node_"
+
+
 class BudgetId(RandomId):
     """One budget that a tree of runs shares."""
 

@@ -8,7 +8,7 @@ from sqlalchemy import and_, bindparam, delete, func, insert, literal, or_, sele
 
 from kibo.model.clock import Moment
 from kibo.model.errors import RunUnknown, StoreDamaged
-from kibo.model.ids import BudgetId, RunId
+from kibo.model.ids import ID_HEX_DIGITS, BudgetId, RunId
 from kibo.schedule.encoding import packed, packed_failure, packed_request, read_failure, read_request
 from kibo.schedule.failing import Progress
 from kibo.schedule.lifecycle import ENDED, STATES
@@ -34,6 +34,16 @@ _JOINED: Final = select(*_RUN, *attempts.columns).select_from(
 _BY_ID: Final = Prepared(_JOINED.where(runs.c.id == bindparam("id")))
 _OPEN: Final = Prepared(_JOINED.where(_IS_OPEN).order_by(runs.c.position))
 _TREE: Final = Prepared(_JOINED.where(runs.c.tree == bindparam("tree")).order_by(runs.c.position))
+_OF_TENANT: Final = or_(bindparam("all") == 1, runs.c.tenant == bindparam("tenant"))
+_NEWEST: Final = Prepared(_JOINED.where(_OF_TENANT).order_by(runs.c.position.desc()).limit(bindparam("most")))
+_NEWEST_OPEN: Final = Prepared(
+    _JOINED.where(_OF_TENANT, _IS_OPEN).order_by(runs.c.position.desc()).limit(bindparam("most"))
+)
+#: How many candidates an error shows where a name is not unique.
+_SHOWN: Final = 5
+_BY_PREFIX: Final = Prepared(
+    select(runs.c.id).where(runs.c.id >= bindparam("low"), runs.c.id < bindparam("high")).limit(_SHOWN)
+)
 _FORKS: Final = Prepared(
     select(runs.c.id, runs.c.state).where(
         runs.c.tree == bindparam("tree"),
@@ -181,8 +191,31 @@ def find(tx: Transaction, run: str) -> Run:
     """
     row = tx.row(_BY_ID, id=run) if str(run).isascii() else None
     if row is None:
-        raise RunUnknown(f"there is no run {str(run)[:80]!r}", details={"run": str(run)[:80]})
+        raise RunUnknown(
+            f"there is no run {str(run)[:80]!r}",
+            hint="`kibo runs` lists what there is.",
+            details={"run": str(run)[:80]},
+        )
     return read_run(row)
+
+
+def called(tx: Transaction, ref: str) -> Run:
+    """Finds a run by its id, or the beginning of its id if only one begins so.
+
+    Raises:
+        RunUnknown: None is called so, or several are; `details["candidates"]` names these.
+    """
+    found: list[Any] = [ref] if len(ref) == len(RunId.prefix) + ID_HEX_DIGITS else []
+    digits = ref.removeprefix(RunId.prefix)
+    if not found and ref != digits and digits and not set(digits) - set("0123456789abcdef"):
+        found = [row[0] for row in tx.rows(_BY_PREFIX, low=ref, high=ref + "g")]
+    if len(found) != 1:
+        raise RunUnknown(
+            f"{'several runs are' if found else 'there is no run'} called {ref[:80]!r}",
+            hint=f"Give more of the id: {', '.join(found)}." if found else "`kibo runs` lists what there is.",
+            details={"run": ref[:80], "candidates": found},
+        )
+    return find(tx, found[0])
 
 
 def lock(tx: Transaction, run: str) -> Run:

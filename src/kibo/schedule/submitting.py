@@ -209,6 +209,28 @@ class Submission:
         """
         return self._store.read(lambda tx: rows.find(tx, run))
 
+    def listed(self, most: int, *, ended: bool = True, tenant: str | None = None) -> list[Run]:
+        """Reads the newest runs, the newest first.
+
+        Args:
+            most: How many at most.
+            ended: Whether those that have ended are among them.
+            tenant: Whose; everybody's by default.
+        """
+        statement = rows._NEWEST if ended else rows._NEWEST_OPEN
+        found = self._store.read(
+            lambda tx: tx.rows(statement, tenant=tenant or "", all=int(tenant is None), most=most)
+        )
+        return [rows.read_run(row) for row in found]
+
+    def called(self, ref: str) -> Run:
+        """Finds a run by its id, or the beginning of its id if only one begins so.
+
+        Raises:
+            RunUnknown: None is called so, or several are; `details["candidates"]` names these.
+        """
+        return self._store.read(lambda tx: rows.called(tx, ref))
+
     def tree(self, run: str) -> list[Run]:
         """Reads all runs of the tree that one is of, in order of submission.
 
@@ -220,14 +242,22 @@ class Submission:
     def outcome(self, run: str) -> tuple[State, bytes | None, Failure | None]:
         """Reads how a run stands, what it came to, and its newest failure.
 
+        One that went on as several came to what the first of these that succeeded did.
+
         Raises:
             RunUnknown: There is none.
         """
 
         def work(tx: Transaction) -> tuple[State, bytes | None, Failure | None]:
-            found = rows.find(tx, run)
-            row = tx.row(rows._RESULT, id=run)
-            return found.state, None if row is None else row[1], found.failure
+            found = at = rows.find(tx, run)
+            while True:
+                row = tx.row(rows._RESULT, id=at.id)
+                result = None if row is None else row[1]
+                forks = tx.rows(rows._FORKS, tree=at.tree, parent=at.id, epoch=at.epoch) if at.epoch else []
+                won = next((each for each, state in forks if state == "done"), None)
+                if result is not None or won is None:
+                    return found.state, result, found.failure
+                at = rows.find(tx, won)
 
         return self._store.read(work)
 
