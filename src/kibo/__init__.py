@@ -37,6 +37,15 @@ if TYPE_CHECKING:
     from kibo.branch.explore.strategy import Strategy as Strategy
     from kibo.model.errors import KiboError as KiboError
     from kibo.model.message import Message as Message
+    from kibo.schedule.handle import Run as Run
+    from kibo.schedule.policy import Abandon as Abandon
+    from kibo.schedule.policy import AskPerson as AskPerson
+    from kibo.schedule.policy import Compensate as Compensate
+    from kibo.schedule.policy import Fork as Fork
+    from kibo.schedule.policy import Policy as Policy
+    from kibo.schedule.policy import Retry as Retry
+    from kibo.schedule.request import Rate as Rate
+    from kibo.schedule.request import Resources as Resources
     from kibo.wiring import pool as pool
     from kibo.wiring.approving import approve as approve
     from kibo.wiring.approving import deny as deny
@@ -44,6 +53,9 @@ if TYPE_CHECKING:
     from kibo.wiring.branches import checkout as checkout
     from kibo.wiring.comparing import compare as compare
     from kibo.wiring.contexts import context_of as context_of
+    from kibo.wiring.runs import get_run as get_run
+    from kibo.wiring.runs import runs as runs
+    from kibo.wiring.runs import submit as submit
     from kibo.wiring.sessions import session as session
 
 __version__ = "0.1.0"
@@ -73,6 +85,15 @@ _PUBLIC = {
     "Strategy": "kibo.branch.explore.strategy",
     "Tournament": "kibo.branch.explore.policies.tournament",
     "TreeSearch": "kibo.branch.explore.policies.tree_search",
+    "Abandon": "kibo.schedule.policy",
+    "AskPerson": "kibo.schedule.policy",
+    "Compensate": "kibo.schedule.policy",
+    "Fork": "kibo.schedule.policy",
+    "Policy": "kibo.schedule.policy",
+    "Retry": "kibo.schedule.policy",
+    "Rate": "kibo.schedule.request",
+    "Resources": "kibo.schedule.request",
+    "Run": "kibo.schedule.handle",
     "action": "kibo.box.define",
     "approve": "kibo.wiring.approving",
     "branch": "kibo",
@@ -81,12 +102,15 @@ _PUBLIC = {
     "context_of": "kibo.wiring.contexts",
     "deny": "kibo.wiring.approving",
     "explore": "kibo.branch.explore.exploring",
+    "get_run": "kibo.wiring.runs",
     "me": "kibo",
     "note": "kibo.branch.explore.inside",
     "on_event": "kibo.box.define",
     "on_message": "kibo.box.define",
     "pool": "kibo.wiring",
+    "runs": "kibo.wiring.runs",
     "session": "kibo.wiring.sessions",
+    "submit": "kibo.wiring.runs",
     "use": "kibo.box.define",
 }
 

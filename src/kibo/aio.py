@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from kibo.wiring.async_branches import compare as compare
     from kibo.wiring.async_branches import context_of as context_of
     from kibo.wiring.async_branches import deny as deny
+    from kibo.wiring.async_runs import get_run as get_run
+    from kibo.wiring.async_runs import runs as runs
+    from kibo.wiring.async_runs import submit as submit
     from kibo.wiring.async_sessions import session as session
 
 __all__ = [
@@ -79,8 +82,11 @@ __all__ = [
     "context_of",
     "deny",
     "explore",
+    "get_run",
+    "runs",
     "session",
     "spawn",
+    "submit",
 ]
 
 _READ_BYTES = 65536
@@ -96,6 +102,10 @@ def __getattr__(name: str) -> Any:
         from kibo.wiring.async_sessions import session
 
         return session
+    if name in ("get_run", "runs", "submit"):
+        from kibo.wiring import async_runs
+
+        return getattr(async_runs, name)
     raise AttributeError(f"module 'kibo.aio' has no attribute {name!r}")
 
 

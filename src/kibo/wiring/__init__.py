@@ -25,6 +25,7 @@ from kibo.runtime.waiting import Blocking, Waiting, run
 
 if TYPE_CHECKING:
     from kibo.wiring.branches import Records
+    from kibo.wiring.scheduling import Scheduling
 
 
 class Runtime:
@@ -38,6 +39,7 @@ class Runtime:
         self.egress = way_out(self.home)
         self._pools: dict[str, Pool] = {}
         self._records: Records | None = None
+        self._scheduling: Scheduling | None = None
         self._over = False
 
     def running(self) -> States | None:
@@ -191,6 +193,16 @@ class Runtime:
                 self._records = Records(self.home)
             return self._records
 
+    def scheduling(self) -> Scheduling:
+        """Returns the runs of this state directory, opened on first use."""
+        from kibo.wiring.scheduling import Scheduling  # late: it brings the scheduler along
+
+        records = self.records()
+        with self._guard:
+            if self._scheduling is None:
+                self._scheduling = Scheduling(self, records.store)
+            return self._scheduling
+
     def end(self) -> None:
         """As `close`, for good: a thread that still runs while the process ends must not begin another session."""
         with self._guard:
@@ -199,6 +211,9 @@ class Runtime:
 
     def close(self) -> None:
         """Ends every instance and every process of the runtime. Returns when all are gone."""
+        if self._scheduling is not None:
+            self._scheduling.close()
+            self._scheduling = None
         for pool in list(self._pools.values()):
             pool.close()
         if (running := self.running()) is not None:

@@ -227,7 +227,7 @@ def branch(
     """
     home = runtime()
     with taped(home, record, replay) as tape:
-        family = _family(home, tape)
+        family = new_family(home, tape)
         root: Branch = RunningBranch(family, home.records().history.create(goal, name), None, {}).face
         return root
 
@@ -253,7 +253,7 @@ def taped(home: Runtime, record: bool | str, replay: str | os.PathLike[str] | No
 def passing_branch(goal: str, name: str) -> Branch:
     """Begins a tree that is a box's own: nothing of it is left once this process has ended, however that ends."""
     home = runtime()
-    made: Branch = RunningBranch(_family(home), home.records().passing(goal, name), None, {}).face
+    made: Branch = RunningBranch(new_family(home), home.records().passing(goal, name), None, {}).face
     return made
 
 
@@ -292,13 +292,15 @@ def checkout(
         if parent is not None and isinstance(parent.family.waiting, Blocking):
             running = parent.adopt(made)
         else:
-            running = RunningBranch(_family(home, tape), made, None, {})
+            running = RunningBranch(new_family(home, tape), made, None, {})
         run(running.restore(boxes))
         found: Branch = running.face
         return found
 
 
-def _family(home: Runtime, tape: Tape | None = None) -> Family:
+def new_family(home: Runtime, tape: Tape | None = None) -> Family:
+    """Makes what the branches of one tree share, for plain programs."""
+
     async def ensure(box: Box, progress: Progress | None) -> tuple[States, State]:
         states = home.states()
         return states, states.ensure(box, progress, "" if tape is None else tape.id)
