@@ -25,6 +25,7 @@ HELD = {
     " | kibo.context.tokens: Tokenizer",
     "Mail": "kibo.runtime.mailing: Receipt Mailbox | kibo.model.message: Message Delivery DeadLetter Progress Posting"
     " | kibo.branch.mail_faces: Delegated BranchMail BranchBoard",
+    "Runs": "kibo.schedule.handle: Run | kibo.schedule.submitting: Happened | kibo.schedule.failing: Failure",
     "Sessions": "kibo.wiring.sessions: Profile Lease | kibo.effects.sessions.leasing: Saved"
     " | kibo.effects.sessions.versions: Version",
 }
@@ -40,7 +41,7 @@ AIO = """## `kibo.aio`
 
 The same for asyncio and trio: `await aio.spawn(box)` or `async with aio.spawn(box) as instance`, and every call of an
 instance, its files and its branches is a coroutine. `aio.branch`, `aio.checkout`, `aio.compare`, `aio.explore`,
-`aio.approve` and `aio.deny` are those of `kibo`.
+`aio.approve`, `aio.deny`, `aio.submit`, `aio.get_run` and `aio.runs` are those of `kibo`.
 """
 ERRORS = """# Errors
 

@@ -29,6 +29,7 @@ COMMANDS = {
         "snapshot export",
         "snapshot import",
     ),
+    "Runs": ("submit", "runs", "events", "cancel", "answer", "up"),
     "Effects": ("effects", "approve", "deny", "effects show", "effects resolve", "effects undo"),
     "Sessions": ("sessions", "sessions take", "sessions give", "sessions revoke"),
     "Recordings": (
