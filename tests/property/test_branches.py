@@ -401,7 +401,10 @@ class Branches(RuleBasedStateMachine):
         if conflicts:
             with pytest.raises(MergeConflict) as raised:
                 act()
-            found = {os.fsdecode(conflict.path).removeprefix("work/") for conflict in raised.value.conflicts}
+            found = {
+                os.fsdecode(conflict.path).removeprefix("work/") or conflict.instance
+                for conflict in raised.value.conflicts
+            }
             assert found == conflicts
             return
         done = act()
@@ -422,7 +425,12 @@ class Branches(RuleBasedStateMachine):
             was, one, two = line.base.get(name), parent.now.get(name), line.now.get(name)
             if one is None or two is None:
                 kept = one or two
-                if was is not None or kept is None:
+                assert kept is not None
+                if was is not None and kept.stamp == was.stamp:
+                    continue
+                if was is not None and not take_theirs:
+                    conflicts.add(name)
+                if was is not None and two is None:
                     continue
                 world[name] = kept.copied()
                 if one is None and line.stopped:

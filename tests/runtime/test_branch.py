@@ -21,7 +21,7 @@ from kibo.branch import watching
 from kibo.branch.branch import Branch
 from kibo.model import errors
 from kibo.model.limits import MAX_WORLD_BYTES
-from kibo.runtime.trees.conflict import THEIRS, Resolution
+from kibo.runtime.trees.conflict import OURS, THEIRS, Resolution
 from kibo.store import crash
 from own_runtimes import own_runtime
 from value_boxes import Few, Lines, Small, Values
@@ -312,6 +312,38 @@ def test_a_merge_is_refused_where_both_sides_want_other_lines_and_keeps_both(mai
     assert fork[box].files.read("f") == b"fork\n"
     fork.merge(lambda _: THEIRS)
     assert box.files.read("f") == b"fork\n"
+
+
+@pytest.mark.parametrize("destroyer", ["branch", "parent"])
+def test_what_one_side_destroyed_and_the_other_went_on_with_is_a_conflict(main, destroyer):
+    box, left = main.spawn(Values()), main.spawn(Values())
+    (fork,) = main.fork()
+    goes, stays = (fork, main) if destroyer == "branch" else (main, fork)
+    stays[box].put("work", "an hour of it")
+    goes[box].destroy()
+    goes[left].destroy()  # which the other has left as it was
+    with pytest.raises(errors.MergeConflict) as raised:
+        fork.merge()
+    (conflict,) = raised.value.conflicts
+    assert (conflict.instance, conflict.kind, conflict.path) == (box._member, "destroyed", b"")
+    assert (conflict.ours is None) == (destroyer == "parent")
+    assert repr(box._member) in raised.value.message
+    with pytest.raises(errors.InvalidInput, match="no file"):
+        fork.merge(lambda _: Resolution.write(b"text"))
+    assert stays[box].seen() == {"work": "'an hour of it'"}
+    fork.merge(lambda _: THEIRS if destroyer == "parent" else OURS)
+    assert main.instances.keys() == {box._member}
+    assert main[box._member].seen() == {"work": "'an hour of it'"}
+
+
+def test_what_both_sides_are_rid_of_after_a_conflict_is_gone(main):
+    box = main.spawn(Values())
+    (fork,) = main.fork()
+    box.put("work", "an hour of it")
+    fork[box].destroy()
+    fork.merge(lambda _: THEIRS)
+    assert not main.instances
+    assert box.status == "ended"
 
 
 def test_ended_branches_refuse_and_a_root_has_nothing_to_commit_into(main):

@@ -12,10 +12,10 @@ from kibo.branch.members import Member
 from kibo.branch.sharing import Part
 from kibo.branch.worlds import SHARED, InstanceWorld, World
 from kibo.model.asker import Asker
-from kibo.model.errors import ReadsChanged
+from kibo.model.errors import InvalidInput, ReadsChanged
 from kibo.runtime import forking
 from kibo.runtime.states import Spawned, States
-from kibo.runtime.trees.conflict import Conflict, Resolver
+from kibo.runtime.trees.conflict import Conflict, Resolver, asked
 from kibo.runtime.trees.globs import matching
 from kibo.runtime.trees.merge import merge_conflict
 
@@ -46,9 +46,9 @@ def join(
     for name in sorted(ours.keys() | theirs.keys()):
         was, one, two = base.get(name), ours.get(name), theirs.get(name)
         if one is None or two is None:
-            # One side has removed it, or spawned it.
-            kept = one or two
-            if was is None and kept is not None:
+            kept, failed = _of_one_side(deltas, name, (was, one, two), resolver)
+            conflicts += failed
+            if kept is not None:
                 merged[name] = kept
             continue
         if two == was or one == two:
@@ -68,6 +68,34 @@ def join(
             conflicts, "merge(resolver) asks your resolver; commit(overwrite=True) takes the branch's side."
         )
     return merged
+
+
+def _of_one_side(
+    deltas: Deltas,
+    name: str,
+    sides: tuple[InstanceWorld | None, InstanceWorld | None, InstanceWorld | None],
+    resolver: Resolver | None,
+) -> tuple[InstanceWorld | None, list[Conflict]]:
+    """Decides what becomes of an instance that one side has spawned, or the other has destroyed.
+
+    Returns:
+        It, or None where it is not to be there; and the conflict, where one side destroyed what the other went on with.
+    """
+    was, ours, theirs = sides
+    there = ours or theirs
+    if was is None:
+        return there, []
+    if there == was:
+        return None, []
+    base, one, two = (None if each is None else deltas.root(each).root for each in sides)
+    conflict = Conflict(b"", "destroyed", base, one, two, name)
+    said = asked(resolver, conflict).choice
+    if said == "content":
+        raise InvalidInput(
+            f"{name} is an instance, and no file that could have a content",
+            hint="Return OURS, THEIRS, DELETE or KEEP for a conflict of the kind 'destroyed'.",
+        )
+    return {"ours": ours, "theirs": theirs}.get(said), [conflict] if said == "keep" else []
 
 
 def _check_reads(deltas: Deltas, base: World, ours: World, reads: Sequence[str]) -> None:

@@ -131,7 +131,7 @@ def _lines(conflicts: Sequence[Conflict]) -> Iterator[str]:
     """Conflicts for people: each with what either side has there, and its text with the usual markers."""
     several = len({conflict.instance for conflict in conflicts}) > 1
     for conflict in conflicts:
-        where = f"{conflict.instance}:" if several else ""
+        where = f"{conflict.instance}:" if several or not conflict.path else ""
         sides = [
             f"{name} {'nothing' if node is None else f'{node.kind}, {node.size} B, mode {node.mode:o}'}"
             for name, node in (("ours", conflict.ours), ("theirs", conflict.theirs))

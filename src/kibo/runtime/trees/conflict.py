@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from kibo.model.errors import InvalidInput
 from kibo.runtime.trees.lines import Clash, marked, merge_lines
 from kibo.runtime.trees.stack import Node
 
 #: Why the sides cannot be joined: `content` both wrote it; `added` both made it, differently; `deleted` one removed
 #: what the other changed; `type` a directory on one side, something else on the other; `target` of a link;
 #: `attributes` mode or extended attributes; `together` one side alone changed it, and the other what it is one thing
-#: with, such as a database and its log: take all of them from one side.
-ConflictKind = Literal["content", "added", "deleted", "type", "target", "attributes", "together"]
+#: with, such as a database and its log: take all of them from one side; `destroyed` one destroyed the instance that the
+#: other went on with, and the path is its root.
+ConflictKind = Literal["content", "added", "deleted", "type", "target", "attributes", "together", "destroyed"]
 
 #: Text longer than this is taken as a whole: a person would not read its merge either.
 MAX_TEXT_BYTES: Final = 8 << 20
@@ -128,3 +131,18 @@ DELETE: Final = Resolution("delete")
 KEEP: Final = Resolution("keep")
 
 Resolver = Callable[[Conflict], Resolution]
+
+
+def asked(resolver: Resolver | None, conflict: Conflict) -> Resolution:
+    """Asks what is to become of a conflict; without a resolver it stays.
+
+    Raises:
+        InvalidInput: The resolver returned something else than a resolution.
+    """
+    said = KEEP if resolver is None else resolver(conflict)
+    if not isinstance(said, Resolution):
+        raise InvalidInput(
+            f"the resolver returned {reprlib.repr(said)} for {conflict.shown}",
+            hint="Return OURS, THEIRS, DELETE, KEEP or Resolution.write(content).",
+        )
+    return said

@@ -8,17 +8,16 @@ two meet at the directory.
 from __future__ import annotations
 
 import os
-import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
-from kibo.model.errors import InvalidInput, MergeConflict
+from kibo.model.errors import MergeConflict
 from kibo.runtime.trees.belonging import parted
 from kibo.runtime.trees.building import building
 from kibo.runtime.trees.changes import Change, difference
-from kibo.runtime.trees.conflict import KEEP, Conflict, ConflictKind, Resolution, Resolver, text_of
+from kibo.runtime.trees.conflict import Conflict, ConflictKind, Resolution, Resolver, asked, text_of
 from kibo.runtime.trees.lines import merged
 from kibo.runtime.trees.stack import AnyPath, Node, Stack, order
 from kibo.runtime.trees.writer import Content, DeltaWriter, Look
@@ -110,7 +109,7 @@ def merge_trees(
 
 def merge_conflict(conflicts: list[Conflict], hint: str) -> MergeConflict:
     """The error for what could not be joined, with each conflict; ``hint`` says what can be done."""
-    names = ", ".join(repr(conflict.shown) for conflict in conflicts[:_SHOWN])
+    names = ", ".join(repr(each.shown if each.path else each.instance) for each in conflicts[:_SHOWN])
     more = f" and {len(conflicts) - _SHOWN} more" if len(conflicts) > _SHOWN else ""
     return MergeConflict(
         f"both sides changed {names}{more}",
@@ -306,12 +305,7 @@ class _Merge:
         return Conflict(path, kind, self._base.find(path), self._ours.find(path), self._theirs.find(path))
 
     def _ask(self, conflict: Conflict) -> Resolution | None:
-        said = KEEP if self._resolver is None else self._resolver(conflict)
-        if not isinstance(said, Resolution):
-            raise InvalidInput(
-                f"the resolver returned {reprlib.repr(said)} for {conflict.shown}",
-                hint="Return OURS, THEIRS, DELETE, KEEP or Resolution.write(content).",
-            )
+        said = asked(self._resolver, conflict)
         if said.choice == "keep":
             self.conflicts.append(conflict)
             return None
