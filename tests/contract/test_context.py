@@ -236,4 +236,4 @@ def test_a_prompt_is_the_same_on_every_database(history: History):
     made = ctx.prompt(600)
     assert made.tokens <= 600
     # A change of this is a change of all prompts' bytes: no provider's cache would know them.
-    assert made.prefix_digest == "2ee9386b9600bb09a23c98f8f99b75815df2a31262b36c0a532858ca0ec87483"
+    assert made.prefix_digest == "466ad6e41ef348abc89d6bcff4cc9dc923423a57a8fa0a5e1048f6bac0b66c2a"

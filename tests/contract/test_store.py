@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from kibo.effects.ledger import Ledger
 from kibo.model.errors import InvalidInput, KiboError, StoreUnavailable
 from kibo.store import schema
 from kibo.store.database import Store, Transaction
+from kibo.store.prepared import Prepared
 
 APPROVAL_COLUMNS = "approval_s due due_up due_boot approved approver approved_digest".split()
 SOURCE = str(Path(__file__).parents[2] / "src")
@@ -169,6 +171,24 @@ def test_a_half_made_store_is_finished(url):
     engine.dispose()
     with Store.open(url) as store:
         assert History(store).create().name == "main"
+
+
+def test_a_file_that_is_gone_is_a_store_that_does_not_answer_also_on_a_new_thread(tmp_path):
+    (tmp_path / "home").mkdir()
+    raised: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            store.read(lambda tx: tx.rows(Prepared(select(schema.branches.c.id))))
+        except BaseException as error:  # noqa: BLE001 - looked at below
+            raised.append(error)
+
+    with Store.open(f"sqlite:///{tmp_path}/home/history.db") as store:
+        shutil.rmtree(tmp_path / "home")
+        thread = threading.Thread(target=read)
+        thread.start()
+        thread.join()
+    assert [type(error) for error in raised] == [StoreUnavailable]
 
 
 def test_an_error_inside_a_transaction_undoes_all_of_it(history):

@@ -143,7 +143,7 @@ def test_a_prompt_keeps_its_beginning_over_sleep_forks_commits_checkouts_and_pro
     body = f"import kibo; print(kibo.context_of({sealed.id!r}).prompt(4000).rendered.hex())"
     other = subprocess.run(
         [sys.executable, "-c", body],
-        env={**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONHASHSEED": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "1"},
         capture_output=True,
         text=True,
         check=True,

@@ -40,6 +40,7 @@ OF_STORES = {
     "fault/test_belonging.py",
     "fault/test_context_crashes.py",
     "fault/test_effects_retention.py",
+    "fault/test_dispatcher.py",
     "fault/test_history_crashes.py",
     "fault/test_owners.py",
     "runtime/test_history_elsewhere.py",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,21 +89,22 @@ class AttachedSession(Orders):
 
     def cells(self) -> list[Found]:
         """Lists its instances and states, oldest first."""
-        found: list[Found] = []
+        told: list[dict[str, Any]] = []
         after: float | None = 0.0
         while after is not None:
             answer, _ = run(self.ask(Blocking(), "list", {"after": after}, timeout_s=ANSWER_TIMEOUT_S))
             after = answer["after"]
-            found += [self._found(cell) for cell in answer["cells"]]
-        return found
+            told += answer["cells"]
+        now = time.monotonic()
+        return [self._found(cell, now) for cell in told]
 
-    def _found(self, cell: dict[str, Any]) -> Found:
+    def _found(self, cell: dict[str, Any], now: float) -> Found:
         return Found(
             id=cell["id"],
             name=cell["name"],
             box=cell["label"],
             state=cell["state"],
-            age_s=cell["age_s"],
+            age_s=now - cell["made"],
             source=cell["source"],
             session=self,
         )

@@ -241,7 +241,7 @@ class Cell:
             "id": self.parked or self.id,
             "label": self.label[:200],
             "name": self.name[:200],
-            "age_s": time.monotonic() - self.made,
+            "made": self.made,
             "state": "parked" if self.parked else self.state.value,
             "pid": self.pid,
             "source": self.source.id if self.source else "",

@@ -296,8 +296,8 @@ class Store:
         if connection is None:
             try:
                 connection = self._connect()
-            except DBAPIError as error:
-                raise self._translated(error.orig or error) from error
+            except self._driver_error as error:
+                raise self._translated(error) from error
             self._local.connection = connection
         return connection
 
