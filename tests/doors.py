@@ -21,10 +21,10 @@ Handler = Callable[[socket.socket], None]
 
 
 def read_all(connection: socket.socket) -> bytes:
-    data = b""
-    while chunk := connection.recv(65536):
+    data = bytearray()
+    while chunk := connection.recv(1 << 20):
         data += chunk
-    return data
+    return bytes(data)
 
 
 def read_until(connection: socket.socket, end: bytes) -> bytes:
