@@ -122,7 +122,8 @@ def test_a_cancelled_run_is_over_with_all_that_runs_of_it():
     for each in (run, part):
         with pytest.raises(RunCancelled):
             each.result(10)
-    assert set(leftovers.descendants(os.getpid())) <= before
+    # A fork of its state may wait for a moment for whoever asks next.
+    eventually(lambda: set(leftovers.descendants(os.getpid())) <= before)
     assert not run.cancel()
     assert run.status == "cancelled"
 
