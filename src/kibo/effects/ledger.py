@@ -120,18 +120,19 @@ _STANDING_IN: Final = Prepared(
     .where(effects.c.branch == bindparam("branch"), is_any(STANDING))
     .order_by(effects.c.position)
 )
+#: What one that is to be sent is known by: all of `Unsent` but whether a replay answers it.
+_UNSENT: Final = (
+    effects.c.id,
+    effects.c.state,
+    effects.c.branch,
+    effects.c.origin,
+    effects.c.scope,
+    effects.c.key,
+    effects.c.rule,
+    effects.c.secrets,
+)
 _OPEN_OF: Final = Prepared(
-    select(
-        effects.c.id,
-        effects.c.state,
-        effects.c.branch,
-        effects.c.origin,
-        effects.c.scope,
-        effects.c.key,
-        effects.c.rule,
-        effects.c.secrets,
-        effects.c.gateway,
-    )
+    select(*_UNSENT, effects.c.gateway)
     .where(
         or_(effects.c.gateway == bindparam("gateway"), effects.c.gateway == bindparam("player")),
         is_any(OPEN),
@@ -139,16 +140,7 @@ _OPEN_OF: Final = Prepared(
     .order_by(effects.c.position)
 )
 _IN_DOUBT: Final = Prepared(
-    select(
-        effects.c.id,
-        effects.c.state,
-        effects.c.branch,
-        effects.c.origin,
-        effects.c.scope,
-        effects.c.key,
-        effects.c.rule,
-        effects.c.secrets,
-    )
+    select(*_UNSENT)
     .where(
         effects.c.state == "in_doubt",
         effects.c.action.is_(None),
@@ -421,6 +413,11 @@ def _repeats(tx: Transaction, scope: str, key: str | None) -> bool:
     return key is not None and any(state in SENT for (state,) in tx.rows(_RIVALS, scope=scope, key=key))
 
 
+def _unsent(known: Sequence[Any], *, replayed: bool) -> Unsent:
+    effect, state, branch, origin, scope, key, rule, secrets = known
+    return Unsent(EffectId(effect), state, branch, origin, scope, key, rule, secrets, replayed)
+
+
 class Ledger:
     """The ledger of one store. Any number of threads and processes may use it.
 
@@ -550,10 +547,7 @@ class Ledger:
         """Lists what is in doubt and may be sent again, in order: its server acts once on its key, and knows it yet."""
         now = time.time()
         rows = self._store.read(lambda tx: tx.sound(_IN_DOUBT, after=now - REPEAT_WITHIN_S, now=now))
-        found = [
-            Unsent(EffectId(effect), state, branch, origin, scope, key, rule, secrets, False)
-            for effect, state, branch, origin, scope, key, rule, secrets in rows
-        ]
+        found = [_unsent(row, replayed=False) for row in rows]
         return [each for each in found if RULE.decode(each.rule).idempotent]
 
     def repeat(self, effect: str, gateway: str) -> bool:
@@ -581,10 +575,7 @@ class Ledger:
     def unsent(self, gateway: str) -> list[Unsent]:
         """Lists what waits for a gateway, in order. What is damaged stays there, the rest goes on."""
         rows = self._store.read(lambda tx: tx.sound(_OPEN_OF, gateway=gateway, player=_player(gateway)))
-        return [
-            Unsent(EffectId(effect), state, branch, origin, scope, key, rule, secrets, sender != gateway)
-            for effect, state, branch, origin, scope, key, rule, secrets, sender in rows
-        ]
+        return [_unsent(known, replayed=sender != gateway) for *known, sender in rows]
 
     def bury(self, gateway: str, heir: str | None = None) -> None:
         """Settles what a dead gateway has left: what it held is dropped, since its clients have heard of its end; what

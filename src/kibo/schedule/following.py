@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,12 +31,8 @@ class Bell:
 
     def ring(self) -> None:
         """Has all who wait look."""
-        with self.ringing():
+        with ringing(self._directory):
             pass
-
-    def ringing(self) -> AbstractContextManager[None]:
-        """Has them look at the end of a block, also where this process is killed in it."""
-        return ringing(self._directory)
 
     def watch(self) -> Watch:
         """Hears of it; for who waits."""

@@ -12,7 +12,7 @@ from typing import Final
 
 from kibo.model.errors import KiboError, PlaceTaken, StoreUnavailable
 from kibo.model.ids import RunId
-from kibo.model.limits import LEASE_S, MAX_ROUND
+from kibo.model.limits import LEASE_BEAT_S, LEASE_S, MAX_ROUND
 from kibo.schedule.failing import Failure
 from kibo.schedule.leases import NODE, Holding, Leases
 from kibo.schedule.ports import Ended, Member, Order, Report
@@ -22,8 +22,6 @@ from kibo.wiring.attempts import Attempt
 from kibo.wiring.run_branches import RunBranches
 
 _log: Final = logging.getLogger(__name__)
-#: How often the lease is renewed.
-_BEAT_S: Final = LEASE_S / 5
 #: How often branches of runs that have ended are looked for.
 _TIDY_S: Final = 60.0
 #: Attempts that are remembered after they have ended, so that an order which comes again begins nothing.
@@ -182,7 +180,7 @@ class LocalNode:
 
     def _beat(self, look: Callable[[], None]) -> None:
         tidied_s = float("-inf")
-        while not self._over.wait(_BEAT_S if tidied_s > 0 else 0.0):
+        while not self._over.wait(LEASE_BEAT_S if tidied_s > 0 else 0.0):
             if time.monotonic() - tidied_s > _TIDY_S:
                 self._tidy()
                 tidied_s = time.monotonic()
