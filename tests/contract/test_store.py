@@ -19,7 +19,7 @@ from effect_drafts import draft
 from kibo.branch.history import History
 from kibo.effects.ledger import Ledger
 from kibo.model.errors import InvalidInput, KiboError, StoreUnavailable
-from kibo.store import schema
+from kibo.store import forks, schema
 from kibo.store.database import Store, Transaction
 from kibo.store.prepared import Prepared
 
@@ -224,6 +224,87 @@ def test_a_forked_child_gets_connections_of_its_own_and_leaves_the_parents_alone
     assert [entry.body for entry in history.log.read(main.id)] == [b"from the child", b"from the parent"]
 
 
+def _locks(pid: int) -> list[str]:
+    """The locks on files that the kernel knows of a process."""
+    return [line for line in Path("/proc/locks").read_text().splitlines() if f" {pid} " in line]
+
+
+def test_a_forked_child_locks_the_file_as_any_other_process_does(tmp_path):
+    with Store.open(f"sqlite:///{tmp_path}/history.db") as store:
+        store.read(lambda tx: None)
+        own = len(_locks(os.getpid()))
+        assert own  # or this shows nothing
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            store.read(lambda tx: None)
+            os.write(writing, str(len(_locks(os.getpid()))).encode())
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert int(os.read(reading, 10)) == own
+
+
+def test_what_a_child_writes_is_kept_where_its_parent_ends_before_it(tmp_path):
+    url = f"sqlite:///{tmp_path}/history.db"
+    program = """
+import os, sys
+from kibo.store.database import Store
+from kibo.branch.history import History
+history = History(Store.open(sys.argv[1]))
+main = history.create()
+opened, end = os.pipe(), os.pipe()
+if os.fork():
+    os.read(opened[0], 1)
+    history.store.close()  # as the last that uses the file, were it not for the child
+    os._exit(0)
+history.roots()
+os.write(opened[1], b"x")
+os.close(end[1])
+os.read(end[0], 1)
+history.log.append(main.id, "note", b"from the child")
+os._exit(0)  # as if killed: what was written is on the disk
+"""
+    run = subprocess.run([sys.executable, "-c", program, url], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+    # The pipe of its errors ends with the child, which the parent did not wait for.
+    history = History(Store.open(url))
+    (main,) = history.roots()
+    assert [entry.body for entry in history.log.read(main.id)] == [b"from the child"]
+    history.store.close()
+
+
+def test_a_child_forked_in_the_middle_of_a_transaction_is_refused_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(forks, "_PATIENCE_S", 0.05)
+    url = f"sqlite:///{tmp_path}/history.db"
+    begun, end = threading.Event(), threading.Event()
+
+    def work(_tx: Transaction) -> None:
+        begun.set()
+        end.wait()
+
+    with Store.open(url) as store:
+        writer = threading.Thread(target=store.write, args=(work,))
+        writer.start()
+        begun.wait()
+
+        def refused() -> bool:
+            with pytest.raises(StoreUnavailable, match="in the middle of a transaction"):
+                store.read(lambda tx: None)
+            with pytest.raises(StoreUnavailable, match="in the middle of a transaction"):
+                Store.open(url)
+            return True
+
+        try:
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if refused() else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        finally:
+            end.set()
+            writer.join()
+        store.read(lambda tx: None)
+
+
 def test_a_fork_while_another_thread_writes_does_not_hang_the_child(history):
     main = history.create()
     stop = threading.Event()
@@ -271,6 +352,8 @@ def test_a_store_can_be_used_again_after_it_was_closed(history):
     [
         "nonsense:secret",
         "oracle://x:secret@y",
+        "sqlite://",
+        "sqlite:///:memory:",
         "sqlite+other:///x",
         "postgresql+psycopg://u:sec@secret@host/x",
         "postgresql+psycopg://host:secret/x",

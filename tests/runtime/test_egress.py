@@ -14,6 +14,7 @@ import leftovers
 from kibo import Allow, Box, Secret, action
 from kibo.model.errors import ActionExited, InvalidInput
 from kibo.runtime.layers.home import state_home
+from searching import files_with
 
 pytestmark = pytest.mark.runtime
 
@@ -174,5 +175,4 @@ def test_a_secret_reaches_its_host_which_repeats_it_and_is_nowhere_in_the_box_no
         assert box.has_in_memory("kibo-secret", "-TOKEN")
         assert not box.has_in_memory(first, second)
         assert second not in box.logs()
-    kept = [path for path in state_home().glob("history.db*") if path.is_file()]
-    assert not [path for path in kept if second.encode() in path.read_bytes()]
+    assert not files_with(second, below=state_home(), named="history.db*")

@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final, Self, TypeVar
 
 from sqlalchemy import create_engine, event
@@ -106,7 +107,10 @@ class Transaction:
 
 
 class Store:
-    """One database. Threads share it, each with a connection of its own; a forked child gets new ones by itself.
+    """One database. Threads share it, each with a connection of its own.
+
+    A forked child gets new ones by itself. It cannot use a file's store where another thread was in a transaction
+    that had waited for 5 s for another process: see `kibo.store.forks`.
 
     Args:
         engine: From SQLAlchemy.
@@ -142,10 +146,12 @@ class Store:
             HostDiskFull: There is no room for it. Retry after making room.
         """
         store = cls._unopened(url, timeout_s)
+        store._check_untorn()
         engine, dialect = store._engine, store.dialect
         event.listen(engine, "connect", lambda connection, _record: dialect.prepare(connection))
         try:
-            migrating.migrate(engine, dialect, timeout_s)
+            with forks.at_work():
+                migrating.migrate(engine, dialect, timeout_s)
         except DBAPIError as error:
             raise store._translated(error.orig or error) from error
         except OSError as error:
@@ -217,11 +223,11 @@ class Store:
 
     def close(self) -> None:
         """Closes every connection of every thread. A second call does nothing; a later use opens new ones."""
-        with self._guard:
-            connections, self._connections = self._connections, {}
-        for _, connection in connections.values():
-            connection.close()
-        self._local = threading.local()
+        with forks.at_work():
+            with self._guard:
+                connections, self._connections = self._connections, {}
+            for _, connection in connections.values():
+                connection.close()
 
     def __enter__(self) -> Self:
         """The store itself: a block closes it at its end."""
@@ -285,23 +291,22 @@ class Store:
                 pass
         with self._guard:
             self._connections.pop(threading.get_ident(), None)
-        del self._local.connection
         try:
             connection.close()
         except self._driver_error:
             pass  # it was lost already
 
     def _connection(self) -> Any:
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            try:
-                connection = self._connect()
-            except self._driver_error as error:
-                raise self._translated(error) from error
-            self._local.connection = connection
-        return connection
+        thread, connection = self._connections.get(threading.get_ident(), (None, None))
+        if thread is threading.current_thread():
+            return connection
+        try:
+            return self._connect()
+        except self._driver_error as error:
+            raise self._translated(error) from error
 
     def _connect(self) -> Any:
+        self._check_untorn()
         fairy = self._engine.raw_connection()
         connection: Any = fairy.driver_connection
         fairy.detach()  # ours now: no pool, no finaliser
@@ -312,6 +317,13 @@ class Store:
         for each in left:
             each.close()
         return connection
+
+    def _check_untorn(self) -> None:
+        if self._engine.url in _torn:
+            raise StoreUnavailable(
+                f"{self.name}: this process was forked in the middle of a transaction of its parent's",
+                hint="Fork when no call of Kibo's waits, or start a new interpreter, as multiprocessing's spawn does.",
+            )
 
     def _translated(self, error: Exception) -> KiboError:
         if self.dialect.classify(error) == "full":
@@ -327,10 +339,19 @@ class Store:
         hint = hint or "The message is the database's own."
         return StoreUnavailable(f"{self.name}: {error}", hint=hint, details={"store": self.name})
 
+    def _let_go(self, busy: set[int]) -> None:
+        """Closes before a fork what no thread is using."""
+        for who in self._connections.keys() - busy:
+            _, connection = self._connections[who]
+            connection.close()
+            del self._connections[who]
+
     def _forget(self) -> None:
-        """Starts anew in a forked child: connections are the parent's, and locks may be held by threads of it."""
+        """Starts anew in a forked child: what is still open is the parent's, and locks may be held by threads of it."""
         # Never closed here: closing would tell the server, or SQLite's files, that the parent is done.
         _abandoned.append(self._connections)
+        if self._connections and self.dialect.one_writer:
+            _torn.add(self._engine.url)
         self._guard = threading.Lock()
         self._writing = threading.Lock()
         self._local = threading.local()
@@ -346,7 +367,7 @@ def parse_url(url: str) -> URL:
     """Reads the URL of a store. It is in no error: where it has no form, nobody can tell its password from the rest.
 
     Raises:
-        InvalidInput: It is none.
+        InvalidInput: It is none, or SQLite's with no file: what one process has in memory no other sees.
     """
     try:
         parsed = make_url(url)
@@ -358,6 +379,10 @@ def parse_url(url: str) -> URL:
             hint="Such as sqlite:///history.db or postgresql+psycopg://user:password@host/database; in a user or a "
             "password, write @ as %40, : as %3A and / as %2F.",
         ) from None
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise InvalidInput(
+            "the URL of the store names no file", hint="Three slashes and a path: sqlite:///history.db"
+        )
     return parsed
 
 
@@ -368,6 +393,28 @@ def shown(url: URL) -> str:
 
 _opened: Final[weakref.WeakSet[Store]] = weakref.WeakSet()
 _abandoned: Final[list[Any]] = []
+_torn: Final[set[URL]] = set()  # files that were open as this process was forked
+
+
+def open_files() -> frozenset[tuple[int, int]]:
+    """Finds the files of SQLite's that this process has open: device and inode of each.
+
+    Nothing else in the process may open one, not even to read it: whoever closes a file gives up all locks that the
+    process has on it (POSIX says so), and then two processes write at once.
+    """
+    found = set()
+    for store in list(_opened):
+        if store.dialect.one_writer:
+            for ending in ("", "-wal", "-shm"):
+                with suppress(FileNotFoundError):
+                    info = os.stat(f"{store._engine.url.database}{ending}")
+                    found.add((info.st_dev, info.st_ino))
+    return frozenset(found)
+
+
+def _before_fork(busy: set[int]) -> None:
+    for store in list(_opened):
+        store._let_go(busy)
 
 
 def _after_fork() -> None:
@@ -375,4 +422,5 @@ def _after_fork() -> None:
         store._forget()
 
 
+forks.at_rest.append(_before_fork)
 os.register_at_fork(after_in_child=_after_fork)

@@ -41,6 +41,7 @@ from kibo.runtime.trees.building import flush_directory
 from kibo.runtime.trees.flatten import flatten_trees
 from kibo.runtime.trees.tiers import to_flatten
 from kibo.store.crash import point
+from kibo.store.database import open_files
 
 
 def freeze(
@@ -69,7 +70,7 @@ def freeze(
 
     Raises:
         FileMissing: There is no such directory.
-        InvalidInput: It is no directory, or none that can be meant; see `open_workspace`.
+        InvalidInput: It is no directory, or none that can be meant, see `open_workspace`; or the store lies in it.
         WorkspaceUnreadable: It, or something in it, cannot be read. Retry once it can.
         PathTooLong: Something in it lies deeper than layers hold anything.
         WorkspaceChanging: Something in it never kept still. Safe to retry.
@@ -117,7 +118,7 @@ def _freeze(
         try:
             scan = Scan(
                 host_fd, layer_fd, manifest, known=last is not None, owner=owner,
-                avoid=(own.st_dev, own.st_ino), progress=progress,
+                avoid=(own.st_dev, own.st_ino), databases=open_files(), progress=progress,
             )  # fmt: skip
             manifest.begin()
             scan.run()

@@ -17,7 +17,7 @@ from typing import Final
 from kibo.branch.hostdir.frozen import PLACE
 from kibo.branch.hostdir.manifest import Manifest, Row
 from kibo.branch.hostdir.reading import Reading
-from kibo.model.errors import WorkspaceChanging, WorkspaceUnreadable
+from kibo.model.errors import InvalidInput, WorkspaceChanging, WorkspaceUnreadable
 from kibo.runtime import kernel
 from kibo.runtime.trees import attributes
 from kibo.runtime.trees.copying import copy_content
@@ -87,6 +87,7 @@ class Scan:
         known: bool,
         owner: tuple[int, int] | None,
         avoid: tuple[int, int],
+        databases: frozenset[tuple[int, int]],
         progress: Callable[[Reading], None] | None,
     ) -> None:
         """Prepares it.
@@ -98,10 +99,11 @@ class Scan:
             known: Whether there are lower layers.
             owner: User and group ids for everything that is copied, or None for this process's.
             avoid: Device and inode of a directory to leave out: the state directory itself.
+            databases: Those of files that must not be opened: SQLite's, of this process.
             progress: Called several times a second, and at the end.
         """
         self._host, self._layer, self._manifest = host_fd, layer_fd, manifest
-        self._known, self._avoid = known, avoid
+        self._known, self._avoid, self._databases = known, avoid, databases
         self._owner = None if owner == (os.geteuid(), os.getegid()) else owner
         self._progress = progress
         self.done = Reading()
@@ -118,6 +120,7 @@ class Scan:
 
         Raises:
             WorkspaceUnreadable: Something cannot be read by this user.
+            InvalidInput: The store lies in it.
             PathTooLong: Something lies so deep that no layer could hold it.
             WorkspaceChanging: Something never kept still.
             PathTooLong: Directories are nested deeper than a path can name.
@@ -290,6 +293,12 @@ class Scan:
             os.link(first[0], path, src_dir_fd=self._layer, dst_dir_fd=self._layer, follow_symlinks=False)
             self.layer_entries += 1
             return first[1]
+        if (info.st_dev, info.st_ino) in self._databases:
+            raise InvalidInput(
+                f"{os.fsdecode(path)!r} in the workspace is the store that this process uses",
+                hint="move the store out of the workspace, or into the state directory, which is left out; "
+                "KIBO_STORE says where it is",
+            )
         try:
             source = os.open(name, _FILE, dir_fd=fd)
         except OSError as error:
