@@ -11,6 +11,7 @@ import json
 import os
 import runpy
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ class Warm:
     def __init__(self, python: str, env: Mapping[str, str], **how: Any) -> None:
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            [python, __file__], env=env, stdin=pipe, stdout=pipe, text=True, **how
+            [python, __file__], env=env, stdin=pipe, stdout=pipe, text=True, process_group=0, **how
         )
 
     def run(
@@ -42,7 +43,7 @@ class Warm:
         Args:
             words: What would come behind ``python``.
             env: All of its environment.
-            timeout_s: After so long it fails, and this process has to be closed.
+            timeout_s: After so long it fails, and with it every later order.
 
         Returns:
             How it ended, with both of its output streams as one.
@@ -54,6 +55,8 @@ class Warm:
             order = {"words": [str(word) for word in words], "env": dict(env), "output": output.name}
             print(json.dumps(order), file=self._process.stdin, flush=True)
             ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
+            if not ready:
+                os.killpg(self._process.pid, signal.SIGKILL)  # and the fork, whose answer would be the next one's
             assert ready, f"{words} did not end in {timeout_s} s: {output.read()[-6000:]}"
             status = json.loads(self._process.stdout.readline())
             return subprocess.CompletedProcess(order["words"], status, output.read())

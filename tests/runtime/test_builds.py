@@ -135,7 +135,7 @@ def test_a_step_past_its_time_fails_with_its_log_and_leaves_nothing(state: Path)
     began = time.monotonic()
     with pytest.raises(BuildFailed, match="did not end within 1 s") as caught:
         build(env, state)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert caught.value.step.startswith("run")
     assert "began" in caught.value.log_tail
     assert "step_s" in caught.value.hint

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -199,7 +200,7 @@ def test_a_command_past_its_time_is_killed_with_what_it_started(machine: Instanc
     begin = time.monotonic()
     with pytest.raises(errors.CommandTimedOut, match=r"0\.3 s") as caught:
         machine.exec("sleep 71 & sleep 72 & wait", timeout_s=0.3)
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 71
     assert caught.value.details == {"timeout_s": 0.3}
     assert running(machine, "sleep 7") == []
 
@@ -225,13 +226,11 @@ def test_a_command_works_while_an_action_runs(machine: Instance) -> None:
 
 
 def test_commands_run_beside_each_other(machine: Instance) -> None:
-    begin = time.monotonic()
-    threads = [threading.Thread(target=machine.exec, args=("sleep 0.4",)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert time.monotonic() - begin < 2
+    machine.exec("mkdir /tmp/met")
+    meet = "touch /tmp/met/%d; until [ $(ls /tmp/met | wc -l) = 8 ]; do sleep 0.01; done"
+    with ThreadPoolExecutor(8) as threads:
+        for done in threads.map(lambda number: machine.exec(meet % number, timeout_s=60), range(8)):
+            assert done.returncode == 0
 
 
 def test_a_command_sees_the_files_of_the_actions_and_the_other_way_round(machine: Instance) -> None:

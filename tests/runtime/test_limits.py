@@ -227,7 +227,7 @@ def test_an_instance_past_its_wall_time_is_destroyed_even_in_an_action() -> None
         begin = time.monotonic()
         with pytest.raises(errors.KiboError, match=r"time|ended"):
             box.dwell()
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 20
         assert box.status == "ended"
     with Brief().spawn() as box:
         assert box.exec("echo in time").stdout == "in time\n"
