@@ -56,7 +56,9 @@ class Warm:
             print(json.dumps(order), file=self._process.stdin, flush=True)
             ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
             if not ready:
-                os.killpg(self._process.pid, signal.SIGKILL)  # and the fork, whose answer would be the next one's
+                os.killpg(
+                    self._process.pid, signal.SIGKILL
+                )  # and the fork, whose answer would be the next one's
             assert ready, f"{words} did not end in {timeout_s} s: {output.read()[-6000:]}"
             status = json.loads(self._process.stdout.readline())
             return subprocess.CompletedProcess(order["words"], status, output.read())

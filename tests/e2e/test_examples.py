@@ -21,9 +21,9 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 
 
-def run(home: Path, *words: str) -> str:
+def run(home: Path, *words: str, how: str = "-m") -> str:
     done = subprocess.run(
-        [sys.executable, "-m", *words],
+        [sys.executable, how, *words],
         capture_output=True,
         text=True,
         timeout=55,
@@ -125,3 +125,37 @@ def test_a_database_whose_log_was_not_brought_into_it_is_not_merged(tmp_path: Pa
         assert kinds == {"/work/shop.db": "content", "/work/shop.db-wal": "together"}
         assert "has a log beside it" in merger.kept["work/shop.db"].reason
         assert shop.orders() == ["mon-1", "one"]
+
+
+WAIT = """
+import kibo
+from kibo.model.errors import RunCancelled, RunFailed
+
+ended = 0
+for run in kibo.runs(tenant="swarm", most=1000):
+    try:
+        run.result(timeout_s=40)
+    except (RunFailed, RunCancelled):  # given up, or a fork whose sibling was first
+        assert run.status in ("abandoned", "cancelled"), run.record()
+    ended += run.record().parent is not None
+print(ended, "parts of a swarm have ended")
+"""
+
+
+def test_a_swarm_explores_under_one_budget_and_one_that_is_killed_goes_on(home: Path) -> None:
+    words = ["examples.swarm.demo", "--explorers", "8", "--tasks", "2"]
+    killed = subprocess.Popen(
+        [sys.executable, "-m", *words],
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "KIBO_HOME": str(home)},
+    )
+    assert killed.stderr is not None
+    assert b"8 explorers submitted" in killed.stderr.readline()
+    killed.kill()  # in the middle of its work
+    killed.communicate()
+    said = run(home, *words)
+    assert "2 of 2 found, 2 hold" in said
+    # What the first one had submitted is done by whoever waits for it.
+    said = run(home, WAIT, how="-c")
+    assert int(said.split()[0]) >= 2 * 8

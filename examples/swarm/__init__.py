@@ -1,0 +1,1 @@
+"""Two hundred explorers look for twenty programs, under one budget."""
