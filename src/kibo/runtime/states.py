@@ -44,7 +44,7 @@ from kibo.runtime.images.environment import (
     find_environment,
     interpreter_layer,
 )
-from kibo.runtime.images.interpreter import COMMANDS
+from kibo.runtime.images.places import COMMANDS
 from kibo.runtime.making import Making, make_all
 from kibo.runtime.orders import FORK_S, UNWIND_S, lost
 from kibo.runtime.recording import Recorder

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,30 +20,6 @@ from kibo.runtime.layers.collection import Collected, Collecting
 
 #: A line of the builder's is an event with one line of a program's output; programs print what they like.
 _MAX_LINE_BYTES: Final = 16 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class BuildEvent:
-    """One thing that happened during a build.
-
-    Attributes:
-        kind: ``started``, ``cached`` or ``built`` for a step, ``output`` for a line that a step printed.
-        step: The step's label, such as ``apt: chromium``.
-        index: Which step it is, from 0.
-        total: How many steps the build has.
-        text: The line, for ``output``.
-        seconds: How long the step took, for ``cached`` and ``built``.
-    """
-
-    kind: str
-    step: str
-    index: int = 0
-    total: int = 0
-    text: str = ""
-    seconds: float = 0.0
-
-
-Progress = Callable[[BuildEvent], None]
 
 
 def do_job(job: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> None:
@@ -200,14 +175,6 @@ def _check_end(status: int, complaint: bytes) -> None:
             hint="Run the build again; the steps that were finished are kept.",
             details={"status": status},
         )
-
-
-def read_event(event: dict[str, Any]) -> BuildEvent:
-    """Makes a builder's ``step`` or ``output`` event into the form that progress callbacks take."""
-    if event["event"] == "output":
-        return BuildEvent("output", event["step"], text=event["text"])
-    seconds = event.get("seconds", 0.0)
-    return BuildEvent(event["state"], event["step"], event["index"], event["total"], seconds=seconds)
 
 
 def _read_error(event: dict[str, Any]) -> KiboError:

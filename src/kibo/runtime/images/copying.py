@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kibo.model.errors import InvalidDefinition
 from kibo.runtime.idmap import BOX_ID
 from kibo.runtime.images.host_tree import may_give_away
-from kibo.runtime.images.inside import Inside
-from kibo.runtime.images.recipes import Recipe
 from kibo.runtime.layers.digest import hash_file
+
+if TYPE_CHECKING:
+    from kibo.runtime.images.inside import Inside
+    from kibo.runtime.images.recipes import Recipe
 
 #: What programs of the box must be able to change; all else that is put in belongs to root.
 _BOX_PLACES: Final = ("/home/box", "/work")

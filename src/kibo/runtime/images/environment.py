@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from kibo.box.env import Env, Limits
 from kibo.model.errors import Bug, LockMismatch
-from kibo.runtime.images import interpreter, recipes
-from kibo.runtime.images.bounds import StepBounds
-from kibo.runtime.images.building import BuildEvent, Progress, do_job, follow_job, read_event
+from kibo.runtime.images.events import BuildEvent, Progress, read_event
 from kibo.runtime.images.lock import Lock, LockedStep
+from kibo.runtime.images.places import NODE_PATH, NPM_HOME, PIP_HOME, PYTHON_HOME
 from kibo.runtime.images.plan import LOCKED_KINDS, add_interpreter, plan_steps
+from kibo.runtime.images.sources import guest_signature
 from kibo.runtime.images.steps import Chain, Step, digest_of
 from kibo.runtime.layers.home import prepare_home
 from kibo.runtime.layers.store import Built, Layer, LayerStore, pin
@@ -76,7 +76,7 @@ def interpreter_layer(home: Path) -> Layer:
     steps = _interpreter_steps()
     built = _find_all(home, steps)
     if built is None:
-        do_job(_job(home, steps, {}, Limits()), _teller(None))
+        _build(home, steps, {}, Limits(), None)
         built = _find_all(home, steps)
     layer = _present(built)[steps[-1].key].layers[0]
     pin(home, (layer,))
@@ -88,7 +88,7 @@ def interpreter_layer(home: Path) -> Layer:
 def _interpreter_steps() -> tuple[Step, ...]:
     chain = Chain()
     base = add_interpreter(chain)
-    chain.add("guest", "python: kibo", {}, facts=interpreter.guest_signature(), below=(base.key,))
+    chain.add("guest", "python: kibo", {}, facts=guest_signature(), below=(base.key,))
     return tuple(chain.steps)
 
 
@@ -115,6 +115,8 @@ async def build_environment(
     Cancelling ends the build and leaves nothing of the step that ran. When all of it is cached the first call in a
     process takes some 10 ms and later ones some 20 us, without starting anything.
     """
+    from kibo.runtime.images.building import follow_job  # late, as in `_build`
+
     for _ in range(_TRIES):
         if (known := find_environment(env, home=home, locked=locked)) is not None:
             return known
@@ -129,7 +131,7 @@ def build_environment_blocking(
     for _ in range(_TRIES):
         if (known := find_environment(env, home=home, locked=locked)) is not None:
             return known
-        do_job(_job(home, *_plan(env, locked), env.limits), _teller(progress))
+        _build(home, *_plan(env, locked), env.limits, progress)
     raise _vanished(home)
 
 
@@ -167,6 +169,14 @@ def _plan(env: Env, locked: Lock | None) -> tuple[tuple[Step, ...], dict[str, An
     return (steps, {}) if locked is None else _pin_steps(steps, locked)
 
 
+def _build(
+    home: Path, steps: tuple[Step, ...], records: dict[str, Any], limits: Limits, progress: Progress | None
+) -> None:
+    from kibo.runtime.images.building import do_job  # late: most processes find all of it built
+
+    do_job(_job(home, steps, records, limits), _teller(progress))
+
+
 def _teller(progress: Progress | None) -> Callable[[dict[str, Any]], None]:
     def tell(event: dict[str, Any]) -> None:
         if progress is not None and event["event"] in ("step", "output"):
@@ -183,6 +193,8 @@ def _vanished(home: Path) -> Bug:
 
 
 def _job(home: Path, steps: tuple[Step, ...], records: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    from kibo.runtime.images.bounds import StepBounds  # late, as in `_build`
+
     return {
         "job": "build",
         "home": str(home),
@@ -263,7 +275,7 @@ def _assemble(env: Env, steps: tuple[Step, ...], built: dict[str, Built]) -> Bui
     )
     variables = {"PATH": _path(env), "LANG": "C.UTF-8"}
     if env.npm:
-        variables["NODE_PATH"] = recipes.NODE_PATH
+        variables["NODE_PATH"] = NODE_PATH
     for step in parts:
         image = dict(built[step.key].details.get("variables", {}))
         if base_path := image.pop("PATH", ""):
@@ -276,8 +288,8 @@ def _assemble(env: Env, steps: tuple[Step, ...], built: dict[str, Built]) -> Bui
 
 def _path(env: Env, system: str = _SYSTEM_PATH) -> str:
     """Where programs are found. Python packages bring the interpreter they were installed for before the base's."""
-    first = [f"{recipes.PIP_HOME}/bin", f"{interpreter.PYTHON_HOME}/bin"] if env.pip else []
+    first = [f"{PIP_HOME}/bin", f"{PYTHON_HOME}/bin"] if env.pip else []
     if env.npm:
-        first.append(f"{recipes.NPM_HOME}/bin")
-    last = [] if env.pip else [f"{interpreter.PYTHON_HOME}/bin"]
+        first.append(f"{NPM_HOME}/bin")
+    last = [] if env.pip else [f"{PYTHON_HOME}/bin"]
     return ":".join([*first, system, *last])

@@ -6,39 +6,24 @@ of exactly that interpreter, whatever the box's base is. They lie at ``/opt/kibo
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
 import os
 import re
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterator
-from functools import lru_cache
+from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Final
 
-from kibo.model.errors import HostUnsupported
 from kibo.runtime.images import libraries
+from kibo.runtime.images.places import COMMANDS, PYTHON_HOME, SITE
+from kibo.runtime.images.sources import distribution, guest_modules, guest_packages
 
-#: Where things are in a box.
-PYTHON_HOME: Final = "/opt/kibo/python"
-SITE: Final = "/opt/kibo/site"
-PYTHON: Final = f"{PYTHON_HOME}/bin/python3"
-#: Programs for boxes that may call out.
-COMMANDS: Final = "/opt/kibo/bin"
-
-#: Raised when the layout below changes, so that an older Kibo's layer is not taken for this one's.
-_LAYOUT: Final = 6
 #: What no box imports: test suites, the editor and its toolkit, the build's own static library, other packages.
 _LEFT_OUT: Final = frozenset(
     {"test", "tests", "idlelib", "idle_test", "tkinter", "turtledemo", "turtle.py", "lib2to3", "ensurepip",
      "site-packages", "dist-packages", "__phello__", "msilib"}
 )  # fmt: skip
-_ROOT_PACKAGES: Final = ("cloudpickle", "msgspec", "pydantic")
-#: Parts of Kibo that only the host's side uses.
-_HOST_ONLY: Final = ("cli", "serve", "integrations", "client", "runtime/images", "runtime/layers")
 #: In shell, because a base may have no C library, or another: the loader is told which one to take.
 _COMMAND: Final = """#!/bin/sh
 exec {loader} --library-path {libraries} {program} -IS -c '
@@ -48,33 +33,6 @@ from kibo.kibo_box import main
 sys.exit(main(sys.argv[1:]))' "$@"
 """
 _RUNPATH: Final = f"{PYTHON_HOME}/lib".encode()
-
-
-@lru_cache(maxsize=1)
-def base_signature() -> str:
-    """Names the running interpreter and the guest packages that are installed beside it."""
-    stdlib = Path(sysconfig.get_path("stdlib"))
-    facts = {
-        "layout": _LAYOUT,
-        "python": [
-            sys.version,
-            sys.implementation.cache_tag,
-            str(stdlib),
-            (stdlib / "os.py").stat().st_mtime_ns,
-        ],
-        "packages": sorted(f"{name}=={_distribution(name).version}" for name in _guest_packages()),
-    }
-    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=32).hexdigest()
-
-
-@lru_cache(maxsize=1)
-def guest_signature() -> str:
-    """Names the state of Kibo's own guest half. One stat a module."""
-    hasher = hashlib.blake2b(base_signature().encode(), digest_size=32)
-    for source, name in _guest_modules():
-        info = source.stat()
-        hasher.update(f"{name}\0{info.st_size}\0{info.st_mtime_ns}\n".encode())
-    return hasher.hexdigest()
 
 
 def write_base(target: Path) -> None:
@@ -100,8 +58,8 @@ def write_base(target: Path) -> None:
         (packages / "kibo.pth").write_text(f"/opt/kibo/pip\n{SITE}\n")
     site = target / SITE.lstrip("/")
     site.mkdir(parents=True)
-    for name in _guest_packages():
-        _copy_distribution(_distribution(name), site)
+    for name in guest_packages():
+        _copy_distribution(distribution(name), site)
     program = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
     modules = [program, *(library / "lib-dynload").glob("*.so"), *site.rglob("*.so")]
     libraries.copy_needed(modules, target / libraries.NEEDED.lstrip("/"))
@@ -114,7 +72,7 @@ def write_guest(base: Path, target: Path) -> None:
     Links keep a change of Kibo's own source from costing 50 MB; layers are immutable, so sharing is safe.
     """
     shutil.copytree(base, target, symlinks=True, copy_function=os.link, dirs_exist_ok=True)
-    for source, name in _guest_modules():
+    for source, name in guest_modules():
         path = target / SITE.lstrip("/") / "kibo" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, path)
@@ -203,53 +161,14 @@ def _replace_runpath(image: bytes, old: bytes) -> bytes | None:
     return image[:start] + _RUNPATH.ljust(len(old), b"\0") + image[start + len(old) :]
 
 
-@lru_cache(maxsize=1)
-def _guest_packages() -> tuple[str, ...]:
-    """Lists the distributions that guests import, with all that they need, sorted."""
-    found: set[str] = set()
-    waiting = list(_ROOT_PACKAGES)
-    while waiting:
-        name = waiting.pop()
-        if name in found:
-            continue
-        found.add(name)
-        for requirement in _distribution(name).requires or ():
-            if "extra ==" in requirement or "extra==" in requirement or "sys_platform" in requirement:
-                continue
-            waiting.append(re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0].lower().replace("_", "-"))
-    return tuple(sorted(found))
-
-
-def _distribution(name: str) -> importlib.metadata.Distribution:
-    try:
-        return importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        raise HostUnsupported(
-            f"the Python package {name} is not installed for {sys.executable}",
-            hint="Install kibo with its dependencies: `pip install` brings them.",
-            details={"missing": name},
-        ) from None
-
-
-def _copy_distribution(distribution: importlib.metadata.Distribution, site: Path) -> None:
-    for file in distribution.files or ():
+def _copy_distribution(package: Distribution, site: Path) -> None:
+    for file in package.files or ():
         if ".." in file.parts or file.name in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json"):
             continue  # programs, and notes of how the host's copy came to be there
-        source = Path(str(distribution.locate_file(file)))
+        source = Path(str(package.locate_file(file)))
         if source.suffix == ".pyc" and not source.exists():
             continue
         path = site / file
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, path)
         path.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
-
-
-def _guest_modules() -> Iterator[tuple[Path, str]]:
-    """Yields Kibo's modules that a guest may import, with their names below the package, sorted."""
-    import kibo
-
-    root = Path(kibo.__path__[0])
-    for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root).as_posix()
-        if not name.startswith(_HOST_ONLY):
-            yield path, name

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kibo.box.env import Env
-from kibo.runtime.images import copying, host_tree, interpreter
+from kibo.runtime.images import copying, host_tree
+from kibo.runtime.images.sources import base_signature
 from kibo.runtime.images.steps import Chain, Step
 
 #: Steps whose result is worth recording in a lock. The others are made from this machine and this Kibo.
@@ -44,7 +45,7 @@ def plan_steps(env: Env) -> tuple[Step, ...]:
 
 def add_interpreter(chain: Chain) -> Step:
     """Adds the running Python's own files. They see nothing of the host's /usr, so that all chains have one key."""
-    facts = interpreter.base_signature()
+    facts = base_signature()
     return chain.add("interpreter", "python: standard library", {}, facts=facts, part=False, host_usr=False)
 
 
@@ -77,7 +78,7 @@ def _add_base(chain: Chain, base: str) -> None:
         image = {"reference": reference}
         facts = [machine, _layout_state(reference)]
         chain.add("oci", f"base: {base}", image, facts=facts, below=(host.key,), stands_alone=True)
-    chain.add("boxroot", "base: users, mount points, libraries", {}, facts=interpreter.base_signature())
+    chain.add("boxroot", "base: users, mount points, libraries", {}, facts=base_signature())
 
 
 def _add_host_tool(chain: Chain) -> Step:
@@ -97,7 +98,7 @@ def _add_pip(chain: Chain, env: Env) -> None:
     """Adds the pip step. The guest's interpreter is the host's, so on a foreign base it runs on the host's system."""
     spec = {"requirements": sorted(env.pip)}
     label = f"pip: {' '.join(env.pip)}"
-    facts = interpreter.base_signature()
+    facts = base_signature()
     if chain.host_usr:
         chain.add("pip", label, spec, facts=facts, stands_alone=True)
         return

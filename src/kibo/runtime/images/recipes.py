@@ -11,15 +11,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from kibo.runtime.images.inside import Inside, Refusal
-from kibo.runtime.images.interpreter import PYTHON
+from kibo.runtime.images.places import NPM_HOME, PIP_HOME, PYTHON
 
 Recipe = Callable[[Inside], dict[str, Any]]
-
-#: Where packages of a language go in a box.
-PIP_HOME: Final = "/opt/kibo/pip"
-NPM_HOME: Final = "/opt/kibo/npm"
-#: Where Node looks for packages that are not beside the program which asks for them.
-NODE_PATH: Final = f"{NPM_HOME}/node_modules"
 
 _APT_OPTIONS: Final = (
     "-y", "-q", "--no-install-recommends",

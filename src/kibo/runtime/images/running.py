@@ -15,8 +15,8 @@ from kibo.model.limits import MAX_ERROR_TEXT_BYTES
 from kibo.runtime.idmap import ROOT_BASE
 from kibo.runtime.images import bases, copying, recipes
 from kibo.runtime.images.inside import Inside, Refusal
-from kibo.runtime.images.interpreter import PYTHON_HOME
 from kibo.runtime.images.ownership import move_ids
+from kibo.runtime.images.places import NODE_PATH, NPM_HOME, PIP_HOME, PYTHON_HOME
 from kibo.runtime.images.sandbox import Bind, Overlay, Sandbox
 from kibo.runtime.images.settings import Settings
 from kibo.runtime.images.steps import Step
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kibo.runtime.images.work import Worker
 
 _SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_STEP_PATH: Final = f"{recipes.PIP_HOME}/bin:{recipes.NPM_HOME}/bin:{_SYSTEM_PATH}:/opt/kibo/python/bin"
+_STEP_PATH: Final = f"{PIP_HOME}/bin:{NPM_HOME}/bin:{_SYSTEM_PATH}:{PYTHON_HOME}/bin"
 _DPKG: Final = "/var/lib/dpkg"
 _CLEANING: Final[dict[str, Cleaning]] = {"run": "command", "files": "nothing", "boxroot": "nothing"}
 #: What a step's programs may leave in the layers that are not theirs to change.
@@ -137,7 +137,7 @@ class StepRun:
             **self.settings.variables,
         }
         if any(step.kind == "npm" for step, _ in below):
-            variables["NODE_PATH"] = recipes.NODE_PATH  # as later in the box
+            variables["NODE_PATH"] = NODE_PATH  # as later in the box
         bounds = self.worker.bounds
         return Sandbox(self.entry, self.worker.idmap, overlays, self.settings.binds, variables, bounds)
 
