@@ -20,7 +20,7 @@ import kibo
 from benchmarks.boxes import ECHO
 from benchmarks.idle import guest_pids, own_pid
 from kibo.wiring import runtime
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 
 THREADS = 2
 WARM_S = 5.0

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.contract
 PERSON = """
 import sys
 from pathlib import Path
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 records = Records(Path(sys.argv[1]))
 records.approve(sys.argv[2], records.ledger.get(sys.argv[2]).effect.digest)
 """

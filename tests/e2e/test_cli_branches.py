@@ -22,7 +22,7 @@ from e2e.test_cli import Cli, cli, home  # noqa: F401 - fixtures
 from kibo.branch.worlds import from_json
 from kibo.model.errors import ArchiveInvalid
 from kibo.runtime.trees.archive import export_deltas
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 
 pytestmark = pytest.mark.timeout(240)
 TESTS = Path(__file__).parents[1]

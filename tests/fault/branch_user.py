@@ -25,7 +25,7 @@ from kibo.runtime.trees.conflict import THEIRS
 from kibo.runtime.trees.tiers import MAX_CHAIN
 from kibo.store import crash
 from kibo.wiring import runtime
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 from value_boxes import Values
 
 Step = Callable[[], object]

@@ -26,7 +26,7 @@ from kibo.branch.hostdir.frozen import PLACE, indexed, layers_of
 from kibo.branch.worlds import names
 from kibo.runtime.layers import temporary
 from kibo.runtime.trees.stack import Node
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 from own_runtimes import link_layers, new_home
 
 PROGRAM = Path(__file__).with_name("branch_user.py")

@@ -14,7 +14,7 @@ import pytest
 import leftovers
 from kibo.effects.recorder import unpacked
 from kibo.effects.records import Effect, Exact
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 from own_runtimes import link_layers, new_home
 from running_till import Till
 from warm import Warm

@@ -26,7 +26,7 @@ from kibo.branch.rows import Flushing
 from kibo.model.errors import WrongState
 from kibo.runtime.trees.stack import Stack
 from kibo.store import crash
-from kibo.wiring.branches import Records, _owner
+from kibo.wiring.records import Records, _owner
 from own_runtimes import own_runtime
 from value_boxes import Values
 

@@ -15,8 +15,9 @@ import pytest
 from kibo.box.env import Env, Limits
 from kibo.model.errors import BuildFailed, HostUnsupported, LockMismatch
 from kibo.runtime.cgroups import open_cgroups
-from kibo.runtime.images.building import BuildEvent, collect_layers
+from kibo.runtime.images.building import collect_layers
 from kibo.runtime.images.environment import (
+    BuildEvent,
     BuiltEnvironment,
     Lock,
     build_environment,

@@ -19,7 +19,7 @@ from kibo import Allow, wiring
 from kibo.model.errors import BranchStale, MergeConflict, WrongState
 from kibo.runtime.layers.home import prepare_home
 from kibo.runtime.trees.conflict import THEIRS
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 from own_runtimes import own_runtime
 from patience import eventually
 from payer_boxes import Payer

@@ -25,7 +25,7 @@ from kibo.model.errors import (
     ProfileTooLarge,
 )
 from kibo.wiring import runtime
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 from kibo.wiring.sessions import Lease, Profile
 
 PLACE = "/tmp/profile"

@@ -9,7 +9,7 @@ from kibo import wiring
 from kibo.branch import watching
 from kibo.model import errors
 from kibo.runtime.trees.conflict import THEIRS, Resolution
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 from own_runtimes import own_runtime
 from patience import eventually
 from shared_boxes import Privileged, Scribe, Small

@@ -19,7 +19,7 @@ import zstandard
 from kibo.model.errors import ArchiveInvalid, InvalidInput
 from kibo.runtime.trees import records as r
 from kibo.runtime.trees.archive import MAGIC
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 
 ROOT = r.HEAD.pack(r.DIRECTORY, 0, 0o755, 0, 0, 0, 0)
 END = r.HEAD.pack(r.END, 0, 0, 0, 0, 0, 0)

@@ -21,7 +21,7 @@ from kibo.effects.records import Outcome, key_digest
 from kibo.model.errors import KiboError
 from kibo.store.checking import type_of
 from kibo.store.schema import metadata
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 
 pytestmark = pytest.mark.timeout(30)
 CLIMBING = (

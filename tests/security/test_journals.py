@@ -18,7 +18,7 @@ from kibo.branch.hostdir.freeze import freeze
 from kibo.branch.hostdir.plan import plan_apply
 from kibo.branch.hostdir.recover import recover
 from kibo.model import errors
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 
 APPLY = """
 import sys

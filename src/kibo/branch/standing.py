@@ -16,7 +16,7 @@ from typing import Final
 from kibo.branch.committing import parent_of
 from kibo.branch.comparing import Comparison, Side, compare
 from kibo.branch.deltas import BranchChange, Deltas
-from kibo.branch.family import Flusher
+from kibo.branch.flushing import Flusher
 from kibo.branch.history import History
 from kibo.branch.hostdir.apply import Applied, apply_all
 from kibo.branch.hostdir.plan import ApplyPlan

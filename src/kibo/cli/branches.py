@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from kibo.branch.standing import Standing
 from kibo.runtime.layers.home import state_home
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 
 #: Digits of an id that a person reads; all of them stand in JSON.
 _DIGITS = 8

@@ -13,7 +13,7 @@ from kibo.cli.options import Common
 from kibo.cli.output import duration, print_json, print_value, visible
 
 if TYPE_CHECKING:
-    from kibo.wiring.branches import Records
+    from kibo.wiring.records import Records
 
 
 def commit(

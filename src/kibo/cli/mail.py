@@ -25,7 +25,7 @@ from kibo.hub.post import Post
 from kibo.model.errors import BranchUnknown, MessageUnknown
 from kibo.model.message import Delivery, Message
 from kibo.store.wakeups import Following
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 
 #: Messages that are read at once.
 _PAGE: Final = 1000

@@ -9,22 +9,21 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kibo.box.define import Box
 from kibo.model.asker import NOBODY, Asker
 from kibo.model.errors import RuntimeLost, WrongState
-from kibo.runtime.answering import Verbs
 from kibo.runtime.egress import Egress
-from kibo.runtime.instance import Instance
 from kibo.runtime.layers.home import prepare_home, state_home
 from kibo.runtime.layers.store import exhausting_disk
 from kibo.runtime.mailing import provide
-from kibo.runtime.pool import Pool
-from kibo.runtime.session import Session
-from kibo.runtime.states import Progress, Spawned, State, States
 from kibo.runtime.waiting import Blocking, Waiting, run
 
 if TYPE_CHECKING:
-    from kibo.wiring.branches import Records
+    from kibo.box.define import Box
+    from kibo.runtime.answering import Verbs
+    from kibo.runtime.instance import Instance
+    from kibo.runtime.pool import Pool
+    from kibo.runtime.states import Progress, Spawned, State, States
+    from kibo.wiring.records import Records
     from kibo.wiring.scheduling import Scheduling
 
 
@@ -52,6 +51,9 @@ class Runtime:
         running = self.running()
         if running is not None:
             return running
+        from kibo.runtime.session import Session  # late: who only looks at what is recorded spawns nothing
+        from kibo.runtime.states import States
+
         with self._guard:
             if self._over:
                 raise RuntimeLost(
@@ -126,6 +128,8 @@ class Runtime:
         async def start() -> States:
             return self.states()
 
+        from kibo.runtime.instance import Instance  # late, as in `states`
+
         return Instance(run(self.fork(self._waiting, name, start, ensure, Asker(tape=tape))))
 
     async def fork(
@@ -173,6 +177,8 @@ class Runtime:
 
     def pool(self, box: Box, least: int, most: int) -> Pool:
         """Keeps instances of a box ready; see `kibo.pool`."""
+        from kibo.runtime.pool import Pool  # late: few have one
+
         digest = box.digest
         if digest in self._pools:
             raise WrongState("there is a pool of this box already", hint="Close it first, or use it.")
@@ -186,7 +192,7 @@ class Runtime:
 
     def records(self) -> Records:
         """Returns the history of this state directory, opened on first use."""
-        from kibo.wiring.branches import Records  # late: it brings a database along, which no spawn needs
+        from kibo.wiring.records import Records  # late: it brings a database along, which no spawn needs
 
         with self._guard:
             if self._records is None:

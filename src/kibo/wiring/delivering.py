@@ -11,7 +11,7 @@ from kibo.model.asker import Asker
 from kibo.model.limits import SETTLED_S
 from kibo.runtime.waiting import Blocking, run
 from kibo.wiring import way_out
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 
 
 def deliver(records: Records, done: Committed) -> Committed:

@@ -19,7 +19,7 @@ from kibo.runtime.conversation import Conversation
 from kibo.runtime.instance import conversation_of, spawned_of
 from kibo.runtime.mailing import listeners
 from kibo.runtime.waiting import Blocking, Waiting
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 
 #: What the branch is called in `kibo tree`.
 NAME: Final = "unbranched"

@@ -14,7 +14,7 @@ from kibo.model.errors import InvalidInput
 from kibo.model.limits import DEFAULT_LEASE_S
 from kibo.runtime.waiting import Blocking, run
 from kibo.wiring import runtime
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 
 
 def place_of(records: Records, name: str, *, make: bool) -> Place:

@@ -13,7 +13,8 @@ from kibo.model.errors import WrongState
 from kibo.model.ids import EffectId
 from kibo.runtime.waiting import run
 from kibo.wiring import runtime
-from kibo.wiring.branches import Records, checkout
+from kibo.wiring.branches import checkout
+from kibo.wiring.records import Records
 
 
 def undo(ref: str, *boxes: Box) -> Undone:
