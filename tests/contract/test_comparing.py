@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from contexts import context
-from kibo.branch.comparing import Comparison, Side, compare
+from kibo.branch.comparing import Comparison, compare
 from kibo.branch.history import History
+from kibo.branch.points import Side
 from kibo.hub.post import Post
 from kibo.model.ids import BranchId, SnapshotId
 

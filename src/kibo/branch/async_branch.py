@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from kibo.box.define import Box
 from kibo.branch.async_mail_faces import AsyncBranchBoard, AsyncBranchMail
@@ -15,13 +15,15 @@ from kibo.branch.face import EVERYTHING, BranchFace, InstanceT, Onto
 from kibo.branch.hostdir.apply import Applied
 from kibo.branch.records import Committed, SnapshotRecord, Status, Undone
 from kibo.branch.sharing import shared_names
-from kibo.context.async_context import AsyncContext
-from kibo.effects.matching import Unrecorded
 from kibo.effects.records import Effect
 from kibo.model.telling import telling
 from kibo.runtime.forking import Live
 from kibo.runtime.states import Progress
 from kibo.runtime.trees.conflict import Resolver
+
+if TYPE_CHECKING:
+    from kibo.context.async_context import AsyncContext
+    from kibo.effects.matching import Unrecorded
 
 
 class AsyncBranch(BranchFace[InstanceT]):
@@ -54,6 +56,8 @@ class AsyncBranch(BranchFace[InstanceT]):
     @property
     def context(self) -> AsyncContext:
         """What an agent knows in it; see `Branch.context`."""
+        from kibo.context.async_context import AsyncContext  # late: not every branch has an agent in it
+
         return AsyncContext(self._running.context, self._running.family.waiting.aside)
 
     async def spawn(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from kibo.box.define import Box
 from kibo.branch.deltas import BranchChange
@@ -15,8 +15,6 @@ from kibo.branch.mail_faces import BranchBoard, BranchMail
 from kibo.branch.records import Committed, SnapshotRecord, Status, Undone
 from kibo.branch.shared_face import SharedDirectory
 from kibo.branch.sharing import shared_names
-from kibo.context.context import Context
-from kibo.effects.matching import Unrecorded
 from kibo.effects.records import Effect
 from kibo.model.telling import telling
 from kibo.runtime.forking import Live
@@ -24,6 +22,10 @@ from kibo.runtime.instance import Instance
 from kibo.runtime.states import Progress
 from kibo.runtime.trees.conflict import Resolver
 from kibo.runtime.waiting import run
+
+if TYPE_CHECKING:
+    from kibo.context.context import Context
+    from kibo.effects.matching import Unrecorded
 
 
 class Branch(BranchFace[Instance]):

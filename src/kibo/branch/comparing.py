@@ -15,6 +15,7 @@ from typing import Final, Generic, Literal, TypeVar
 from kibo.branch import finding
 from kibo.branch.deltas import BranchChange
 from kibo.branch.history import History
+from kibo.branch.points import Side
 from kibo.branch.records import SnapshotRecord
 from kibo.context import entries
 from kibo.context.entries import KIND, ContextEntry
@@ -24,7 +25,7 @@ from kibo.hub.entries import HUB, Marked, Sent, decoded
 from kibo.hub.mailboxes import WAITER
 from kibo.hub.post import Post
 from kibo.model.errors import MessageUnknown, SnapshotUnknown
-from kibo.model.ids import BranchId, SnapshotId
+from kibo.model.ids import BranchId
 from kibo.model.message import Delivery, Message
 from kibo.store.database import Transaction
 from kibo.store.log import MAX_PAGE, Entry
@@ -87,19 +88,6 @@ class Comparison:
     def __bool__(self) -> bool:
         """Whether anything differs."""
         return bool(self.files or self.context or self.messages or self.effects or self.labels)
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One of two worlds.
-
-    Attributes:
-        of: The branch, for all that it has written up to now; or the snapshot.
-        snapshot: The branch's head, or the snapshot.
-    """
-
-    of: BranchId | SnapshotId
-    snapshot: SnapshotRecord
 
 
 def compare(history: History, files: Iterator[BranchChange], one: Side, two: Side) -> Comparison:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from kibo.branch.deltas import Deltas
-from kibo.branch.family import Family
-from kibo.branch.members import Member
-from kibo.branch.sharing import Part
 from kibo.branch.worlds import SHARED, InstanceWorld, World
-from kibo.model.asker import Asker
 from kibo.model.errors import InvalidInput, ReadsChanged
-from kibo.runtime import forking
-from kibo.runtime.states import Spawned, States
 from kibo.runtime.trees.conflict import Conflict, Resolver, asked
 from kibo.runtime.trees.globs import matching
 from kibo.runtime.trees.merge import merge_conflict
+
+if TYPE_CHECKING:
+    from kibo.branch.family import Family
+    from kibo.branch.members import Member
+    from kibo.branch.sharing import Part
+    from kibo.model.asker import Asker
+    from kibo.runtime.states import Spawned, States
 
 #: Paths that an error names.
 _SHOWN = 5
@@ -128,6 +130,8 @@ async def revive(
     They ask on behalf of the branch that is merged: until that is recorded it may come to nothing, and what their
     `resume()` asks for with it.
     """
+    from kibo.runtime.forking import discard  # late: who merges what runs nowhere spawns nothing
+
     made: dict[str, Spawned] = {}
     try:
         for name, world in merged.items():
@@ -145,6 +149,6 @@ async def revive(
             )
     except BaseException:
         for spawned in made.values():
-            forking.discard(spawned)
+            discard(spawned)
         raise
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from kibo.branch.deltas import Deltas
@@ -14,6 +15,19 @@ from kibo.model.ids import BranchId, SnapshotId
 
 #: Whether a reference is all of a name, the id to show for it, and the snapshot.
 _Named = tuple[bool, BranchId | SnapshotId, SnapshotRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of two worlds.
+
+    Attributes:
+        of: The branch, for all that it has written up to now; or the snapshot.
+        snapshot: The branch's head, or the snapshot.
+    """
+
+    of: BranchId | SnapshotId
+    snapshot: SnapshotRecord
 
 
 class Points:

@@ -22,7 +22,7 @@ from collections.abc import (
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from kibo.box.define import Box
 from kibo.branch import joining
@@ -43,9 +43,6 @@ from kibo.branch.releasing import Releasing, asker_for
 from kibo.branch.sharing import Mounted, Part, Sharing, place_in, shared_names
 from kibo.branch.undoing import Undoing
 from kibo.branch.worlds import SHARED, InstanceWorld, World, labels, shared_world, to_json, world_of
-from kibo.context.context import Context, Place
-from kibo.context.writing import Writer
-from kibo.effects.matching import Unrecorded
 from kibo.effects.records import Called, Effect, Exact
 from kibo.effects.sessions.content import Manifest
 from kibo.hub.board import Board
@@ -73,6 +70,10 @@ from kibo.runtime.instance import adopt, conversation_of, spawned_of, was_destro
 from kibo.runtime.states import Progress, Spawned, States
 from kibo.runtime.trees.conflict import Resolver
 from kibo.store.crash import point as crash_point
+
+if TYPE_CHECKING:
+    from kibo.context.context import Context
+    from kibo.effects.matching import Unrecorded
 
 Result = TypeVar("Result")
 #: Why nothing runs in a branch any more.
@@ -621,6 +622,9 @@ class RunningBranch:
     @property
     def context(self) -> Context:
         """What an agent knows in it; see `Branch.context`."""
+        from kibo.context.context import Context, Place  # late: not every branch has an agent in it
+        from kibo.context.writing import Writer
+
         log = self.family.history.log
         writer = Writer(log, self.id, self._epoch, self._check_open)
         return Context(Place(log, self.id, writer, None if self._is_root else self._context_above))
@@ -628,6 +632,9 @@ class RunningBranch:
     def _context_above(self) -> Context:
         if self.parent is not None:
             return self.parent.context
+        from kibo.context.context import Context, Place  # late, as above
+        from kibo.context.writing import Writer
+
         log, parent = self.family.history.log, str(self._elsewhere)
         return Context(Place(log, parent, Writer(log, parent, None, lambda: None)))
 

@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kibo.branch.committing import parent_of
-from kibo.branch.comparing import Comparison, Side, compare
 from kibo.branch.deltas import BranchChange, Deltas
 from kibo.branch.flushing import Flusher
 from kibo.branch.history import History
@@ -25,7 +24,7 @@ from kibo.branch.joining import join
 from kibo.branch.owning import Owner, collect, foreseen
 from kibo.branch.parcels import Ids, Received, receive, send
 from kibo.branch.patches import patch
-from kibo.branch.points import Points, refuse_running
+from kibo.branch.points import Points, Side, refuse_running
 from kibo.branch.reach import Retention
 from kibo.branch.records import BranchRecord, Committed, SnapshotRecord
 from kibo.branch.retention import Collected
@@ -40,6 +39,9 @@ from kibo.model.ids import BranchId
 from kibo.runtime.trees.archive import Exported
 from kibo.runtime.trees.conflict import Resolver
 from kibo.store.crash import point
+
+if TYPE_CHECKING:
+    from kibo.branch.comparing import Comparison
 
 #: As many snapshots as one line may have.
 _ALL: Final = 1 << 40
@@ -139,6 +141,8 @@ class Standing:
         Raises:
             SnapshotUnknown, WrongState: As `point` and `world`.
         """
+        from kibo.branch.comparing import compare  # late: it brings contexts and mail along
+
         one, two = self._sides(a, b)
         return compare(self.history, self._changes(one, two), one, two)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from kibo.branch.standing import Standing
 from kibo.runtime.layers.home import state_home
-from kibo.wiring.records import Records
+
+if TYPE_CHECKING:
+    from kibo.branch.standing import Standing
+    from kibo.wiring.records import Records
 
 #: Digits of an id that a person reads; all of them stand in JSON.
 _DIGITS = 8
@@ -23,6 +26,8 @@ def standing() -> Iterator[Standing]:
 @contextmanager
 def records() -> Iterator[Records]:
     """Opens all that the state directory records."""
+    from kibo.wiring.records import Records  # late: other commands show what they have in the same way
+
     opened = Records(state_home())
     try:
         yield opened
