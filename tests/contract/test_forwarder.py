@@ -18,7 +18,8 @@ from doors import ANSWER, LAST_ANSWER, Handler, Proxy, Serve, Server, read_all, 
 from kibo.box.policy import Allow, Deny, Secret
 from kibo.effects.destinations import is_public
 from kibo.effects.door import MAX_CONNECTIONS
-from kibo.effects.forwarder import Forwarder, Order
+from kibo.effects.forwarder import Forwarder
+from kibo.effects.orders import Order
 from kibo.model.asker import Asker
 from kibo.model.errors import InvalidInput, RuntimeLost
 

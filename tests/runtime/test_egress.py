@@ -91,7 +91,7 @@ def reader(address: str) -> type[Box]:
 def forwarder_descriptors() -> int:
     """Counts what the forwarder of this process has open."""
     for pid in leftovers.descendants(os.getpid()):
-        if b"kibo.effects.forwarder" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if b"kibo.effects.gateway" in Path(f"/proc/{pid}/cmdline").read_bytes():
             return len(os.listdir(f"/proc/{pid}/fd"))
     raise AssertionError("there is no forwarder")
 

@@ -23,7 +23,7 @@ from kibo.runtime.trees.conflict import Resolver
 
 if TYPE_CHECKING:
     from kibo.context.async_context import AsyncContext
-    from kibo.effects.matching import Unrecorded
+    from kibo.effects.unrecorded import Unrecorded
 
 
 class AsyncBranch(BranchFace[InstanceT]):

@@ -25,7 +25,7 @@ from kibo.runtime.waiting import run
 
 if TYPE_CHECKING:
     from kibo.context.context import Context
-    from kibo.effects.matching import Unrecorded
+    from kibo.effects.unrecorded import Unrecorded
 
 
 class Branch(BranchFace[Instance]):

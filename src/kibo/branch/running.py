@@ -73,7 +73,7 @@ from kibo.store.crash import point as crash_point
 
 if TYPE_CHECKING:
     from kibo.context.context import Context
-    from kibo.effects.matching import Unrecorded
+    from kibo.effects.unrecorded import Unrecorded
 
 Result = TypeVar("Result")
 #: Why nothing runs in a branch any more.

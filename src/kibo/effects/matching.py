@@ -12,8 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-import msgspec
-
 from kibo.effects.http_head import OVERRIDES
 from kibo.effects.recorded_messages import values
 from kibo.effects.recording_file import Question, Recorded
@@ -33,20 +31,6 @@ _TELLING: Final = (
 )
 _KIND: Final = b"content-type"
 Key = tuple[Any, ...]
-
-
-class Unrecorded(msgspec.Struct, frozen=True, array_like=True):
-    """A request that a replay had no answer to.
-
-    Attributes:
-        method: Of the request.
-        url: Of the request.
-        why: What the closest recorded request is, and where it differs.
-    """
-
-    method: str
-    url: str
-    why: str
 
 
 class Matching:

@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
-import msgspec
-
 from kibo.effects import presence
 from kibo.effects.bells import Bell, bell_of
 from kibo.effects.destinations import Refused
 from kibo.effects.exchange import Answer, ClientGoneError, Interim, Request, Sender, Whole
 from kibo.effects.http_head import SecretValue
 from kibo.effects.link import BAD_GATEWAY, IDLE_S
+from kibo.effects.orders import Place
 from kibo.effects.packed import SECRETS
 from kibo.effects.records import Draft, Effect, Exact, Fields, Outcome, Unsent, line_of
 from kibo.effects.redacting import Redacting
@@ -74,20 +73,6 @@ class _NoValueError(Exception):
     def __init__(self, cause: InvalidInput | SecretUnavailable) -> None:
         super().__init__(cause.message)
         self.passing = isinstance(cause, SecretUnavailable)
-
-
-class Place(msgspec.Struct, array_like=True):
-    """Where a gateway keeps its ledger.
-
-    Attributes:
-        store: The store's URL.
-        gateways: The directory by which those of this state directory know each other.
-        gateway: What this one is called.
-    """
-
-    store: str
-    gateways: str
-    gateway: str
 
 
 @dataclass(slots=True)

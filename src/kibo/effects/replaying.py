@@ -11,10 +11,11 @@ from typing import Final
 from kibo.box.policy import Allow
 from kibo.effects.destinations import Refused, show
 from kibo.effects.exchange import Answer, Fields, Interim, Request
-from kibo.effects.matching import Matching, Unrecorded
+from kibo.effects.matching import Matching
 from kibo.effects.recorded_messages import CodingError, Form, asked_question, readable
 from kibo.effects.recording_file import DIGEST_BYTES, Recorded, Reply, Stored
 from kibo.effects.records import write_url
+from kibo.effects.unrecorded import Unrecorded
 from kibo.effects.wires import CHUNK_BYTES, Plain
 from kibo.model.limits import MAX_UNRECORDED
 

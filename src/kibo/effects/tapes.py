@@ -12,17 +12,10 @@ import msgspec
 
 from kibo.effects.exchange import Sender
 from kibo.effects.http_head import SecretValue
-from kibo.effects.matching import Unrecorded
 from kibo.effects.recording_writer import RecordingWriter
 from kibo.effects.replaying import Replay
 from kibo.effects.takes import RecordingSender
-
-
-class Missed(msgspec.Struct, frozen=True, array_like=True):
-    """What a replay was asked for and did not have: the first requests, and how many there were."""
-
-    requests: list[Unrecorded] = []
-    count: int = 0
+from kibo.effects.unrecorded import Missed
 
 
 class Tapes:

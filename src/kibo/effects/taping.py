@@ -9,10 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from kibo.effects.forwarder import Forwarder, Order
-from kibo.effects.matching import Unrecorded
+from kibo.effects.forwarder import Forwarder
+from kibo.effects.orders import Order
 from kibo.effects.recording_writer import Sealed
 from kibo.effects.recordings import Recordings, checked, disk_full, open_verified
+from kibo.effects.unrecorded import Unrecorded
 from kibo.model.errors import Exhausted, RecordingLost, RequestUnknown, RuntimeLost
 from kibo.model.ids import RecordingId, ReplayId
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from kibo.effects.values import files, keyrings, vault
+from kibo.effects.values import files, keyrings
 from kibo.effects.values.references import Reference
 from kibo.model.errors import InvalidInput
 from kibo.model.limits import MAX_SECRET_BYTES
@@ -60,14 +60,16 @@ class Values:
         with self._guard:
             until, value = self._kept.get(name, (0.0, ""))
             if time.monotonic() >= until:
-                value = self._checked(
-                    name,
-                    keyrings.read(reference)
-                    if reference.kind == "keyring"
-                    else vault.read(reference, self._variables),
-                )
+                value = self._checked(name, self._read(reference))
                 self._kept[name] = time.monotonic() + KEPT_S, value
             return value
+
+    def _read(self, reference: Reference) -> str:
+        if reference.kind == "keyring":
+            return keyrings.read(reference)
+        from kibo.effects.values import vault  # late: it brings a client of HTTP along
+
+        return vault.read(reference, self._variables)
 
     def _checked(self, name: str, value: str) -> str:
         length = len(value.encode("utf-8", "surrogatepass"))
