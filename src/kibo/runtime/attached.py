@@ -13,15 +13,16 @@ import time
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kibo.model.errors import InstanceUnknown, InvalidInput, RuntimeLost
 from kibo.runtime.channel import close_all
-from kibo.runtime.handle import Handle
-from kibo.runtime.instance import RunningBox
 from kibo.runtime.orders import Orders
 from kibo.runtime.session import FACTS_FILE
 from kibo.runtime.waiting import Blocking, run
+
+if TYPE_CHECKING:
+    from kibo.runtime.instance import RunningBox
 
 #: A warden does one short thing at a time; one that is silent for so long will not answer.
 ANSWER_TIMEOUT_S = 10.0
@@ -186,4 +187,7 @@ def find(home: Path, reference: str) -> Found:
 
 def attach(cell: Found) -> RunningBox:
     """Returns an instance of another process, for commands, files, logs, changes and its end."""
+    from kibo.runtime.handle import Handle  # late: who lists instances holds none
+    from kibo.runtime.instance import RunningBox
+
     return RunningBox(Handle(cell.session, cell.id, Blocking()))
