@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +43,10 @@ def read(home: Path) -> Settings:
     path = home / FILE
     url, secrets = "", dict[str, str]()
     try:
-        url, secrets = _checked(path, tomllib.loads(path.read_text()))
+        text = path.read_text()
+        import tomllib  # late: few have set anything
+
+        url, secrets = _checked(path, tomllib.loads(text))
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
