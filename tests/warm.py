@@ -2,7 +2,8 @@
 
 An interpreter takes one to two seconds for Kibo, its store and pytest; some suites start hundreds. Run as a program
 this is that process. It reads orders, a line of JSON each: the words of a command line behind ``python``, its whole
-environment, and a file for both output streams; it answers with how the command ended. Of Kibo nothing runs in it.
+environment, its directory, and a file for each of its streams; it answers with how the command ended. Of Kibo nothing
+runs in it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Warm:
     def run(
         self, words: Sequence[str], env: Mapping[str, str], timeout_s: float
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a program, or ``-m pytest``, and waits for its end.
+        """Runs a program, or ``-m`` and a module, and waits for its end. It reads nothing.
 
         Args:
             words: What would come behind ``python``.
@@ -48,20 +49,39 @@ class Warm:
         Returns:
             How it ended, with both of its output streams as one.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         with tempfile.NamedTemporaryFile("w+") as output:
             os.chmod(output.name, 0o666)  # another user writes it
-            order = {"words": [str(word) for word in words], "env": dict(env), "output": output.name}
-            print(json.dumps(order), file=self._process.stdin, flush=True)
-            ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
-            if not ready:
-                os.killpg(
-                    self._process.pid, signal.SIGKILL
-                )  # and the fork, whose answer would be the next one's
-            assert ready, f"{words} did not end in {timeout_s} s: {output.read()[-6000:]}"
-            status = json.loads(self._process.stdout.readline())
-            return subprocess.CompletedProcess(order["words"], status, output.read())
+            streams = [os.devnull, output.name, output.name]
+            status = self._order(words, env, timeout_s, os.curdir, streams)
+            return subprocess.CompletedProcess([*map(str, words)], status, output.read())
+
+    def pipe(
+        self, words: Sequence[str], env: Mapping[str, str], timeout_s: float, cwd: Path, stdin: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Does as `run` in a directory, with something to read, and tells the two output streams apart."""
+        with (
+            tempfile.NamedTemporaryFile("w+") as given,
+            tempfile.NamedTemporaryFile("w+", newline="") as output,
+            tempfile.NamedTemporaryFile("w+", newline="") as errors,
+        ):
+            given.write(stdin)
+            given.flush()
+            streams = [given.name, output.name, errors.name]
+            status = self._order(words, env, timeout_s, str(cwd), streams)
+            return subprocess.CompletedProcess([*map(str, words)], status, output.read(), errors.read())
+
+    def _order(
+        self, words: Sequence[str], env: Mapping[str, str], timeout_s: float, cwd: str, streams: list[str]
+    ) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        order = {"words": [str(word) for word in words], "env": dict(env), "cwd": cwd, "streams": streams}
+        print(json.dumps(order), file=self._process.stdin, flush=True)
+        ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
+        if not ready:
+            os.killpg(self._process.pid, signal.SIGKILL)  # and the fork, whose answer would be the next one's
+        assert ready, f"{words} did not end in {timeout_s} s: {Path(streams[2]).read_text()[-6000:]}"
+        return int(json.loads(self._process.stdout.readline()))
 
     def __enter__(self) -> Self:
         return self
@@ -75,10 +95,12 @@ def _become(order: dict[str, Any]) -> int:
     """Is in a fork what was ordered, as a new interpreter would be. Returns how it ends."""
     from kibo.store import crash
 
-    output = os.open(order["output"], os.O_WRONLY | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, path in enumerate(order["streams"]):
+        opened = os.open(path, os.O_WRONLY | os.O_APPEND if number else os.O_RDONLY)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the old one has read ahead of what was ordered
+    os.chdir(order["cwd"])
     os.environ.clear()
     os.environ.update(order["env"])
     if at := os.environ.get(crash.VARIABLE):
@@ -88,6 +110,10 @@ def _become(order: dict[str, Any]) -> int:
 
         # Its plugins' modules are here already, and none of them has assertions that a test is to see.
         return pytest.main(["-W", "ignore::pytest.PytestAssertRewriteWarning", *order["words"][2:]])
+    if order["words"][0] == "-m":
+        sys.argv, sys.path[0] = order["words"][1:], os.getcwd()
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        return 0
     sys.argv = order["words"]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     runpy.run_path(sys.argv[0], run_name="__main__")
@@ -98,6 +124,7 @@ def main() -> int:
     import hypothesis
     import pytest
 
+    import kibo.cli.application
     import kibo.wiring.branches
 
     assert hypothesis

@@ -22,17 +22,20 @@ import leftovers
 from own_runtimes import new_home
 from patience import eventually
 from running_till import running_till
+from warm import Warm
 
 BOXES = Path(__file__).parents[1] / "cli_boxes.py"
 KIBO = [sys.executable, "-m", "kibo.cli"]
+SOURCE = str(Path(__file__).parents[2] / "src")
 
 
 class Cli:
-    """Runs `kibo` with a state directory of its own."""
+    """Runs `kibo` with a state directory of its own: as a program that is there at once where it is only waited for."""
 
-    def __init__(self, home: Path, work: Path) -> None:
+    def __init__(self, home: Path, work: Path, warm: Warm) -> None:
         self.home = home
         self.work = work
+        self.warm = warm
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -42,19 +45,10 @@ class Cli:
 
     @property
     def variables(self) -> dict[str, str]:
-        source = str(Path(__file__).parents[2] / "src")
-        return {**os.environ, "KIBO_HOME": str(self.home), "PYTHONPATH": source, "NO_COLOR": "1"}
+        return {**os.environ, "KIBO_HOME": str(self.home), "PYTHONPATH": SOURCE, "NO_COLOR": "1"}
 
     def __call__(self, *arguments: str, stdin: str = "", status: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*KIBO, *arguments],
-            cwd=self.work,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            env=self.variables,
-            timeout=50,
-        )
+        done = self.warm.pipe(["-m", "kibo.cli", *arguments], self.variables, 50, self.work, stdin)
         assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
         return done
 
@@ -69,13 +63,19 @@ def home() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Warm]:
+    with Warm(sys.executable, {**os.environ, "PYTHONPATH": SOURCE}) as started:
+        yield started
+
+
 @pytest.fixture
-def cli(home: Path, tmp_path: Path) -> Iterator[Cli]:
+def cli(home: Path, tmp_path: Path, warm: Warm) -> Iterator[Cli]:
     """The command line; fails where a command leaves something."""
     (tmp_path / "boxes.py").write_text(BOXES.read_text())
     with leftovers.adopt_orphans():
         before = set(leftovers.descendants(os.getpid()))
-        runner = Cli(home, tmp_path)
+        runner = Cli(home, tmp_path, warm)
         yield runner
         if list(home.glob("run/*")):
             runner("stop", "--all")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.test_cli import Cli, cli, home  # noqa: F401 - fixtures
+from e2e.test_cli import Cli, cli, home, warm  # noqa: F401 - fixtures
 from effect_drafts import draft
 from kibo.effects.ledger import Ledger
 from kibo.effects.records import Effect

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from e2e.test_cli import Cli, cli, home  # noqa: F401 - fixtures
+from e2e.test_cli import Cli, cli, home, warm  # noqa: F401 - fixtures
 from kibo.branch.worlds import from_json
 from kibo.model.errors import ArchiveInvalid
 from kibo.runtime.trees.archive import export_deltas
@@ -402,7 +402,7 @@ def test_a_snapshot_goes_to_another_machine_as_one_file(cli: Cli, left: Left, tm
     assert sent["bytes"] == file.stat().st_size
     refused(cli, "input.invalid", "snapshot", "export", left.b, str(file), status=65)
     with tempfile.TemporaryDirectory(prefix="kibo-cli-") as other:
-        there = Cli(Path(other), tmp_path)
+        there = Cli(Path(other), tmp_path, cli.warm)
         got = there.json("snapshot", "import", str(file), "--name", "moved")
         assert got["digest"] == sent["digest"]
         assert rows(there)[got["id"]]["goal"] == f"try {left.name}"

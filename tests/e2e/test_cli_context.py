@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from e2e.test_cli import Cli, cli, home  # noqa: F401 - fixtures
+from e2e.test_cli import Cli, cli, home, warm  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).parents[2]
 

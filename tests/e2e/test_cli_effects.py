@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.test_cli import Cli, cli  # noqa: F401 - a fixture
+from e2e.test_cli import Cli, cli, warm  # noqa: F401 - fixtures
 from effect_drafts import call, draft
 from kibo.branch.history import History
 from kibo.effects.calls import Calls

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.test_cli import Cli, cli, home  # noqa: F401 - fixtures
+from e2e.test_cli import Cli, cli, home, warm  # noqa: F401 - fixtures
 from kibo.branch.history import History
 from kibo.hub.entries import Delegated, Ended
 from kibo.hub.post import Post

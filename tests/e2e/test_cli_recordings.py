@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import recording_files as made
-from e2e.test_cli import Cli, cli, home  # noqa: F401 - fixtures
+from e2e.test_cli import Cli, cli, home, warm  # noqa: F401 - fixtures
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.test_cli import BOXES, Cli, cli, home  # noqa: F401 - fixtures
+from e2e.test_cli import BOXES, Cli, cli, home, warm  # noqa: F401 - fixtures
 from kibo.schedule.submitting import Submission
 from kibo.store.database import Store
 from patience import eventually

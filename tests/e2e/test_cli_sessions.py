@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from e2e.test_cli import Cli, cli, home  # noqa: F401 - fixtures
+from e2e.test_cli import Cli, cli, home, warm  # noqa: F401 - fixtures
 from kibo.effects.sessions.register import Register
 from kibo.store.database import Store
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from e2e.test_cli import KIBO, Cli, cli, home  # noqa: F401 - fixtures
+from e2e.test_cli import KIBO, Cli, cli, home, warm  # noqa: F401 - fixtures
 
 
 def _await(condition: Callable[[], object], within_s: float = 30) -> None:

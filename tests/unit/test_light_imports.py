@@ -46,7 +46,9 @@ def test_what_a_spawn_or_coroutines_need_brings_no_database():
 def test_what_a_spawn_needs_brings_nothing_that_builds_and_no_event_loop():
     modules = loaded_by("import kibo.runtime.instance, kibo.runtime.session, kibo.runtime.states")
     assert modules.isdisjoint(["anyio", "asyncio", "sqlalchemy", "pydantic", "urllib.request", "rich"])
-    building = {f"kibo.runtime.images.{name}" for name in ("bounds", "building", "inside", "interpreter", "recipes")}
+    building = {
+        f"kibo.runtime.images.{name}" for name in ("bounds", "building", "inside", "interpreter", "recipes")
+    }
     assert modules.isdisjoint(building)
 
 
@@ -67,7 +69,9 @@ def test_what_reads_records_brings_nothing_that_runs_a_box_or_a_branch():
 def test_a_branch_brings_contexts_and_recordings_once_it_has_them():
     modules = loaded_by("import kibo.wiring.branches")
     assert not {name for name in modules if name.startswith("kibo.context")}
-    assert modules.isdisjoint(["kibo.effects.matching", "kibo.effects.recording_file", "kibo.branch.comparing"])
+    assert modules.isdisjoint(
+        ["kibo.effects.matching", "kibo.effects.recording_file", "kibo.branch.comparing"]
+    )
 
 
 def test_what_orders_a_gateway_about_brings_nothing_that_serves():
@@ -83,9 +87,13 @@ def test_a_gateway_brings_its_ledger_and_clients_of_vaults_once_somebody_needs_t
 
 def test_commands_that_list_bring_nothing_that_runs_or_draws():
     of_instances = loaded_by("import kibo.cli.ps")
-    assert of_instances.isdisjoint(["rich", "sqlalchemy", "asyncio", "kibo.runtime.instance", "kibo.box.plan"])
+    assert of_instances.isdisjoint(
+        ["rich", "sqlalchemy", "asyncio", "kibo.runtime.instance", "kibo.box.plan"]
+    )
     of_runs = loaded_by("import kibo.cli.runs, kibo.wiring.records")
-    assert of_runs.isdisjoint(["rich", "kibo.runtime.instance", "kibo.branch.running", "kibo.wiring.carrying"])
+    assert of_runs.isdisjoint(
+        ["rich", "kibo.runtime.instance", "kibo.branch.running", "kibo.wiring.carrying"]
+    )
 
 
 def test_importing_the_package_alone_defines_nothing():
