@@ -30,10 +30,13 @@ def run(scale: Scale) -> Iterator[Figure]:
         "python -c pass": ["-c", "pass"],
         "python -c 'import kibo'": ["-c", "import kibo"],
         "python -c 'from kibo import Box, action'": ["-c", "from kibo import Box, action"],
+        "python -c 'import sqlalchemy', for comparison": ["-c", "import sqlalchemy"],
+        "python -c 'import kibo.wiring.branches'": ["-c", "import kibo.wiring.branches"],
     }
     has_command_line = importlib.util.find_spec("kibo.cli") is not None
     if has_command_line:
-        commands["kibo --help"] = ["-c", "from kibo.cli import main; main()", "--help"]
+        for command in ("--help", "ps", "runs"):
+            commands[f"kibo {command}"] = ["-c", "from kibo.cli import main; main()", command]
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(count):
         for name, arguments in commands.items():
