@@ -22,6 +22,8 @@ HERE = Path(__file__).parent
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# Many images of containers set it. What the tests start would compile all that it imports, each time anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 #: What a test says that is skipped for want of a tool.
 INSTALLED = "make setup installs"
 
