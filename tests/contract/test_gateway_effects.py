@@ -1178,6 +1178,48 @@ def test_mail_waits_for_a_vault_that_does_not_answer_and_is_sent_with_its_value_
     sealed.close()
 
 
+def test_what_waits_for_its_value_is_overtaken_by_what_does_not_need_it_and_by_nothing_that_does(
+    here: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answers = threading.Event(), threading.Event()
+
+    def silent(connection: socket.socket) -> None:
+        asked.set()
+        answers.wait(60)
+        unsealed(connection)
+
+    vault = Server(silent)
+    here.values["OTHER"] = "an0ther-value"
+    here.restart()
+    main = here.history.create()
+    (fork,) = here.history.fork(main.id)
+    hosts = {"shop.example": "PASSWORD", "other.example": "OTHER", "plain.example": "NONE"}
+    box = here.box(
+        fork,
+        *(Allow(host, to=here.shop.address, effect="bufferable") for host in hosts),
+        secrets=[Secret(hosts[host], hosts=[host]) for host in ("shop.example", "other.example")],
+    )
+    for number, host in enumerate(("shop.example", "plain.example", "shop.example", "other.example"), 1):
+        mail = request(f"/{number}", f"authorization: kibo-secret-{hosts[host]}")
+        effect_of(box.send(mail.replace(b"shop.example", host.encode())))
+    here.gateway.stop(box.name)
+    here.sources = {"PASSWORD": "vault:secret/shop#password"}
+    monkeypatch.setenv("VAULT_ADDR", f"http://{vault.address}")
+    monkeypatch.setenv("VAULT_TOKEN", "hvs.t0ken")
+    monkeypatch.setenv("OTHER", "an0ther-value")
+    here.restart()
+    here.commit(fork)
+    assert asked.is_set()
+    assert here.shop.paths == [b"/2", b"/4"]
+    assert here.states() == ["released", "done", "released", "done"]
+    assert ask(here.box(main), request("/pay")).startswith(b"HTTP/1.1 200 OK\r\n")
+    answers.set()
+    here.await_states("done", "done", "done", "done", "done")
+    assert here.shop.paths == [b"/2", b"/4", b"/pay", b"/1", b"/3"]
+    assert VALUE.encode() in here.shop.requests[3]
+    vault.close()
+
+
 def unsealed(connection: socket.socket) -> None:
     asked = read_until(connection, b"\r\n\r\n").split(b" ")[1]
     data = '{"path": "secret/", "options": {"version": "2"}}'

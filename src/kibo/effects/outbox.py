@@ -12,7 +12,7 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,14 +31,13 @@ from kibo.effects.packed import SECRETS
 from kibo.effects.records import Draft, Effect, Exact, Fields, Outcome, Unsent, line_of
 from kibo.effects.redacting import Redacting
 from kibo.effects.repeating import repetition
-from kibo.effects.sending import Kept, is_small, keyed, looked_up, replay, restored, settles
+from kibo.effects.sending import Kept, is_small, keyed, looked_up, names_of, replay, restored, settles
 from kibo.effects.upstream import Upstream
 from kibo.effects.values.finding import Values
+from kibo.effects.values.lookups import Lookups
 from kibo.model.errors import (
     HostDiskFull,
-    InvalidInput,
     KiboError,
-    SecretUnavailable,
     StoreUnavailable,
     WrongState,
 )
@@ -55,7 +54,7 @@ AGAIN_S: Final = 0.5
 REPEATS_S: Final = (0.5, 2.0, 8.0)
 #: Seconds until that is done again once it is in doubt: at first, and at most.
 AGAIN_LATER_S: Final = (5.0, 300.0)
-#: Seconds until the value of a secret is asked for again where nobody gave it.
+#: Seconds until the value of a secret is looked up again that something waits for.
 VALUE_AGAIN_S: Final = 5.0
 #: Seconds until it is looked again whether another gateway has died. Looking costs some files that are opened.
 WATCH_S: Final = 2.0
@@ -68,11 +67,15 @@ Held = Callable[[], Awaitable[Answer]]
 
 
 class _NoValueError(Exception):
-    """A secret that goes into a request has no value here; or, where that is `passing`, not at the moment."""
+    """Secrets that go into a request have no value here at the moment.
 
-    def __init__(self, cause: InvalidInput | SecretUnavailable) -> None:
-        super().__init__(cause.message)
-        self.passing = isinstance(cause, SecretUnavailable)
+    Args:
+        why: What there is to say of each, by its name.
+    """
+
+    def __init__(self, why: Mapping[str, str]) -> None:
+        super().__init__("; ".join(why.values()))
+        self.why = why
 
 
 @dataclass(slots=True)
@@ -125,7 +128,9 @@ class Outbox:
     def __init__(self, place: Place, trust: ssl.SSLContext, values: Values) -> None:
         self._place = place
         self._trust = trust
-        self._values = values
+        self._lookups = Lookups(values)
+        #: Secrets without a value that something released waits for, and the lines in which it does.
+        self._lacking: dict[str, set[str]] = {}
         self._opened: Ledger | None = None
         # Of its own, so that nobody who only reads waits for a disk.
         self._thread = ThreadPoolExecutor(1, "kibo-ledger")
@@ -464,27 +469,33 @@ class Outbox:
         self._background(work())
 
     async def _release(self, line: str) -> None:
-        """Sends what is released of a line, in order, up to what waits for a person: nothing overtakes that."""
+        """Sends what is released of a line, in order, up to what waits for a person: nothing overtakes that.
+
+        What waits for the value of a secret is overtaken by what does not wait for that.
+        """
         lock = self._releasing.setdefault(line, asyncio.Lock())
         async with lock:
+            # Of one secret the first is first, also where its value comes between the two.
+            lacking = set(self._lacking)
             for each in await self.insist(lambda ledger: ledger.unsent(self._place.gateway)):
                 if line_of(each) != line:
                     continue
                 if each.state == "asking":
                     return
                 if each.state == "released":
-                    await self._release_one(each)
+                    await self._release_one(each, lacking)
 
-    async def _release_one(self, unsent: Unsent) -> None:
+    async def _release_one(self, unsent: Unsent, lacking: set[str]) -> None:
+        """Sends one, unless it needs a value that is lacking; what it finds to be lacking is added to those."""
         waiter = self._waiters.get(unsent.id)
         try:
             if unsent.key is None:
-                answer = await self._send_released(unsent, waiter)
+                answer = await self._send_released(unsent, waiter, lacking)
             else:
                 where = unsent.branch or unsent.scope  # outside of branches, the instance
                 async with self.alone(where, unsent.scope, unsent.key) as found:
                     if found is None:
-                        answer = await self._send_released(unsent, waiter)
+                        answer = await self._send_released(unsent, waiter, lacking)
                     else:
                         own = await self.ask(lambda ledger: ledger.get(unsent.id))
                         answer = repetition(found, own.request, own.body, whole=own.whole)
@@ -492,9 +503,9 @@ class Outbox:
                         await self.ask(lambda ledger: ledger.fail(unsent.id, why))
         except _NoValueError as error:
             # It stays released: a gateway that has the value sends it.
-            print(f"kibo: {unsent.id} cannot be sent: {error}", file=sys.stderr, flush=True)
-            if error.passing:
-                self._background(self._release_later(line_of(unsent)))
+            lacking.update(error.why)
+            for name, why in error.why.items():
+                self._lack(name, why, unsent)
             return
         except Exception as error:  # noqa: BLE001 - recorded, and told; others that were released come after it
             known = (
@@ -513,7 +524,7 @@ class Outbox:
         else:
             self._background(self._finish(_ready(answer)))
 
-    async def _send_released(self, unsent: Unsent, waiter: Waiter | None) -> Answer:
+    async def _send_released(self, unsent: Unsent, waiter: Waiter | None, lacking: set[str]) -> Answer:
         crash.point("effect.released")
         exact = await self.insist(lambda ledger: ledger.get(unsent.id))
         way = self._ways.get(exact.effect.instance)
@@ -527,7 +538,7 @@ class Outbox:
         if unsent.replayed and upstream is None:
             raise Refused(BAD_GATEWAY, "its box has gone, and a replay sends nothing.")
         if secrets is None:
-            secrets = await self._look_up(unsent)
+            secrets = await self._look_up(unsent, lacking)
         request = restored(exact, unsent, secrets)
         if unsent.replayed and upstream is not None:
             answer, outcome = await replay(request, upstream, interim)
@@ -542,16 +553,33 @@ class Outbox:
         answer.close = partial(_close_both, answer.close, own)
         return answer
 
-    async def _look_up(self, unsent: Unsent) -> list[SecretValue]:
-        try:
-            return await asyncio.to_thread(looked_up, unsent, self._values)
-        except (InvalidInput, SecretUnavailable) as error:
-            raise _NoValueError(error) from None
+    async def _look_up(self, unsent: Unsent, lacking: Collection[str] = ()) -> list[SecretValue]:
+        names = names_of(unsent)
+        if known := [name for name in names if name in lacking]:
+            raise _NoValueError(dict.fromkeys(known, "it has no value yet"))
+        found = await self._lookups.find(names)
+        if why := {name: each.message for name, each in found.items() if not isinstance(each, str)}:
+            raise _NoValueError(why)
+        return looked_up(unsent, {name: each for name, each in found.items() if isinstance(each, str)})
 
-    async def _release_later(self, line: str) -> None:
-        """Tries again what waits for the value of a secret, which Vault or a keyring did not give."""
-        if await self._rest(VALUE_AGAIN_S):
-            await self._release(line)
+    def _lack(self, name: str, why: str, unsent: Unsent) -> None:
+        """Notes that a line waits for the value of a secret."""
+        if name not in self._lacking:
+            print(
+                f"kibo: {unsent.id} cannot be sent before {name} has a value: {why}",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._background(self._await_value(name))
+        self._lacking.setdefault(name, set()).add(line_of(unsent))
+
+    async def _await_value(self, name: str) -> None:
+        """Looks up a value again and again, and once there is one releases the lines that have waited for it."""
+        while await self._rest(VALUE_AGAIN_S):
+            if isinstance((await self._lookups.find([name]))[name], str):
+                for line in self._lacking.pop(name):
+                    self._background(self._release(line))
+                return
 
     async def _begun(self, draft: Draft) -> None:
         def begin(ledger: Ledger) -> None:
@@ -602,7 +630,7 @@ class Outbox:
             await self._finish(_ready(answer))
         except _NoValueError as error:
             print(f"kibo: {unsent.id} cannot be sent again: {error}", file=sys.stderr, flush=True)
-            return not error.passing
+            return False
         except Refused:
             return False  # it is in doubt still, as the ledger has it, or another gateway is at it
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final
 
 from kibo.box.policy import PLACEHOLDER, Allow
@@ -10,7 +10,6 @@ from kibo.effects.exchange import Answer, Interim, Request, Sender, Whole, fille
 from kibo.effects.http_head import SecretValue
 from kibo.effects.packed import RULE, SECRETS
 from kibo.effects.records import Exact, Fields, Outcome, Unsent
-from kibo.effects.values.finding import Values
 from kibo.model.limits import MAX_EFFECT_ANSWER_BYTES
 
 #: What a server may tell repetitions by, of its own accord (draft-ietf-httpapi-idempotency-key-header).
@@ -54,15 +53,15 @@ def keyed(request: Request, effect: str) -> Request:
     return request
 
 
-def looked_up(unsent: Unsent, values: Values) -> list[SecretValue]:
-    """Finds what goes into a request that no box waits for. It may take seconds.
+def names_of(unsent: Unsent) -> list[str]:
+    """Names the secrets that go into a request."""
+    return [placeholder.removeprefix(PLACEHOLDER) for placeholder, _ in SECRETS.decode(unsent.secrets)]
 
-    Raises:
-        InvalidInput: A value is nowhere to be found.
-        SecretUnavailable: Where one is, nobody answers.
-    """
+
+def looked_up(unsent: Unsent, values: Mapping[str, str]) -> list[SecretValue]:
+    """Returns what goes into a request that no box waits for, of the values of all its secrets by name."""
     return [
-        SecretValue(placeholder, values.find(placeholder.removeprefix(PLACEHOLDER)), hosts)
+        SecretValue(placeholder, values[placeholder.removeprefix(PLACEHOLDER)], hosts)
         for placeholder, hosts in SECRETS.decode(unsent.secrets)
     ]
 

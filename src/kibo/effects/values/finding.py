@@ -30,7 +30,8 @@ class Values:
     def __init__(self, variables: Mapping[str, str], sources: Mapping[str, str] | None = None) -> None:
         self._variables = variables
         self._sources = {name: Reference.parse(text) for name, text in (sources or {}).items()}
-        self._guard = threading.Lock()
+        #: One each: a keyring that waits for its user is no reason to wait for Vault.
+        self._guards = {name: threading.Lock() for name in self._sources}
         self._kept: dict[str, tuple[float, str]] = {}
 
     @property
@@ -57,7 +58,7 @@ class Values:
         reference = self._sources[name]
         if reference.kind == "file":
             return self._checked(name, files.read(reference))
-        with self._guard:
+        with self._guards[name]:
             until, value = self._kept.get(name, (0.0, ""))
             if time.monotonic() >= until:
                 value = self._checked(name, self._read(reference))
