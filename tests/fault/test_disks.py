@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from small_disks import mounted, use
+from small_disks import fill, mounted, use
 
 PROGRAM = Path(__file__).with_name("disk_user.py")
 MIB = 1 << 20
@@ -17,15 +17,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount file systems of its own"),
     pytest.mark.timeout(180),
 ]
-
-
-def fill(home: Path, leave_bytes: int) -> Path:
-    """Fills the file system that a state directory is on, but for a little."""
-    path = home.parent / "filling"
-    with open(path, "wb", buffering=0) as file:
-        while (free := os.statvfs(home.parent)).f_bavail * free.f_bsize > leave_bytes:
-            file.write(bytes(min(MIB, free.f_bavail * free.f_bsize - leave_bytes)))
-    return path
 
 
 def told_that_it_is_full(answer: dict[str, Any], home: Path) -> None:

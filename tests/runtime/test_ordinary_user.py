@@ -22,6 +22,7 @@ NEED_ROOT = {
     "test_builds_as_user.py",
     "test_disks.py",
     "test_workspace_disks.py",
+    "test_effects_disks.py",
     "test_effects_runs.py",
 }
 #: Those that ask nothing of the kernel; and whose database servers want a user that has a name.

@@ -161,9 +161,12 @@ class Outbox:
         except KiboError as error:
             # What the database says, with its place on the host, is for the host's user and not for boxes.
             print(f"kibo: the ledger of effects cannot be used: {error.message}", file=sys.stderr, flush=True)
+            full = isinstance(error, HostDiskFull)
             raise Refused(
                 "503 Service Unavailable",
-                "the ledger, without which nothing is sent that changes something, cannot be used at the moment.",
+                "the ledger, without which nothing is sent that changes something, "
+                f"{'has no room on its disk' if full else 'cannot be used'} at the moment. It was not sent: ask again "
+                f"once {'there is some' if full else 'it can'}.",
             ) from None
 
     async def insist(self, work: Callable[[Ledger], T]) -> T:
