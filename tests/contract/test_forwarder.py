@@ -1,5 +1,6 @@
 """The forwarder as its own process, with real sockets on both sides of it."""
 
+import base64
 import os
 import select
 import signal
@@ -341,6 +342,7 @@ def test_a_secret_is_put_in_for_its_hosts_only_each_time_in_the_right_notation(
     proxy = serve(
         Allow("shop.example", to=server.address), Allow("other.example", to=server.address), secrets=[secret]
     )
+    basic = base64.b64encode(b"ada:kibo-secret-PASSWORD").decode()
     for host, kind, body in [
         ("shop.example", "application/x-www-form-urlencoded", "p=kibo-secret-PASSWORD"),
         ("shop.example", "application/json; charset=utf-8", '{"p": "kibo-secret-PASSWORD"}'),
@@ -348,14 +350,18 @@ def test_a_secret_is_put_in_for_its_hosts_only_each_time_in_the_right_notation(
     ]:
         proxy.send(
             f"POST http://{host}/?q=kibo-secret-PASSWORD HTTP/1.1\r\nHost: {host}\r\nX-Key: kibo-secret-PASSWORD\r\n"
+            f"Authorization: Basic {basic}\r\nX-Basic: Basic {basic}\r\n"
             f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
         )
     form, as_json, other = received
     assert form.endswith(b"\r\n\r\np=b%26%22ns")
     assert b"?q=b%26%22ns" in form
     assert b'x-key: b&"ns\r\n' in form
+    assert b"\r\nauthorization: Basic %b\r\n" % base64.b64encode(b'ada:b&"ns') in form
+    assert f"\r\nx-basic: Basic {basic}\r\n".encode() in form
     assert as_json.endswith(rb'{"p": "b&\"ns"}')
     assert other.count(b"kibo-secret-PASSWORD") == 3
+    assert other.count(basic.encode()) == 2
     assert b"b&" not in other
 
 

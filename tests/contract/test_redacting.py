@@ -21,8 +21,9 @@ import zstandard
 from doors import Handler, Proxy, Server, read_until
 from kibo.box.policy import Allow, Secret
 from kibo.effects.forwarder import Forwarder
+from kibo.effects.http_head import SecretValue
 from kibo.effects.ledger import Ledger
-from kibo.effects.websocket import Frames, FramesError
+from kibo.effects.websocket import FilledFrames, Frames, FramesError
 from kibo.model.limits import MAX_EFFECT_BODY_BYTES
 from kibo.store.database import Store
 from web_socket_frames import frame, unframed
@@ -311,6 +312,15 @@ def test_a_websocket_says_no_value_and_has_none_of_its_frames_compressed(
 )
 def test_frames_that_no_server_may_send_do_not_pass(said: bytes, why: str) -> None:
     frames = Frames({VALUE.encode(): PLACE})
+    with pytest.raises(FramesError, match=why):
+        list(frames.feed(said))
+
+
+@pytest.mark.parametrize(
+    ("said", "why"), [(frame(0x81, b"x"), "is not masked"), (frame(0xC1, b"x", b"mask"), "an extension")]
+)
+def test_frames_that_no_client_may_send_do_not_pass(said: bytes, why: str) -> None:
+    frames = FilledFrames([SecretValue("kibo-secret-TOKEN", VALUE, ("shop.example",))])
     with pytest.raises(FramesError, match=why):
         list(frames.feed(said))
 

@@ -5,31 +5,43 @@ from __future__ import annotations
 import random
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kibo.effects.http_head import SecretValue
 from kibo.effects.notations import Overwriting, Replacing
-from kibo.effects.websocket import Frames
+from kibo.effects.websocket import FilledFrames, Frames
 from web_socket_frames import frame, unframed
 
 VALUE = b's3cret/v4lue+of "it"'
 PLACE = b"kibo-secret-TOKEN"
 
 
-@given(st.integers(0, 1 << 32))
-def test_however_messages_are_framed_and_cut_they_arrive_without_values(seed: int) -> None:
+@pytest.mark.parametrize("sent", [False, True])
+@given(seed=st.integers(0, 1 << 32))
+def test_however_messages_are_framed_and_cut_they_leave_with_values_and_arrive_without(
+    sent: bool, seed: int
+) -> None:
+    find = PLACE if sent else VALUE
     dice = random.Random(seed)
-    value = VALUE
     wanted, said = [], b""
     for _ in range(dice.randint(1, 4)):
         kind, size = dice.choice((1, 2)), dice.choice((0, 3, 200, 70_000))
-        message = b"-" * size + value * dice.randint(0, 2) + b"-" * dice.randint(0, 3)
+        begins = dice.choice((b"", b"-", b" ["))
+        message = begins + b"-" * size + find * dice.randint(0, 2) + b"-" * dice.randint(0, 3)
         cuts = sorted(dice.randint(0, len(message)) for _ in range(dice.randint(0, 3)))
         parts = [message[a:b] for a, b in zip([0, *cuts], [*cuts, len(message)], strict=True)]
         for at, part in enumerate(parts):
-            said += frame((0x80 if at == len(parts) - 1 else 0) | (0 if at else kind), part)
-        wanted.append((kind, message.replace(value, PLACE)))
-    frames, got, at = Frames({value: PLACE}), b"", 0
+            mask = dice.randbytes(4) if sent else b""
+            said += frame((0x80 if at == len(parts) - 1 else 0) | (0 if at else kind), part, mask)
+        written = PLACE
+        if sent:
+            json = parts[0].lstrip()[:1] == b"["
+            written = PLACE if kind == 2 else VALUE.replace(b'"', b'\\"') if json else VALUE
+        wanted.append((kind, message.replace(find, written)))
+    secret = SecretValue(PLACE.decode(), VALUE.decode(), ("shop.example",))
+    frames, got, at = FilledFrames([secret]) if sent else Frames({VALUE: PLACE}), b"", 0
     while at < len(said):
         step = dice.choice((1, 7, 1000, 65536, len(said)))
         got += b"".join(frames.feed(said[at : at + step]))

@@ -4,6 +4,7 @@ Whatever two programs might read differently is refused rather than passed on (R
 how a request for an allowed host would carry another one.
 """
 
+import base64
 import html
 import json
 import re
@@ -220,7 +221,7 @@ class Head(NamedTuple):
                 name,
                 str(len(body)).encode()
                 if name == b"content-length" and not passing
-                else _fill(value, short, str),
+                else _fill_field(name, value, short),
             )
             for name, value in self.fields
         ]
@@ -252,16 +253,31 @@ def _fill(data: bytes, secrets: Sequence[SecretValue], notation: Callable[[str],
     return data
 
 
-def _as_json(value: str) -> str:
+def _fill_field(name: bytes, value: bytes, secrets: Sequence[SecretValue]) -> bytes:
+    """As `_fill`, also where a name and a password stand in Base64 (RFC 7617)."""
+    scheme, space, credentials = value.partition(b" ")
+    if name == b"authorization" and scheme.lower() == b"basic":
+        try:
+            known = base64.b64decode(credentials.strip(), validate=True)
+        except ValueError:
+            pass  # a secret may be in there as it is to be sent
+        else:
+            full = _fill(known, secrets, str)
+            return value if full == known else scheme + space + base64.b64encode(full)
+    return _fill(value, secrets, str)
+
+
+def as_json(value: str) -> str:
+    """Writes a value as it stands within quotes in JSON."""
     return json.dumps(value)[1:-1]
 
 
 #: How a value is written in bodies, by how their kinds end.
 _NOTATIONS: dict[bytes, Callable[[str], str]] = {
     b"/x-www-form-urlencoded": quote_plus,
-    b"/json": _as_json,
-    b"+json": _as_json,
-    b"/x-ndjson": _as_json,
+    b"/json": as_json,
+    b"+json": as_json,
+    b"/x-ndjson": as_json,
     b"/xml": html.escape,
     b"+xml": html.escape,
     b"/html": html.escape,

@@ -126,7 +126,7 @@ async def _redacted(request: Request, answer: Answer, table: Table) -> Answer:
         return answer
     clean = replace(answer, fields=_cleaned(answer.fields, table), reason=replaced(answer.reason, table))
     if answer.upgraded is not None:
-        clean.upgraded = RedactedWire(answer.upgraded, table)
+        clean.upgraded = RedactedWire(answer.upgraded, table, request.secrets)
         return clean
     lengths = values(answer.fields, b"content-length")
     if is_bodiless(request.method, answer.status):
