@@ -24,7 +24,7 @@ from kibo.runtime.layers.store import Built, Layer, LayerStore, pin
 from kibo.runtime.layers.temporary import TemporaryEntry
 
 #: Raised when the layer's layout changes.
-_LAYOUT: Final = 2
+_LAYOUT: Final = 3
 HOSTS: Final = "etc/hosts"
 #: Where distributions keep their bundle. The first is Debian's, and where ours is in any case.
 BUNDLES: Final = (
@@ -39,6 +39,8 @@ MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 BUNDLE: Final = f"/{BUNDLES[0]}"
 #: The authority alone, for programs that are told of one more besides their own.
 AUTHORITY: Final = "/opt/kibo/trust/authority.pem"
+#: What has Node's `fetch` use the proxy in versions that cannot by themselves.
+NODE_FETCH: Final = "/opt/kibo/trust/node_fetch.cjs"
 #: Where Chromium and Chrome, which look at no bundle, read what a machine's owner has them trust besides their own
 #: (chromeenterprise.google/policies: CACertificates; from version 128 on).
 POLICIES: Final = ("etc/chromium/policies/managed/kibo.json", "etc/opt/chrome/policies/managed/kibo.json")
@@ -47,8 +49,9 @@ VARIABLES: Final = {
         ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "GIT_SSL_CAINFO"), BUNDLE
     ),
     "NODE_EXTRA_CA_CERTS": AUTHORITY,
-    # Node's own `fetch` takes no notice of a proxy without it.
+    # Node's own `fetch` takes no notice of a proxy without one or the other, as its version is.
     "NODE_USE_ENV_PROXY": "1",
+    "NODE_OPTIONS": f"--require={NODE_FETCH}",
 }
 
 
@@ -84,6 +87,7 @@ def _make(store: LayerStore, layers: Sequence[Layer], certificate: bytes, hosts:
     try:
         tree = entry.path / "tree"
         _write(tree, AUTHORITY.lstrip("/"), certificate)
+        _write(tree, NODE_FETCH.lstrip("/"), Path(__file__).with_name("node_fetch.cjs").read_bytes())
         for name in POLICIES:
             _write(tree, name, _policy(certificate))
         bundles = {name: found for name in BUNDLES if (found := _topmost(layers, name)) is not None}
