@@ -7,7 +7,8 @@ missing=()
 # venv is asked of Python itself: pyenv's and others' have it without a package of this name.
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
 if command -v dpkg-query >/dev/null; then
-  while read -r package; do
+  while IFS=: read -r package program; do
+    [ -z "$program" ] || [ ! -x "/usr/bin/$program" ] || continue
     dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
   done < <(sed -e 's/#.*//' -e 's/[[:space:]]//g' -e '/^$/d' "$list")
 fi

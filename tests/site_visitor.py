@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,13 @@ HOST = "site.example"
 
 
 @contextmanager
-def visitor(address: str, trust: trustme.CA, place: Path, libraries: Iterable[str]) -> Iterator[Instance]:
+def visitor(
+    address: str,
+    trust: trustme.CA,
+    place: Path,
+    libraries: Iterable[str],
+    others: Mapping[str, str] | None = None,
+) -> Iterator[Instance]:
     """Spawns the box, in a runtime of its own.
 
     Args:
@@ -26,7 +32,9 @@ def visitor(address: str, trust: trustme.CA, place: Path, libraries: Iterable[st
         trust: Who has issued its certificate.
         place: An empty directory.
         libraries: What its programs bring along that is not the system's, without asking a registry for it.
+        others: Addresses of other hosts that may have its secret.
     """
+    hosts = {HOST: address, **(others or {})}
     trust.cert_pem.write_to_path(place / "servers.pem")
     brought = [*map(_package, libraries), *map(_metadata, ("httpx2", "httpcore2"))]
 
@@ -34,8 +42,8 @@ def visitor(address: str, trust: trustme.CA, place: Path, libraries: Iterable[st
         """Visits a site."""
 
         env = Env(files={f"/opt/tools/{Path(each).name}": each for each in brought})
-        egress = [Allow(HOST, to=address)]
-        secrets = [Secret("TOKEN", hosts=[HOST])]
+        egress = [Allow(host, to=address) for host, address in hosts.items()]
+        secrets = [Secret("TOKEN", hosts=list(hosts))]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KIBO_EXTRA_CA_FILE", str(place / "servers.pem"))

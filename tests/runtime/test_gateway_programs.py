@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from websockets.sync.server import ServerConnection, serve
 
 from kibo.runtime.instance import Instance
 from kibo.runtime.layers.home import state_home
@@ -26,9 +27,15 @@ pytestmark = pytest.mark.runtime
 
 #: What a program brings along that is not the system's, without asking a registry for it.
 LIBRARIES = ("requests", "urllib3", "idna", "certifi", "charset_normalizer", "pip", "httpx2", "httpcore2")
-LIBRARIES += ("h11", "anyio", "truststore", "typing_extensions")
-#: Where npm keeps the part of Node that knows proxies, for versions of Node that do not bring it.
-UNDICI = "/usr/lib/node_modules/npm/node_modules/undici"
+LIBRARIES += ("h11", "anyio", "truststore", "typing_extensions", "websockets")
+CHAT = "chat.example"
+VALUE = "s3cret value"
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    """Skips a test where boxes, which have the system's programs, do not have one."""
+    missing = shutil.which(program, path="/usr/bin") is None
+    return pytest.mark.skipif(missing, reason=f"/usr/bin has no {program}: make setup installs it")
 
 
 @pytest.fixture(scope="module")
@@ -77,21 +84,74 @@ def _write_repository(folder: Path) -> None:
     subprocess.run(["git", *person, "-C", str(work), "commit", "-q", "-m", "one"], check=True)
     subprocess.run(["git", "clone", "-q", "--bare", str(work), str(folder / "repo.git")], check=True)
     subprocess.run(["git", "-C", str(folder / "repo.git"), "update-server-info"], check=True)
+    subprocess.run(["git", "clone", "-q", "--bare", str(work), str(folder / "shared.git")], check=True)
 
 
 class Pages(http.server.SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     tokens: list[str | None] = []
+    #: The names and the passwords that it was told.
+    users: list[str] = []
 
     def do_GET(self) -> None:
         self.tokens.append(self.headers["X-Token"])
-        super().do_GET()
+        if self._user():
+            self.users.append(self._user())
+        if self.path.startswith("/git/"):
+            self._git(b"")
+        else:
+            super().do_GET()
 
     def do_POST(self) -> None:
-        """Answers with what it was sent."""
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
+        """Answers with what it was sent, or as git does."""
+        body = self._body()
+        if self.path.startswith("/git/"):
+            self._git(body)
+        else:
+            self._answer(200, {}, body)
+
+    def _git(self, body: bytes) -> None:
+        """Has git's own program answer, as web servers have it (git-http-backend(1)), for one user."""
+        if self._user() != f"ada:{VALUE}":
+            self._answer(401, {"www-authenticate": 'Basic realm="git"'}, b"")
+            return
+        path, _, query = self.path.partition("?")
+        variables = {
+            "PATH": os.environ["PATH"],
+            "GIT_PROJECT_ROOT": self.directory,
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "REMOTE_USER": "ada",
+            "REQUEST_METHOD": self.command,
+            "PATH_INFO": path.removeprefix("/git"),
+            "QUERY_STRING": query,
+            "CONTENT_TYPE": self.headers.get("content-type", ""),
+            "HTTP_CONTENT_ENCODING": self.headers.get("content-encoding", ""),
+            "GIT_PROTOCOL": self.headers.get("git-protocol", ""),
+        }
+        command = ["git", "http-backend"]
+        said = subprocess.run(command, input=body, env=variables, capture_output=True, check=True).stdout
+        head, _, body = said.partition(b"\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
+        self._answer(int(fields.pop("Status", "200").split()[0]), fields, body)
+
+    def _user(self) -> str:
+        kind, _, credentials = self.headers.get("authorization", "").partition(" ")
+        return base64.b64decode(credentials).decode() if kind == "Basic" else ""
+
+    def _body(self) -> bytes:
+        if self.headers["transfer-encoding"] != "chunked":
+            return self.rfile.read(int(self.headers["content-length"]))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def _answer(self, status: int, fields: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in {**fields, "content-length": str(len(body))}.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -124,8 +184,37 @@ def trust() -> trustme.CA:
 
 
 @pytest.fixture(scope="module")
-def box(address: str, trust: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    with visitor(address, trust, tmp_path_factory.mktemp("trust"), LIBRARIES) as box:
+def heard() -> list[str | bytes]:
+    """What the chat was told."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def chat(trust: trustme.CA, heard: list[str | bytes]) -> Iterator[str]:
+    """A server of WebSockets that repeats what it is told, and whose token it was given."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trust.issue_cert(CHAT).configure_cert(context)
+
+    def talk(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        connection.send(f"hello, {connection.request.headers['X-Token']}")
+        for message in connection:
+            heard.append(message)
+            connection.send(message)
+
+    with serve(talk, "127.0.0.1", 0, ssl=context) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.socket.getsockname()[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def box(
+    address: str, chat: str, trust: trustme.CA, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Instance]:
+    with visitor(address, trust, tmp_path_factory.mktemp("trust"), LIBRARIES, {CHAT: chat}) as box:
         yield box
 
 
@@ -171,10 +260,12 @@ def test_curl_through_socks_is_opened_too(box: Instance) -> None:
 
 def test_pip_download(box: Instance) -> None:
     program = "import sys; sys.path.insert(0, '/opt/tools'); from pip._internal.cli.main import main; "
-    options = ["--isolated", "-q", "-d", "/tmp/got", "-i", f"https://{HOST}/simple"]
+    index = f"https://ada:kibo-secret-TOKEN@{HOST}/simple"
+    options = ["--isolated", "-q", "-d", "/tmp/got", "-i", index]
     program += f"sys.exit(main(['download', *{options}, 'tiny']))"
     run(box, "python3", "-c", program)
     assert run(box, "ls", "/tmp/got") == "tiny-1.0-py3-none-any.whl\n"
+    assert Pages.users[-1] == f"ada:{VALUE}"
 
 
 def test_git_clone(box: Instance) -> None:
@@ -182,18 +273,58 @@ def test_git_clone(box: Instance) -> None:
     assert run(box, "cat", "/tmp/clone/file") == "from git\n"
 
 
-@pytest.mark.skipif(shutil.which("npm", path="/usr/bin") is None, reason="the host has no npm in /usr/bin")
+def test_git_push_and_fetch_with_a_password(box: Instance, folder: Path) -> None:
+    """More than git sends in one piece, so that it does not know how long it is."""
+    script = f"""
+    git clone -q https://ada:$TOKEN@{HOST}/git/shared.git /tmp/one
+    git clone -q https://ada:$TOKEN@{HOST}/git/shared.git /tmp/two
+    cd /tmp/one
+    head -c 3000000 /dev/urandom > large
+    git add large
+    git -c user.name=t -c user.email=t@example.org commit -q -m two
+    git push -q origin main
+    git -C /tmp/two fetch -q
+    git rev-parse HEAD; git -C /tmp/two rev-parse origin/main
+    """
+    pushed, fetched = run(box, "sh", "-ec", script).split()
+    there = ["git", "-C", str(folder / "shared.git"), "rev-parse", "main"]
+    assert pushed == fetched == subprocess.run(there, capture_output=True, text=True).stdout.strip()
+    refused = box.exec(["git", "ls-remote", f"https://bob:x@{HOST}/git/shared.git"], timeout_s=50)
+    assert "Authentication failed" in refused.stderr
+
+
+def test_a_websocket_is_told_the_value_of_a_secret_and_never_tells_it(
+    box: Instance, heard: list[str | bytes]
+) -> None:
+    program = f"""
+import json, os, sys
+sys.path.insert(0, '/opt/tools')
+from websockets.sync.client import connect
+token = os.environ['TOKEN']
+said = ['I am ' + token, json.dumps({{'token': token}}), 'x' * 300_000 + token, ['in ', token[:5], token[5:]]]
+with connect('wss://{CHAT}/talk', additional_headers={{'X-Token': token}}) as chat:
+    print(chat.recv() == 'hello, ' + token)
+    for message in said:
+        chat.send(message)
+        print(chat.recv() == ''.join(message))
+    chat.send(token.encode())
+    print(chat.recv() == token.encode())
+"""
+    assert run(box, "python3", "-c", program).split() == ["True"] * 6
+    assert heard == [
+        f"I am {VALUE}", f'{{"token": "{VALUE}"}}', "x" * 300_000 + VALUE, f"in {VALUE}", b"kibo-secret-TOKEN"
+    ]  # fmt: skip
+
+
+@needs("npm")
 def test_npm_install(box: Instance) -> None:
     run(box, "npm", "install", "--prefix", "/tmp/npm", "--registry", f"https://{HOST}/", "tiny-npm")
     assert json.loads(run(box, "cat", "/tmp/npm/node_modules/tiny-npm/package.json"))["version"] == "1.0.0"
 
 
-@pytest.mark.skipif(not Path(UNDICI).is_dir(), reason="the host has no npm that brings undici")
+@needs("node")
 def test_node_fetch(box: Instance) -> None:
-    """Node's own, which takes proxies from the environment by itself from version 24 on; here it is told to."""
     program = f"""
-    const {{EnvHttpProxyAgent, setGlobalDispatcher}} = require('{UNDICI}')
-    if (+process.versions.node.split('.')[0] < 24) setGlobalDispatcher(new EnvHttpProxyAgent())
     const send = {{method: 'POST', body: 'from fetch'}}
     fetch('https://{HOST}/page').then(answer => answer.text())
       .then(page => fetch('https://{HOST}/page', send).then(answer => answer.text())
@@ -202,7 +333,23 @@ def test_node_fetch(box: Instance) -> None:
     assert run(box, "node", "-e", program) == "a page\nfrom fetch"
 
 
-@pytest.mark.skipif(shutil.which("node", path="/usr/bin") is None, reason="the host has no Node in /usr/bin")
+@needs("node")
+def test_node_fetch_is_refused_what_no_rule_allows_and_reaches_what_the_box_serves_itself(
+    box: Instance,
+) -> None:
+    program = """
+    const own = require('http').createServer((request, answer) => answer.end('its own')).listen(0, '127.0.0.1', () => {
+      fetch('https://elsewhere.example/').catch(error => console.log(error.message, error.cause.message))
+        .then(() => fetch(`http://127.0.0.1:${own.address().port}/`)).then(answer => answer.text())
+        .then(text => { console.log(text); process.exit() })
+    })
+    """
+    refused, own = run(box, "node", "-e", program).splitlines()
+    assert refused.startswith("fetch failed")
+    assert own == "its own"
+
+
+@needs("node")
 def test_node_trusts_the_gateway(box: Instance) -> None:
     """Its `fetch` takes the proxy from the environment from version 24 on; older ones are asked by hand."""
     program = """
@@ -219,7 +366,7 @@ def test_node_trusts_the_gateway(box: Instance) -> None:
 
 def test_a_secret_reaches_its_host_within_tls(box: Instance) -> None:
     run(box, "sh", "-c", f'curl -sS -H "X-Token: $TOKEN" https://{HOST}/page')
-    assert Pages.tokens[-1] == "s3cret value"
+    assert Pages.tokens[-1] == VALUE
 
 
 def test_the_authoritys_key_is_nowhere_in_a_box_and_the_hosts_trust_is_as_it_was(box: Instance) -> None:
