@@ -35,6 +35,7 @@ OF_STORES = {
     "contract/test_effects_retention.py",
     "contract/test_mail.py",
     "contract/test_schedule_store.py",
+    "contract/test_secret_stores.py",
     "contract/test_sessions.py",
     "contract/test_store.py",
     "contract/test_store_history.py",
