@@ -666,6 +666,7 @@ class SecretUnavailable(Unavailable):
 
     code = "secret.unavailable"
     retry = "after"
+    remedy = "See that what has the value answers: `kibo doctor` asks each."
 
 
 class RunUnfinished(Unavailable):
