@@ -12,10 +12,10 @@ import pytest
 from kibo import Box, action
 from kibo.box.plan import plan
 from kibo.cli.calls import read_arguments
-from kibo.cli.options import seconds
 from kibo.cli.output import duration, jsonable, print_json, size, visible
 from kibo.cli.overview import COMMANDS, overview, summary
 from kibo.cli.references import load_box
+from kibo.model.durations import seconds
 from kibo.model.errors import InvalidInput
 
 

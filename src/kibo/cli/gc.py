@@ -9,9 +9,10 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from kibo.cli.branches import counted, short, standing
-from kibo.cli.options import Common, seconds
+from kibo.cli.options import Common
 from kibo.cli.output import print_json, print_value, size
 from kibo.cli.progress import BuildDisplay
+from kibo.model.durations import seconds
 from kibo.runtime.images.building import collect_layers
 from kibo.runtime.layers.home import prepare_home, state_home
 

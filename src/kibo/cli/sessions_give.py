@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from kibo.cli.branches import counted, records
-from kibo.cli.options import Common, seconds
+from kibo.cli.options import Common
 from kibo.cli.output import print_json, print_value, visible
 from kibo.effects.sessions.people import give
+from kibo.model.durations import seconds
 from kibo.runtime.waiting import Blocking, run
 from kibo.wiring.sessions import place_of
 

@@ -8,9 +8,10 @@ from cyclopts import Parameter
 
 from kibo.cli.holding import start_holder
 from kibo.cli.instances import check_name
-from kibo.cli.options import Common, seconds
+from kibo.cli.options import Common
 from kibo.cli.output import print_json, print_value
 from kibo.cli.progress import BuildDisplay
+from kibo.model.durations import seconds
 
 
 def spawn(

@@ -9,9 +9,10 @@ from cyclopts import Parameter
 
 from kibo.box.plan import action_of
 from kibo.cli.calls import read_arguments
-from kibo.cli.options import Common, seconds
+from kibo.cli.options import Common
 from kibo.cli.output import jsonable, print_json, print_value
 from kibo.cli.references import load_box
+from kibo.model.durations import seconds
 from kibo.model.limits import DEFAULT_ACTION_S
 from kibo.schedule.policy import Policy, Retry
 from kibo.wiring import runs
