@@ -5,7 +5,7 @@ An argument is checked before it leaves the host; a result is data from an untru
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -77,11 +77,16 @@ class ActionSpec:
         return f"ActionSpec({self.name!r}, part={self.part})"
 
     def check_arguments(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], later: Collection[str] = ()
     ) -> tuple[list[Any], dict[str, Any]]:
         """Checks a call's arguments and turns them into builtins that a message can hold.
 
         Costs about 2 us for scalars, and pydantic's validation for everything else.
+
+        Args:
+            args: Those by position.
+            kwargs: Those by name.
+            later: Names of parameters that are not known yet: they may be missing.
 
         Raises:
             InvalidArguments: One is missing, unknown, given twice or of the wrong type; names it, what was expected
@@ -101,7 +106,7 @@ class ActionSpec:
                 raise self._refused(name, f"got {name!r} both by position and by name")
             named[name] = self._sent(found[1], value)
         for index, name in self._required:
-            if index >= given and name not in named:
+            if index >= given and name not in named and name not in later:
                 raise self._refused(name, f"needs {name!r}", expected=shown(self.parameters[index].type))
         return positional, named
 

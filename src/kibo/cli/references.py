@@ -16,13 +16,14 @@ _HINT = "Write module:Name, path/to/file.py:Name, or a sum such as 'file.py:Brow
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
-def load_box(reference: str) -> Box:
+def load_box(reference: str, beside: Path = Path()) -> Box:
     """Returns the box that a reference names.
 
     Args:
         reference: ``SOURCE:TERM[+TERM...]``. A source is a module or the path of a file; a term is the name of a Box
             class with its parameters in parentheses, or of a definition that the module made. A term may have a
             source of its own, before a colon.
+        beside: The directory that paths of files are relative to.
 
     Raises:
         InvalidInput: It has not that form, or names something that is not there or no Box.
@@ -36,7 +37,7 @@ def load_box(reference: str) -> Box:
         source = own if colon else source
         if not source or not name.strip() or (opened and not parameters.endswith(")")):
             raise InvalidInput(f"{reference!r} does not name a box", hint=_HINT)
-        part = _part(_module(source.strip()), name.strip(), parameters[:-1] if opened else None)
+        part = _part(_module(source.strip(), beside), name.strip(), parameters[:-1] if opened else None)
         box = part if box is None else box + part
     if box is None:
         raise InvalidInput("no box is named", hint=_HINT)
@@ -119,7 +120,7 @@ def _split(text: str, separator: str) -> list[str]:
     return [*parts, text[start:]]
 
 
-def _module(source: str) -> ModuleType:
+def _module(source: str, beside: Path) -> ModuleType:
     if source.endswith(".py") or "/" in source:
-        return file_module(Path(source))
+        return file_module(beside / source)
     return named_module(source)

@@ -101,7 +101,7 @@ class Submission:
             for name in order:
                 n = numbers[name]
                 named = {other: made[number] for other, number in numbers.items() if number in made}
-                made[n] = self._submit(tx, requests[n], named, now)
+                made[n] = self.enter(tx, requests[n], now, named)
             crash.point("submit.before_commit")
             return [made[n] for n in range(len(requests))]
 
@@ -111,7 +111,21 @@ class Submission:
         self._bell()
         return made
 
-    def _submit(self, tx: Transaction, request: Request, named: Mapping[str, RunId], now: Moment) -> RunId:
+    def ring(self) -> None:
+        """Has the dispatcher look at what was entered."""
+        self._bell()
+
+    def enter(
+        self, tx: Transaction, request: Request, now: Moment, named: Mapping[str, RunId] | None = None
+    ) -> RunId:
+        """Submits one run in a transaction of the caller's, who then calls `ring`; errors as `submit`.
+
+        Args:
+            tx: The transaction. What raises has written nothing.
+            request: What is asked for.
+            now: What the time is.
+            named: Runs of the same transaction that it may name in `after`.
+        """
         key = None if request.key is None else _digest(request.tenant, request.key)
         if key is not None and (found := tx.row(rows._BY_KEY, key=key)) is not None:
             return _same(found, request)
@@ -121,7 +135,7 @@ class Submission:
                 f"{queued:,} runs of {request.tenant!r} wait already",
                 details={"tenant": request.tenant, "waiting": queued, "most": most},
             )
-        after = {named.get(each, RunId(each)): "done" for each in request.after}
+        after = {(named or {}).get(each, RunId(each)): "done" for each in request.after}
         for each in after:
             rows.find(tx, each)
         made = RunId.new()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from kibo.box.actions import ActionSpec
@@ -177,9 +177,16 @@ def runs(*, ended: bool = True, tenant: str | None = None, most: int = _LISTED) 
 
 
 def work_of(
-    box: Box, action: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    box: Box, action: str, args: Sequence[Any], kwargs: Mapping[str, Any], later: Collection[str] = ()
 ) -> tuple[ActionSpec, bytes]:
     """Checks a call, and writes it down as what a run is to do; remembers the definition.
+
+    Args:
+        box: The definition.
+        action: The action's name.
+        args: Its arguments by position.
+        kwargs: And by name.
+        later: Names of parameters that are not known yet.
 
     Raises:
         UnknownAction, InvalidArguments, RunInvalid: See `submit`.
@@ -191,7 +198,7 @@ def work_of(
             f"{action}() yields items, and a run has a result alone",
             hint="Submit an action that returns, or call this one on an instance.",
         )
-    positional, named = spec.check_arguments(args, kwargs)
+    positional, named = spec.check_arguments(args, kwargs, later)
     definitions.note(box)
     parts, yields = definitions.written(box)
     work = Work(box.digest, parts, yields, action, positional, named).packed()
