@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -15,7 +15,7 @@ from kibo.branch.records import BranchRecord
 from kibo.cli.branches import short, standing
 from kibo.cli.options import Common
 from kibo.cli.output import print_json, print_value, visible
-from kibo.model.errors import HostDrift
+from kibo.model.errors import HostDrift, InvalidInput
 
 _LETTERS = {"create": "A", "replace": "M", "attributes": "M", "remove": "D"}
 
@@ -24,19 +24,35 @@ def apply(
     branch: str | None = None,
     /,
     *,
+    file: Annotated[
+        Sequence[str], Parameter(name=["--file", "-f"], negative="", allow_leading_hyphen=True)
+    ] = (),
+    prune: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     common: Common = Common(),  # noqa: B008 - frozen
 ) -> None:
-    """Bring the files of a root's workspaces to this host's directories, each entirely or not at all.
+    """Bring a root's files to this host's directories, or with -f have what a file says be wanted; all or nothing.
 
     Of a root that still runs it is what was sealed last. Where the host's files have changed meanwhile, each such path
-    is named and nothing is written.
+    is named and nothing is written. What files say is wanted from then on, whatever becomes of this command; `kibo up`
+    has it happen.
 
     Args:
         branch: The root, open or finished; by default the only one that has something to apply.
+        file: A file of YAML that says what is wanted; several are applied together. - is standard input.
+        prune: All that is wanted and that no file given here says is wanted no more.
         dry_run: Only tell what would be done, and which of the host's files stand in the way.
         common: Options of every command.
     """
+    if file:
+        if branch is not None:
+            raise InvalidInput("both a branch and a file", hint="Apply one after the other.")
+        from kibo.cli.wanted import apply_files  # late: it brings the scheduler along
+
+        apply_files(file, prune=prune, dry_run=dry_run, as_json=common.json)
+        return
+    if prune:
+        raise InvalidInput("--prune without a file", hint="Say with -f what is to stay wanted.")
     with standing() as here:
         if dry_run:
             root, plans = here.plan(branch)

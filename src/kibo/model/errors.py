@@ -17,6 +17,7 @@ KiboError
 │   ├── ContextInvalid          what a context was to take is no entry, or no list of messages
 │   ├── SummaryInvalid          a summary covers what its maker was not given
 │   ├── RunInvalid              a run, its policy or its limits are not well formed
+│   ├── ManifestInvalid         a file that says what is wanted is not well formed
 │   ├── RunCycle                runs that would wait for each other
 │   └── LockMismatch            a locked build would resolve to something else
 ├── Denied                  policy forbids it
@@ -32,6 +33,7 @@ KiboError
 │   ├── RecordingUnknown
 │   ├── MessageUnknown
 │   ├── RunUnknown
+│   ├── WantedUnknown           nothing of that kind and name is wanted
 │   ├── DefinitionUnknown       what a run is to do is defined nowhere that this process can import
 │   └── RequestUnknown          a replay was asked for what its recording does not have
 ├── WrongState              it is there, and not in a state that allows this
@@ -235,6 +237,15 @@ class RunInvalid(InvalidInput):
     code = "run.invalid"
 
 
+class ManifestInvalid(InvalidInput):
+    """A file that says what is wanted is not well formed: `details` has its `file`, `line` and `column`.
+
+    Nothing of it was applied.
+    """
+
+    code = "manifest.invalid"
+
+
 class RunCycle(InvalidInput):
     """Runs would wait for each other; `details["cycle"]` names them in order. Nothing was submitted."""
 
@@ -327,6 +338,13 @@ class RunUnknown(NotFound):
 
     code = "run.unknown"
     remedy = "See that the id is whole; what ended long ago may have been removed."
+
+
+class WantedUnknown(NotFound):
+    """Nothing of that kind and name is wanted."""
+
+    code = "wanted.unknown"
+    remedy = "`kibo get` lists what is."
 
 
 class DefinitionUnknown(NotFound):

@@ -343,6 +343,18 @@ STORE_AGAIN_S = 1.0
 #: Instances of one thing that is to be there: as many as a host holds idle.
 MAX_WANTED = 1000
 
+#: A file that says what is wanted: thousands of entries.
+MAX_MANIFEST_BYTES = 1 * MIB
+
+#: How deep it may be nested: what an action may be given, and what says so.
+MAX_MANIFEST_DEPTH = 40
+
+#: Messages that triggers look at in one transaction, for which other writers wait: each may start several runs.
+MAX_HEARD = 50
+
+#: After how long the clock is looked at again that people set: a tick is so late at most where it was set forward.
+CLOCK_LOOK_S = 30.0
+
 #: What of an error a run keeps.
 MAX_RUN_ERROR = 4000
 

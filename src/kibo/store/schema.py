@@ -49,7 +49,7 @@ from kibo.store.checking import HOLDS
 from kibo.store.lineage import is_list
 
 #: The migration that this code reads and writes. A store that names one unknown here was written by a newer Kibo.
-REVISION: Final = "0010"
+REVISION: Final = "0011"
 
 metadata: Final = MetaData()
 
@@ -531,4 +531,40 @@ leases: Final = Table(
     Column("holder", _text(200), nullable=False),
     Column("epoch", BigInteger, nullable=False, info=_COUNT),
     Column("beat", BigInteger, nullable=False, info=_COUNT),
+)
+
+#: What is to be there, or to happen; `spec` says it, see `kibo.schedule.wanted`.
+wanted: Final = Table(
+    "wanted",
+    metadata,
+    Column("kind", _key(), primary_key=True),
+    Column("name", _text(63), primary_key=True),
+    Column("version", BigInteger, nullable=False, info=_COUNT),  # grows with every change of what is wanted
+    Column("spec", LargeBinary, nullable=False),
+    Column("work", LargeBinary, nullable=False),
+    Column("applied", Double, nullable=False, info=_TIME),
+    # of a schedule, the newest tick that is settled, in seconds since 1970; of a topic, the position in the log above
+    # which it hears
+    Column("done", BigInteger, nullable=False, info=_COUNT),
+    Column("run", _key(), info=_RUN),  # the newest that it has started
+    Column("problem", Text, nullable=False),  # why it could not start the newest; empty where it could
+)
+
+#: Grows with what is wanted. One row, whose number is 1: whoever changes any of `wanted` or `heard` locks it first.
+wanted_state: Final = Table(
+    "wanted_state",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, nullable=False, info=_COUNT),
+)
+
+#: Up to where triggers have heard what is said in a root branch, and what its head was then. What it was `born` with,
+#: as one that was imported is, they do not hear.
+heard: Final = Table(
+    "heard",
+    metadata,
+    Column("root", _key(), primary_key=True, info=_BRANCH),
+    Column("born", BigInteger, nullable=False, info=_COUNT),
+    Column("head", _key(), nullable=False, info=_SNAPSHOT),
+    Column("seq", BigInteger, nullable=False, info=_COUNT),
 )

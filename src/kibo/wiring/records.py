@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from kibo.runtime.states import Progress, Spawned, State, States
 
 _log: Final = logging.getLogger(__name__)
+#: The directory of a state directory that is rung in where mail was written.
+FOLLOWERS: Final = "followers"
 
 
 class Records:
@@ -122,11 +124,11 @@ class Records:
 
     def telling(self) -> AbstractContextManager[None]:
         """Wakes, at the end of a block that writes mail, those who follow it from other processes."""
-        return telling(self.home / "followers")
+        return telling(self.home / FOLLOWERS)
 
     def following(self) -> Following:
         """Returns what is woken by that."""
-        return Following(self.home / "followers")
+        return Following(self.home / FOLLOWERS)
 
     def _look_for_mail(self) -> None:
         for running in list(self.running.values()):

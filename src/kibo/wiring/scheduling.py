@@ -12,9 +12,11 @@ from kibo.store.wakeups import DirectoryBus
 from kibo.wiring.carriers_alive import Alive
 
 if TYPE_CHECKING:
+    from kibo.schedule.applying import Wants
     from kibo.store.database import Store
     from kibo.wiring import Runtime
     from kibo.wiring.carrying import Carrying
+    from kibo.wiring.upkeep import Upkeep
 
 
 class Scheduling:
@@ -34,14 +36,24 @@ class Scheduling:
         self._asked: Final = directory / "asked"
         self.bell: Final = Bell(directory / "told")
         self._alive: Final = Alive(directory / "alive")
+        #: Rung where something else is wanted.
+        self._wants_bell: Final = directory / "wanted"
         self.runs: Final = Submission(self._store, bell=self._ring)
         self._register: Final = Register(self._store)
         self._guard: Final = threading.Lock()
         self._carrying: Carrying | None = None
+        self._upkeep: Upkeep | None = None
 
     def work(self, run: str) -> bytes:
         """Returns what a run is to do, as it was submitted."""
         return self._register.work([run])[run]
+
+    @property
+    def wants(self) -> Wants:
+        """What is wanted, as those see it who say it."""
+        from kibo.schedule.applying import Wants  # late: few say what is wanted
+
+        return Wants(self._store, bell=Bell(self._wants_bell).ring)
 
     def carry_out(self) -> None:
         """Has this process carry runs out from now on, unless it does. Returns once it stands ready.
@@ -57,10 +69,22 @@ class Scheduling:
                     self._home, self._store, self.runs, self.bell, DirectoryBus(self._asked), self._alive
                 )
 
+    def keep_up(self) -> None:
+        """Has this process start the runs of triggers from now on, unless it does."""
+        from kibo.wiring.records import FOLLOWERS
+        from kibo.wiring.upkeep import Upkeep  # late: who carries runs out for itself starts none
+
+        with self._guard:
+            if self._upkeep is None:
+                self._upkeep = Upkeep(self._store, self.runs, self._wants_bell, self._home.home / FOLLOWERS)
+
     def close(self) -> None:
         """Ends what it runs: what has not ended is gone on with by the next process that carries runs out."""
         with self._guard:
+            upkeep, self._upkeep = self._upkeep, None
             carrying, self._carrying = self._carrying, None
+        if upkeep is not None:
+            upkeep.close()
         if carrying is not None:
             carrying.close()
 

@@ -1,0 +1,63 @@
+"""Has what is wanted happen, as long as this process lives: a thread that looks whenever something may have changed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Final
+
+from kibo.model.clock import up_s
+from kibo.model.errors import HostDiskFull, StoreDamaged, StoreUnavailable
+from kibo.model.limits import CLOCK_LOOK_S, STORE_AGAIN_S
+from kibo.schedule.submitting import Submission
+from kibo.schedule.system_clock import SystemClock
+from kibo.schedule.triggering import Triggers
+from kibo.store.database import Store
+from kibo.store.wakeups import DirectoryBus, ringing
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Upkeep:
+    """One process's part in what is wanted.
+
+    Args:
+        store: Where that is.
+        runs: Where runs are submitted.
+        bells: Directories that are rung in where something else is wanted, and where mail was written.
+    """
+
+    def __init__(self, store: Store, runs: Submission, *bells: Path) -> None:
+        self._triggers: Final = Triggers(store, runs)
+        self._clock: Final = SystemClock()
+        self._over = False
+        self._buses: Final = [DirectoryBus(each) for each in bells]
+        for bus, bell in zip(self._buses, bells, strict=True):
+            bus.listen(self._clock.ring)
+            with ringing(bell):
+                pass  # whoever writes rings where there is a bell
+        self._thread: Final = threading.Thread(target=self._run, name="kibo-upkeep", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over:
+            self._clock.wait(up_s() + self._step())
+
+    def _step(self) -> float:
+        try:
+            return self._triggers.step()
+        except StoreDamaged as error:
+            _log.error("what is wanted cannot be read: %s", error.message)
+            return CLOCK_LOOK_S
+        except (StoreUnavailable, HostDiskFull) as error:
+            _log.warning("what is wanted waits for the store: %s", error.message)
+            return STORE_AGAIN_S
+
+    def close(self) -> None:
+        """Ends it. What it has begun is in the store."""
+        self._over = True
+        for bus in self._buses:
+            bus.close()
+        self._clock.ring()
+        self._thread.join()
