@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import threading
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -36,12 +35,12 @@ def up(
         return
     scheduling = runtime().scheduling()
     scheduling.carry_out()
-    scheduling.keep_up()
+    upkeep = scheduling.keep_up()
     if common.json:
         print_json({"up": True})
     else:
         print_value("carrying runs out; Ctrl-C ends it")
-    threading.Event().wait()  # a signal ends it: SIGTERM as Ctrl-C does
+    upkeep.wait()  # until a signal ends it: SIGTERM as Ctrl-C does
 
 
 def _unit() -> str:

@@ -69,7 +69,7 @@ class Scheduling:
                     self._home, self._store, self.runs, self.bell, DirectoryBus(self._asked), self._alive
                 )
 
-    def keep_up(self) -> None:
+    def keep_up(self) -> Upkeep:
         """Has this process start the runs of triggers from now on, unless it does."""
         from kibo.wiring.records import FOLLOWERS
         from kibo.wiring.upkeep import Upkeep  # late: who carries runs out for itself starts none
@@ -77,6 +77,7 @@ class Scheduling:
         with self._guard:
             if self._upkeep is None:
                 self._upkeep = Upkeep(self._store, self.runs, self._wants_bell, self._home.home / FOLLOWERS)
+            return self._upkeep
 
     def close(self) -> None:
         """Ends what it runs: what has not ended is gone on with by the next process that carries runs out."""

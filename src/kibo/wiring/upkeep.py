@@ -32,6 +32,8 @@ class Upkeep:
         self._triggers: Final = Triggers(store, runs)
         self._clock: Final = SystemClock()
         self._over = False
+        self._ended: Final = threading.Event()
+        self._error: BaseException | None = None
         self._buses: Final = [DirectoryBus(each) for each in bells]
         for bus, bell in zip(self._buses, bells, strict=True):
             bus.listen(self._clock.ring)
@@ -41,8 +43,19 @@ class Upkeep:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._over:
-            self._clock.wait(up_s() + self._step())
+        try:
+            while not self._over:
+                self._clock.wait(up_s() + self._step())
+        except BaseException as error:  # noqa: BLE001 - whoever waits is told, and ends with it
+            self._error = error
+        finally:
+            self._ended.set()
+
+    def wait(self) -> None:
+        """Waits for its end. What has ended it other than `close` is raised: a fault of Kibo's own, never retried."""
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
 
     def _step(self) -> float:
         try:
