@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -13,9 +15,11 @@ from typing import Any
 
 import pytest
 
+import leftovers
 from kibo import Box, Env, action
 from kibo.model import errors
 from kibo.runtime.instance import Instance
+from patience import until
 
 
 class Machine(Box):
@@ -33,6 +37,12 @@ class Machine(Box):
         """Take long."""
         time.sleep(seconds)
         return "awake"
+
+    @action
+    def rename(self, name: str) -> None:
+        """Give this process a name."""
+        with open("/proc/self/comm", "w") as file:
+            file.write(name)
 
     @action
     def processes(self) -> list[str]:
@@ -337,6 +347,26 @@ def test_a_command_in_a_box_that_ends_is_an_error(machine: Instance) -> None:
         other.destroy()
         caller.join(5)
     assert [type(error) for error in failures] == [errors.InstanceEnded]
+
+
+def test_a_command_for_a_box_that_was_killed_a_moment_ago_says_that_it_has_ended() -> None:
+    """The order comes to the warden before it hears of the end."""
+    with Machine().spawn() as box, ThreadPoolExecutor(1) as calls:
+        warden = leftovers.warden_of(os.getpid())
+        box.rename("killed-soon")
+        below = leftovers.descendants(os.getpid()).items()
+        (first,) = [pid for pid, name in below if name == "killed-soon"]
+        orders = box._conversation.session._socket
+        os.kill(warden, signal.SIGSTOP)
+        try:
+            done = calls.submit(box.exec, ["true"])
+            until(lambda: any(fcntl.ioctl(orders, termios.TIOCOUTQ, bytes(4))))
+            os.kill(first, signal.SIGKILL)
+            until(lambda: not os.path.lexists(f"/proc/{first}/exe"))  # a dead process has no program
+        finally:
+            os.kill(warden, signal.SIGCONT)
+        with pytest.raises(errors.InstanceEnded):
+            done.result(20)
 
 
 def test_orphans_of_commands_are_reaped_though_no_action_runs() -> None:

@@ -146,6 +146,9 @@ class Warden:
             getattr(self, f"order_{name}", self._order_unknown)(arguments, descriptors, taken)
         except Refused as refusal:
             _tell(descriptors, refusal.data)
+        except ProcessLookupError:
+            # The instance's first process was killed, and whoever waits for its end has not been told yet.
+            _tell(descriptors, Refused("instance.ended", f"{name}: the instance has just ended").data)
         except OSError as error:
             _tell(descriptors, _refusal(error, f"{name}: {error}"))
         except Exception as error:  # noqa: BLE001 - one order gone wrong must not end everybody's boxes
