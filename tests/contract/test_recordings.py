@@ -553,6 +553,33 @@ def test_a_host_that_may_know_a_secret_is_asked_for_no_coding_that_cannot_be_unp
     replay.close()
 
 
+def test_parts_of_what_a_host_with_a_secret_says_are_not_recorded(place: Place) -> None:
+    value, page_of = VALUE.encode(), "/?from={}"
+
+    def part(head: bytes, body: bytes) -> bytes:
+        if b"from=" not in head:
+            return ok(value)
+        at = int(head.partition(b"from=")[2].partition(b" ")[0])
+        half = value[at : at + len(value) // 2]
+        return ok(half, b"content-range: bytes %d-%d/%d" % (at, at + len(half) - 1, len(value)))
+
+    place.site.answers = part
+    tape = place.record()
+    box = place.box(tape, secrets=[TOKEN])
+    for at in (0, len(value) // 2):
+        box.send(ask("GET", page_of.format(at)))
+    box.send(ask("GET", "/", b"", "Range: bytes=0-9"))
+    tape.close()
+    *parts, whole = place.exchanges()
+    assert [each.reply for each in parts] == [None, None]
+    assert all("it is a part of something" in each.left_out for each in parts)
+    assert whole.reply is not None
+    replay = place.replay()
+    again = place.box(replay, secrets=[TOKEN]).send(ask("GET", "/", b"", "Range: bytes=0-9"))
+    assert page(again) == b"kibo-secret-TOKEN", "a range is left out of account there, too"
+    replay.close()
+
+
 def test_packed_answers_to_a_box_without_secrets_stay_as_they_are(place: Place) -> None:
     place.site.answers = lambda head, body: ok(b"brotli, say", b"content-encoding: br")
     tape = place.record()

@@ -7,6 +7,7 @@ import gzip
 import html
 import json
 import random
+import re
 import socket
 import threading
 import zlib
@@ -241,12 +242,82 @@ def test_parts_of_a_page_are_asked_for_where_no_secret_is_and_the_whole_of_it_el
         connection.sendall(answer(b"whole", b"connection: close"))
 
     proxy = box(handle)
-    for host in ("shop.example", "other.example"):
-        proxy.send(
-            f"GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\nRange: bytes=0-9\r\nIf-Range: x\r\n\r\n".encode()
-        )
+    ranges = b"range: bytes=0-9\r\nif-range: x\r\nrequest-range: bytes=0-9\r\nx-ms-range: bytes=0-9\r\n"
+    for host in (b"shop.example", b"other.example"):
+        proxy.send(b"GET http://%b/ HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (host, host, ranges))
     assert b"range: " not in heads[0]
-    assert b"range: bytes=0-9\r\nif-range: x\r\n" in heads[1]
+    assert ranges in heads[1]
+
+
+class Parts:
+    """A server whose page is a value, and that gives parts of it to whoever asks, in whatever way."""
+
+    page = b"<p>" + VALUE.encode() + b"</p>"
+
+    def __init__(self, status: bytes, *fields: bytes) -> None:
+        self._status = status
+        self._fields = fields
+
+    def __call__(self, connection: socket.socket) -> None:
+        head = read_until(connection, b"\r\n\r\n")
+        asked = re.search(rb"(?:range: bytes|part)=(\d+)-(\d+)", head)
+        first, last = (0, len(self.page) - 1) if asked is None else (int(asked[1]), int(asked[2]))
+        part = self.page[first : last + 1]
+        whole = asked is None
+        place = b"content-range: bytes %d-%d/%d" % (first, last, len(self.page))
+        fields = [b"connection: close", *([] if whole else [*self._fields, place])]
+        connection.sendall(answer(part, *fields, status=b"200 OK" if whole else self._status))
+
+
+HALF = 3 + len(VALUE) // 2
+HALVES = [(0, HALF), (HALF + 1, len(Parts.page) - 1)]
+
+
+def has_half(said: bytes) -> bool:
+    """Whether so much of a value is in it that two such make one."""
+    value = VALUE.encode()
+    return any(value[at : at + 6] in said for at in range(len(value) - 6))
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("field", ["Range", "range", "Request-Range", "request_range", "X-MS-Range"])
+def test_a_value_is_not_had_in_two_halves_by_any_field_that_asks_for_a_part(
+    box: Callable[[Handler], Proxy], method: str, field: str
+) -> None:
+    proxy = box(Parts(b"206 Partial Content"))
+    for first, last in HALVES:
+        got = proxy.send(
+            f"{method} http://shop.example/ HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 0\r\n"
+            f"{field}: bytes={first}-{last}\r\n\r\n".encode()
+        )
+        assert b"<p>" + PLACE + b"</p>" in got, "the whole of it, without the value"
+        assert not has_half(got)
+
+
+@pytest.mark.parametrize("field", [b"x-part: 1", b"content-type: multipart/byteranges; boundary=x"])
+@pytest.mark.parametrize("status", [b"206 Partial Content", b"200 OK"])
+def test_a_part_that_a_server_gives_without_a_range_does_not_pass(
+    box: Callable[[Handler], Proxy], status: bytes, field: bytes
+) -> None:
+    proxy = box(Parts(status, field))
+    for first, last in HALVES:
+        got = proxy.get("shop.example", f"/?part={first}-{last}")
+        assert got.startswith(b"HTTP/1.1 502 ")
+        assert b"it is a part of something" in got
+        assert not has_half(got)
+        with proxy.connect() as connection:
+            connection.sendall(
+                f"POST http://shop.example/?part={first}-{last} HTTP/1.1\r\nHost: shop.example\r\n"
+                "Content-Length: 0\r\n\r\n".encode()
+            )
+            got = b""
+            with pytest.raises(ConnectionResetError):
+                while chunk := connection.recv(65536):
+                    got += chunk
+        assert b"kibo-withheld: " in got, "the head of an effect tells what has happened"
+        assert not has_half(got)
+    for first, last in HALVES:
+        assert has_half(proxy.get("other.example", f"/?part={first}-{last}")), "who was never told a secret"
 
 
 def test_answers_of_hosts_that_know_no_secret_pass_as_they_are(box: Callable[[Handler], Proxy]) -> None:

@@ -14,16 +14,19 @@ from typing import Final
 
 from kibo.effects.decoding import CodingError, Decoder, decoder, unpackable
 from kibo.effects.exchange import Fields, Request
+from kibo.effects.http_head import plain_name
 from kibo.effects.notations import Replacing, Table, replaced
 from kibo.effects.recording_file import Question
 
-__all__ = ["CodingError", "Form", "asked_question", "readable", "values"]
+__all__ = ["CodingError", "Form", "asked_question", "check_whole", "readable", "values"]
 
 _BOUNDARY: Final = re.compile(
     rb'(?i)^multipart/[^;]+;.*\bboundary="?([0-9A-Za-z\'()+_,./:=? -]{8,70}?)"?\s*(?:;|$)'
 )
 _PLAIN_BOUNDARY: Final = b"kibo-boundary"
-_RANGES: Final = (b"range", b"if-range")
+#: What asks for a part: the standard's, and what Apache and Azure take for it.
+_RANGES: Final = frozenset({b"range", b"if-range", b"request-range", b"x-ms-range"})
+_PARTIAL: Final = 206
 
 
 class Form:
@@ -98,9 +101,19 @@ def readable(request: Request) -> Request:
         fields=[
             (name, unpackable(value) if name == b"accept-encoding" else value)
             for name, value in request.fields
-            if name not in _RANGES
+            if plain_name(name) not in _RANGES
         ],
     )
+
+
+def check_whole(status: int, fields: Fields) -> None:
+    """Sees that an answer is no part of something, which a server may give without having been asked by `Range`.
+
+    Raises:
+        CodingError: It is.
+    """
+    if status == _PARTIAL or (200 <= status < 300 and values(fields, b"content-range")):
+        raise CodingError("it is a part of something, and a value may be cut where it begins or ends")
 
 
 def asked_question(

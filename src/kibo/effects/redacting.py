@@ -18,13 +18,15 @@ from kibo.effects.exchange import Answer, Body, Fields, Interim, Request, Sender
 from kibo.effects.http_head import SecretValue
 from kibo.effects.link import BAD_GATEWAY
 from kibo.effects.notations import Overwriting, Replacing, Table, replaced, table_of
-from kibo.effects.recorded_messages import readable, values
+from kibo.effects.recorded_messages import check_whole, readable, values
 from kibo.effects.recording_file import is_bodiless
 from kibo.effects.websocket import RedactedWire
-from kibo.effects.wires import CHUNK_BYTES, Plain
+from kibo.effects.wires import Plain
 
 #: What would have the frames of a WebSocket compressed (RFC 7692).
 _EXTENSIONS: Final = b"sec-websocket-extensions"
+#: An answer's body of which all is read before any of it passes.
+SHORT_BYTES: Final = 64 * 1024
 #: Says in a head why its body breaks off.
 _WITHHELD: Final = b"kibo-withheld"
 
@@ -124,6 +126,7 @@ async def _redacted(request: Request, answer: Answer, table: Table) -> Answer:
     """
     if not table:
         return answer
+    check_whole(answer.status, answer.fields)
     clean = replace(answer, fields=_cleaned(answer.fields, table), reason=replaced(answer.reason, table))
     if answer.upgraded is not None:
         clean.upgraded = RedactedWire(answer.upgraded, table, request.secrets)
@@ -137,16 +140,16 @@ async def _redacted(request: Request, answer: Answer, table: Table) -> Answer:
         return clean
     opened = decoder(b",".join(values(answer.fields, b"content-encoding")), None)
     sized = len(lengths) == 1 and lengths[0].isdigit()
-    if sized and opened is None and int(lengths[0]) > CHUNK_BYTES:
+    if sized and opened is None and int(lengths[0]) > SHORT_BYTES:
         # What is long and says its length is mostly a file: who takes it looks how far it is, and whether all came.
         clean.body = Redacted(answer.body, opened, Overwriting(table))
         return clean
     clean.fields = _left(clean.fields, b"content-length", b"content-encoding")
     clean.body = body = Redacted(answer.body, opened, Replacing(table))
-    if sized and int(lengths[0]) <= CHUNK_BYTES:
+    if sized and int(lengths[0]) <= SHORT_BYTES:
         # What is short keeps a length: the ledger has such answers whole before anybody sees them.
         try:
-            whole = await body.gather(CHUNK_BYTES)
+            whole = await body.gather(SHORT_BYTES)
         except CodingError:
             raise
         except BaseException:

@@ -11,7 +11,7 @@ from kibo.effects.destinations import Refused
 from kibo.effects.exchange import Answer, Body, Fields, Interim, Request, Sender
 from kibo.effects.http_head import SecretValue
 from kibo.effects.notations import Table, replaced, table_of
-from kibo.effects.recorded_messages import CodingError, Form, asked_question, readable, values
+from kibo.effects.recorded_messages import CodingError, Form, asked_question, check_whole, readable, values
 from kibo.effects.recording_file import Question, Recorded, Refusal, Reply, is_bodiless
 from kibo.effects.recording_writer import Copy, RecordingWriter
 from kibo.effects.wires import Plain
@@ -82,6 +82,13 @@ class Take:
             self._left_out = _WEBSOCKET
             self._finish(whole=True)
             return answer
+        if self._opened:
+            try:
+                check_whole(answer.status, answer.fields)
+            except CodingError as error:
+                self._left_out = str(error)
+                self._finish(whole=True)
+                return answer
         self._form = self._form_of(answer.fields)
         self._answered = Copy(self._writer, self._form)
         lengths = values(answer.fields, b"content-length")
