@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.bare_relay import relaying
 from benchmarks.figures import Figure, distribution, middle
 from benchmarks.mitmproxy import VERSION, UnavailableError, mitmdump
 from benchmarks.scale import Scale
@@ -66,7 +67,9 @@ def run(scale: Scale) -> Iterator[Figure]:
             direct = requests(connection, scale.of(2000))
             yield distribution("a request, directly", direct)
             yield Figure("one large body, directly", "MB/s", megabytes(connection))
+            yield Figure("one large body to the server, directly", "MB/s", megabytes_up(connection))
         (Path(place) / "trust.pem").write_bytes(trust)
+        yield floor(Path(place), address, trust)
         with Forwarder.start(Path(place) / "authority", extra_trust=Path(place) / "trust.pem") as gateway:
             door = open_door(gateway, address)
             ours = gateway.certificate()
@@ -80,8 +83,16 @@ def run(scale: Scale) -> Iterator[Figure]:
                 yield Figure(
                     "one large body, through the gateway", "MB/s", rate, target=200.0, higher_is_better=True
                 )
+                rate = megabytes_up(connection)
+                yield Figure(
+                    "one large body to the server, through the gateway",
+                    "MB/s",
+                    rate,
+                    target=200.0,
+                    higher_is_better=True,
+                )
                 grown = (peak_bytes(gateway.pid) - before) / 2**20
-                yield Figure("memory that a body of 500 MB adds to the gateway", "MiB", grown, target=8.0)
+                yield Figure("memory that two bodies of 500 MB add to the gateway", "MiB", grown, target=8.0)
             unopened = open_door(gateway, address, "unopened", tcp=True)
             with through(unopened, trust) as connection:
                 yield distribution("a request, unopened (tcp=True)", requests(connection, scale.of(2000)))
@@ -94,6 +105,17 @@ def run(scale: Scale) -> Iterator[Figure]:
             yield from streams(door, ours, shared, trust, scale.of(2000))
         yield from beside(Path(place) / "trust.pem", address, scale)
         yield from holding(Path(place), address, scale.of(1000))
+
+
+def floor(place: Path, address: Address, trust: bytes) -> Figure:
+    """Measures what one thread can carry that opens TLS, closes it again, and does nothing else."""
+    with (
+        relaying(place / "server", place / "trust.pem", address[1], HOST) as port,
+        socket.create_connection(("127.0.0.1", port)) as plain,
+        trusting(trust).wrap_socket(plain, server_hostname=HOST) as connection,
+    ):
+        name = "one large body, through TLS twice in one thread and nothing else"
+        return Figure(name, "MB/s", megabytes(connection), higher_is_better=True)
 
 
 def beside(trust: Path, address: Address, scale: Scale) -> Iterator[Figure]:
@@ -248,6 +270,19 @@ def megabytes(connection: ssl.SSLSocket) -> float:
     return BODY_BYTES / 1e6 / (time.perf_counter() - start)
 
 
+def megabytes_up(connection: ssl.SSLSocket) -> float:
+    """Sends one large body. Returns how many megabytes a second the server took."""
+    piece = bytes(1_000_000)
+    start = time.perf_counter()
+    head = f"PUT /large HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {BODY_BYTES}\r\n\r\n"
+    connection.sendall(head.encode())
+    for _ in range(BODY_BYTES // len(piece)):
+        connection.sendall(piece)
+    if body(connection) != b"ok":
+        raise ConnectionResetError("the body was not taken")
+    return BODY_BYTES / 1e6 / (time.perf_counter() - start)
+
+
 def many(door: int, certificate: bytes, count: int, target: str = f"{HOST}:443") -> float:
     """Sends requests on several connections at once. Returns how many a second were answered."""
     with contextlib.ExitStack() as stack:
@@ -354,7 +389,7 @@ def _accept(listener: socket.socket, context: ssl.SSLContext) -> None:
 
 
 def _answer(connection: socket.socket, context: ssl.SSLContext) -> None:
-    piece = bytes(1_000_000)
+    piece, buffer = bytes(1_000_000), bytearray(1 << 18)
     with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as secure:
         if secure.selected_alpn_protocol() == "h2":
             _answer_streams(secure)
@@ -362,6 +397,10 @@ def _answer(connection: socket.socket, context: ssl.SSLContext) -> None:
         while head := secure.recv(65536):
             if head.startswith(b"POST "):
                 PAID.append(head)
+            if head.startswith(b"PUT /large"):
+                left = BODY_BYTES - len(head.partition(b"\r\n\r\n")[2])
+                while left and (count := secure.recv_into(buffer)):
+                    left -= count
             if head.startswith(b"GET /count"):
                 number = b"%d" % len(PAID)
                 secure.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(number), number))
