@@ -27,13 +27,13 @@ async def connected() -> Iterator[tuple[client.Client, asyncio.StreamWriter]]:
     """A box's side of a connection, and the gateway's."""
     ours, theirs = socket.socketpair()
     _, box = await asyncio.open_connection(sock=theirs)
-    reader, writer = await asyncio.open_connection(sock=ours)
+    _, plain = await asyncio.get_running_loop().create_connection(Plain, sock=ours)
     try:
-        yield client.Client(Plain(reader, writer)), box
+        yield client.Client(plain), box
     finally:
-        for each in (box, writer):
-            each.close()
-            await each.wait_closed()
+        plain.close()
+        box.close()
+        await box.wait_closed()
 
 
 def test_a_head_that_comes_a_byte_at_a_time_has_a_bound_from_its_first_byte(

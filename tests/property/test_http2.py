@@ -99,11 +99,11 @@ class Fed:
         self.sent = b""
         self.finished = False
 
-    async def receive(self) -> bytes:
+    async def receive(self, patience_s: float | None = None) -> bytes:
         await asyncio.sleep(0)
         return self._pieces.pop(0) if self._pieces else b""
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes, patience_s: float | None = None) -> None:
         self.sent += data
 
     async def finish(self) -> None: ...

@@ -77,10 +77,10 @@ class Fed:
         self.pieces = [piece for piece in pieces if piece]
         self.sent = b""
 
-    async def receive(self) -> bytes:
+    async def receive(self, patience_s: float | None = None) -> bytes:
         return self.pieces.pop(0) if self.pieces else b""
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes, patience_s: float | None = None) -> None:
         self.sent += data
 
     async def finish(self) -> None: ...

@@ -21,7 +21,7 @@ class Sent:
         self.pushed = b""
         self.answers = b""
 
-    async def receive(self) -> bytes:
+    async def receive(self, patience_s: float | None = None) -> bytes:
         if self.pushed:
             data, self.pushed = self.pushed, b""
             return data
@@ -30,7 +30,7 @@ class Sent:
     def unread(self, data: bytes) -> None:
         self.pushed = data + self.pushed
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes, patience_s: float | None = None) -> None:
         self.answers += data
 
     def rest(self) -> bytes:

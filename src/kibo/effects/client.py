@@ -99,8 +99,7 @@ class Client:
         while True:
             try:
                 while (event := self._http.next_event()) is h11.NEED_DATA:
-                    async with asyncio.timeout(IDLE_S):
-                        data = await self.wire.receive()
+                    data = await self.wire.receive(IDLE_S)
                     ended = ended or not data
                     self._http.receive_data(data)
             except (OSError, TimeoutError) as error:
@@ -190,8 +189,7 @@ class Client:
             # The server's answer is one that cannot be written: longer than it says, say.
             raise ConnectionResetError(str(error)) from None
         if data:
-            async with asyncio.timeout(IDLE_S):
-                await self.wire.send(data)
+            await self.wire.send(data, IDLE_S)
 
 
 def _conversation() -> h11.Connection:

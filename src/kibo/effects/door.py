@@ -27,10 +27,11 @@ from kibo.effects.http_head import Head, HeadError, SecretValue
 from kibo.effects.link import Leftover
 from kibo.effects.notices import Notices
 from kibo.effects.outbox import Outbox
+from kibo.effects.tls import Tls
 from kibo.effects.unopened import asked_host, carry, check_unopened
 from kibo.effects.upstream import relay
 from kibo.effects.window import Window
-from kibo.effects.wires import HTTP2, Plain, Tls, Wire
+from kibo.effects.wires import HTTP2, Plain, Wire
 from kibo.model.asker import Asker
 
 MAX_CONNECTIONS: Final = (
@@ -116,8 +117,10 @@ class Door:
         listeners = {self._listener: self._serve}
         for listener, forward in zip(self._forwards, forwards(self._admission.rules), strict=True):
             listeners[listener] = partial(self._serve_forward, forward)
+        loop = asyncio.get_running_loop()
         for listener, serve in listeners.items():
-            self._servers.append(await asyncio.start_server(partial(self._attend, serve), sock=listener))
+            made = partial(Plain, partial(self._meet, serve))
+            self._servers.append(await loop.create_server(made, sock=listener))
 
     async def close(self) -> None:
         """Stops accepting, and cuts every connection of the box."""
@@ -131,16 +134,16 @@ class Door:
         self._notices.close()
         self._boundary.close()
 
-    async def _attend(
-        self,
-        serve: Callable[[Plain], Awaitable[None]],
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        plain = Plain(reader, writer)
+    def _meet(self, serve: Callable[[Plain], Awaitable[None]], plain: Plain) -> None:
+        connection = asyncio.create_task(self._attend(serve, plain))
+        self._connections.add(connection)
+        connection.add_done_callback(partial(self._part, plain))
+
+    def _part(self, plain: Plain, connection: asyncio.Task[None]) -> None:
+        self._connections.discard(connection)
+        plain.close()
+
+    async def _attend(self, serve: Callable[[Plain], Awaitable[None]], plain: Plain) -> None:
         try:
             await serve(plain)
         except CutError as cut:
@@ -150,9 +153,6 @@ class Door:
             plain.reset()  # One side went away or quiet.
         except asyncio.CancelledError:
             plain.reset()  # The box ended. Nobody awaits this task but close(), which asked for it.
-        finally:
-            self._connections.discard(task)
-            plain.close()
 
     def _check_room(self) -> None:
         if len(self._connections) > MAX_CONNECTIONS:

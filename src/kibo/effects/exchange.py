@@ -29,7 +29,7 @@ class Body(Protocol):
         """Fields that came after the end; complete when the chunks are."""
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """Gives it in pieces of at most some 64 KiB."""
+        """Gives it in pieces of at most 256 KiB."""
 
 
 class Caller(Body, Protocol):

@@ -1,6 +1,7 @@
 """The gateway's process as the session's process has it: started, ordered about, ended."""
 
 import array
+import os
 import socket
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from kibo.model.asker import NOBODY, Asker
 from kibo.model.errors import RuntimeLost
 from kibo.model.ids import GatewayId
 
+#: Has pieces of bodies that were passed on used again for the next (mallopt(3)). Given back to the kernel each time,
+#: they would be found and cleared by it each time, which costs more than all that is done with them.
+KEPT_FREE: Final = {"MALLOC_TRIM_THRESHOLD_": "4194304", "MALLOC_MMAP_THRESHOLD_": "1048576"}
 ORDER_S: Final = 10.0  # For an answer to an order, which is the work of a moment.
 
 
@@ -71,7 +75,11 @@ class Forwarder:
             command = [sys.executable, "-m", "kibo.effects.gateway", str(theirs.fileno())]
             # A session of its own: Ctrl-C in the terminal is for the user's process, which then closes this one.
             process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=KEPT_FREE | os.environ,
+                start_new_session=True,
             )
         place = None if store is None else Place(store, str(authority.parent / "gateways"), str(gateway))
         trust = None if extra_trust is None else str(extra_trust)

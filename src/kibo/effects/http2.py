@@ -163,8 +163,7 @@ class Connection:
         self._unsent = 0
         if data := self._http.data_to_send():
             self._frames.sent(len(data))
-            async with asyncio.timeout(IDLE_S):
-                await self._wire.send(data)
+            await self._wire.send(data, IDLE_S)
 
     async def pass_on(self) -> None:
         """Sends what is to be sent: a little with what follows at once, and else by itself. An answer of a head, a

@@ -81,8 +81,7 @@ class Link:
     async def next(self) -> h11.Event | type[h11.PAUSED]:
         """Waits for the next event."""
         while (event := self._http.next_event()) is h11.NEED_DATA:
-            async with asyncio.timeout(IDLE_S):
-                data = await self.wire.receive()
+            data = await self.wire.receive(IDLE_S)
             self._heard = self._heard or bool(data)
             self._http.receive_data(data)
         return event  # type: ignore[return-value]
@@ -135,8 +134,7 @@ class Link:
     async def _send(self, event: h11.Event) -> None:
         data = self._http.send(event)
         if data:
-            async with asyncio.timeout(IDLE_S):
-                await self.wire.send(data)
+            await self.wire.send(data, IDLE_S)
 
 
 class AnswerBody:
@@ -175,12 +173,12 @@ class Leftover:
         self.send, self.finish = wire.send, wire.finish
         self.reset, self.close = wire.reset, wire.close
 
-    async def receive(self) -> bytes:
+    async def receive(self, patience_s: float | None = None) -> bytes:
         """Gives that first."""
         if self._first:
             first, self._first = self._first, b""
             return first
-        return await self._wire.receive()
+        return await self._wire.receive(patience_s)
 
     @property
     def stale(self) -> bool:

@@ -88,14 +88,14 @@ class Vetted:
         self.send, self.finish = plain.send, plain.finish
         self.reset, self.close = plain.reset, plain.close
 
-    async def receive(self) -> bytes:
+    async def receive(self, patience_s: float | None = None) -> bytes:
         """Receives; of TLS, nothing before it has said which host it is for.
 
         Raises:
             CutError: It is for another.
             OSError: The connection broke.
         """
-        data = await self._plain.receive()
+        data = await self._plain.receive(patience_s)
         if self._vetted or not data:
             return data
         self._vetted = True
@@ -108,7 +108,7 @@ class Vetted:
             raise CutError(
                 f"TLS asks for {wanted} on a connection to {self._host}. A connection is for one host."
             )
-        return await self._plain.receive()
+        return await self._plain.receive(patience_s)
 
     @property
     def stale(self) -> bool:

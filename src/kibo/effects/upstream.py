@@ -15,7 +15,8 @@ from kibo.effects.destinations import Destination, Refused, find_destination, sh
 from kibo.effects.exchange import Answer, Interim, Request
 from kibo.effects.http2_link import SharedLink, UnheardError
 from kibo.effects.link import BAD_GATEWAY, IDLE_S, Link, NoAnswerError
-from kibo.effects.wires import HTTP1, HTTP2, PROTOCOLS, Plain, Tls, Wire
+from kibo.effects.tls import Tls
+from kibo.effects.wires import HTTP1, HTTP2, PROTOCOLS, Plain, Wire
 
 CONNECT_S: Final = 10.0
 #: Connections of one box that wait for another request, all hosts together, and for how long.
@@ -247,11 +248,12 @@ async def connect(destination: Destination, host: str) -> Plain:
     Raises:
         Refused: None does.
     """
-    cause, number = "no answer", 0
+    cause, number, loop = "no answer", 0, asyncio.get_running_loop()
     for address in destination.addresses:
         try:
             async with asyncio.timeout(CONNECT_S):
-                return Plain(*await asyncio.open_connection(address, destination.port))
+                _, plain = await loop.create_connection(Plain, address, destination.port)
+                return plain
         except (OSError, TimeoutError) as error:
             number = error.errno or 0
             cause = os.strerror(number) if number else "no answer"

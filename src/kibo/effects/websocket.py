@@ -180,7 +180,7 @@ class RedactedWire:
         self._sent = FilledFrames(secrets)
         self.finish, self.reset, self.close = wire.finish, wire.reset, wire.close
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes, patience_s: float | None = None) -> None:
         """Sends the frames that are complete with it, and parts of long ones.
 
         Raises:
@@ -191,16 +191,16 @@ class RedactedWire:
         except FramesError as error:
             raise ConnectionResetError(str(error)) from None
         if frames:
-            await self._wire.send(frames)
+            await self._wire.send(frames, patience_s)
 
-    async def receive(self) -> bytes:
+    async def receive(self, patience_s: float | None = None) -> bytes:
         """Receives whole frames, or a part of a long one.
 
         Raises:
             OSError: The connection broke, or cannot be looked into.
         """
         try:
-            while data := await self._wire.receive():
+            while data := await self._wire.receive(patience_s):
                 if frames := b"".join(self._frames.feed(data)):
                     return frames
         except FramesError as error:

@@ -1,23 +1,24 @@
-"""Both sides' connections as the gateway uses them: bytes in, bytes out with back-pressure, with TLS or without.
+"""Both sides' connections as the gateway uses them: bytes in, bytes out with back-pressure. See `tls` for TLS on them.
 
-TLS is done over memory (`ssl.MemoryBIO`), so that the first bytes of a client can be looked at before anything answers
-them, and so that what came before a handshake can never be taken for what came under its protection.
+What comes is read into memory that all connections of a thread share: a connection on which nothing is said has none,
+and a large body is not carried through memory that the kernel first has to find and clear.
 """
 
 import asyncio
 import contextlib
 import socket
-import ssl
 import struct
+import threading
+from collections.abc import Callable
 from typing import Final, Protocol
 
-CHUNK_BYTES: Final = 64 * 1024
+#: What is read at a time. A turn of everything above costs some 60 us, whatever its size; larger pieces are no faster,
+#: and a connection that was busy once keeps as much until it ends (decision 0041).
+CHUNK_BYTES: Final = 128 * 1024
 #: What both sides of a handshake can agree on (RFC 7301), the better first; and what is spoken where they do not.
 HTTP2: Final = "h2"
 HTTP1: Final = "http/1.1"
 PROTOCOLS: Final = (HTTP2, HTTP1)
-#: What a wire may have written and not sent yet, beyond which `send` waits.
-HANDSHAKE_S: Final = 15.0
 #: Probes of a connection on which nothing is said: after a minute, and how many without an answer are the end (tcp(7)).
 PROBES: Final = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 20, socket.TCP_KEEPCNT: 4}
 
@@ -25,15 +26,28 @@ PROBES: Final = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 20, socket.TCP_K
 class Wire(Protocol):
     """One connection."""
 
-    async def receive(self) -> bytes:
-        """Returns what has come, at most some CHUNK_BYTES; waits for something; empty at the end.
+    async def receive(self, patience_s: float | None = None) -> bytes:
+        """Returns what has come, at most twice CHUNK_BYTES; waits for something; empty at the end.
+
+        Args:
+            patience_s: How long it waits; for ever by default.
 
         Raises:
             OSError: It broke, or ended in a way that may have cut something off.
+            TimeoutError: Nothing came.
         """
 
-    async def send(self, data: bytes) -> None:
-        """Sends all of it; returns when the other side has taken enough of what was sent."""
+    async def send(self, data: bytes, patience_s: float | None = None) -> None:
+        """Sends all of it; returns when the other side has taken enough of what was sent.
+
+        Args:
+            data: What to send.
+            patience_s: How long it waits for the other side; for ever by default.
+
+        Raises:
+            OSError: It broke.
+            TimeoutError: The other side took nothing.
+        """
 
     async def finish(self) -> None:
         """Says that nothing more will be sent. What comes can still be received."""
@@ -49,166 +63,184 @@ class Wire(Protocol):
         """Whether an idle connection has ended, or has something to say that nobody asked for."""
 
 
-class Plain:
-    """A TCP connection."""
+class Scratch(threading.local):
+    """Memory for what is done in one go. A thread has its own: an event loop never shares one with another."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._pushed = b""
-        # A whole chunk waits in the kernel and one here, and no more.
-        writer.transport.set_write_buffer_limits(high=CHUNK_BYTES)
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(CHUNK_BYTES))
 
-    async def receive(self) -> bytes:
-        if self._pushed:
-            data, self._pushed = self._pushed, b""
-            return data
-        return await self._reader.read(CHUNK_BYTES)
+
+_READ: Final = Scratch()
+
+
+class Plain(asyncio.BufferedProtocol):
+    """A TCP connection, as the event loop's protocol of it.
+
+    Args:
+        connected: Called once there is a connection.
+    """
+
+    _transport: asyncio.Transport
+
+    def __init__(self, connected: "Callable[[Plain], None] | None" = None) -> None:
+        self._connected = connected
+        self._loop = asyncio.get_running_loop()
+        self._heard = b""
+        self._paused = False
+        self._ended = False
+        self._broken: Exception | None = None
+        #: Set once there is something to receive; and once the other side has taken what was sent, while it has not.
+        self._coming: asyncio.Future[None] | None = None
+        self._leaving: asyncio.Future[None] | None = None
+        #: Until when whoever receives waits, and the timer that sees to it: left running from one wait to the next.
+        self._until = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
+
+    async def receive(self, patience_s: float | None = None) -> bytes:
+        while not self._heard:
+            if self._broken is not None:
+                raise self._broken
+            if self._ended:
+                return b""
+            await self._wait(patience_s)
+        return self.received()
+
+    def received(self) -> bytes:
+        """Returns what has come already, which may be nothing."""
+        data, self._heard = self._heard, b""
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
 
     def unread(self, data: bytes) -> None:
         """Puts back what was only looked at."""
-        self._pushed = data + self._pushed
+        self._heard = data + self._heard
 
-    async def send(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
+    async def send(self, data: bytes, patience_s: float | None = None) -> None:
+        self.write(data)
+        if self._leaving is not None:
+            async with asyncio.timeout(patience_s):
+                await asyncio.shield(self._leaving)
+
+    def write(self, data: bytes) -> None:
+        """Sends without waiting for anything: for what is no more than a few bytes.
+
+        Raises:
+            OSError: The connection broke, or was closed.
+        """
+        if self._broken is not None:
+            raise self._broken
+        if self._transport.is_closing():
+            raise ConnectionResetError("the connection has ended")
+        self._transport.write(data)
 
     async def finish(self) -> None:
-        if self._writer.can_write_eof():
+        if not self._transport.is_closing():
             with contextlib.suppress(OSError):  # It has gone already.
-                self._writer.write_eof()
+                self._transport.write_eof()
 
     def probe(self) -> None:
         """Has the kernel ask now and then whether the other side is there still, and break the connection if not."""
-        connection: socket.socket = self._writer.get_extra_info("socket")
+        connection = self._socket
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in PROBES.items():
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def reset(self) -> None:
-        connection: socket.socket = self._writer.get_extra_info("socket")
         with contextlib.suppress(OSError):
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._writer.transport.abort()
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
 
     def close(self) -> None:
-        self._writer.close()
+        self._transport.close()
 
     @property
     def stale(self) -> bool:
         # Whatever an idle connection has received is an end, or an answer to nothing.
-        buffered = self._reader._buffer  # type: ignore[attr-defined]
-        return bool(buffered) or self._reader.at_eof() or self._writer.is_closing()
+        return bool(self._heard) or self._ended or self._transport.is_closing()
 
+    @property
+    def _socket(self) -> socket.socket:
+        connection: socket.socket = self._transport.get_extra_info("socket")
+        return connection
 
-class Tls:
-    """TLS over a plain connection, whichever side of it we are."""
+    async def _wait(self, patience_s: float | None) -> None:
+        """Waits for something to come, or for the end.
 
-    def __init__(
-        self, plain: Plain, context: ssl.SSLContext, *, server: bool, host: str | None = None
-    ) -> None:
-        self._plain = plain
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server, server_hostname=host)
-        self._over = False
-
-    async def handshake(self) -> None:
-        """Agrees on keys, and checks the other side's certificate where this is the client's end.
+        A timer of each wait would cost a tenth of what it costs to carry a body: the one that is there goes on, and
+        looks whether it is time.
 
         Raises:
-            ssl.SSLError: The other side was not what it should be.
-            OSError: It went away.
-            TimeoutError: It took too long.
+            TimeoutError: Nothing came.
         """
-        async with asyncio.timeout(HANDSHAKE_S):
-            while True:
-                try:
-                    self._tls.do_handshake()
-                except ssl.SSLWantReadError:
-                    await self._flush()
-                    await self._feed()
-                    continue
-                except ssl.SSLError:
-                    with contextlib.suppress(OSError):
-                        await self._flush()  # The alert, by which the other side learns why.
-                    raise
-                await self._flush()
-                return
-
-    @property
-    def protocol(self) -> str:
-        """What both sides have agreed to speak."""
-        return self._tls.selected_alpn_protocol() or HTTP1
-
-    async def receive(self) -> bytes:
-        got = bytearray()
-        while not self._over:
-            try:
-                # A record has 16 KiB at most: take all that are here, for fewer turns of everything above.
-                while len(got) < CHUNK_BYTES:
-                    data = self._tls.read(CHUNK_BYTES)
-                    if not data:
-                        self._over = True
-                        break
-                    got += data
-                break
-            except ssl.SSLWantReadError:
-                if got:
-                    break
-                await self._flush()
-                await self._feed()
-            except ssl.SSLZeroReturnError:
-                self._over = True
-            except ssl.SSLEOFError:
-                # Without TLS's own end somebody between may have cut the rest off.
-                raise ConnectionResetError("the connection ended without saying so") from None
-        return bytes(got)
-
-    async def send(self, data: bytes) -> None:
-        if data:
-            self._tls.write(data)
-        await self._flush()
-
-    async def finish(self) -> None:
-        with contextlib.suppress(ssl.SSLError, OSError):
-            try:
-                self._tls.unwrap()
-            except ssl.SSLWantReadError:
-                pass  # Ours is written; theirs may come later.
-            await self._flush()
-
-    def reset(self) -> None:
-        self._plain.reset()
-
-    def close(self) -> None:
-        with contextlib.suppress(ssl.SSLError):
-            self._tls.unwrap()
-        if rest := self._outgoing.read():
-            self._plain._writer.write(rest)
-        self._plain.close()
-
-    @property
-    def stale(self) -> bool:
-        # Session tickets come after the handshake, without being asked for: they are read before anything is judged.
-        reader = self._plain._reader
-        if reader._buffer:  # type: ignore[attr-defined]
-            self._incoming.write(bytes(reader._buffer))  # type: ignore[attr-defined]
-            reader._buffer.clear()  # type: ignore[attr-defined]
+        assert self._coming is None, "two wait for what comes of one connection"
+        self._coming = self._loop.create_future()
+        self._until = float("inf") if patience_s is None else self._loop.time() + patience_s
+        if patience_s is not None and (self._alarm is None or self._alarm.when() > self._until):
+            self._set_alarm()
         try:
-            self._tls.read(1)
-        except ssl.SSLWantReadError:
-            return self._over or self._plain.stale
-        except ssl.SSLError:
-            return True
-        return True
+            await self._coming
+        finally:
+            self._coming = None
 
-    async def _feed(self) -> None:
-        data = await self._plain.receive()
-        if data:
-            self._incoming.write(data)
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(self._until, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        if self._coming is None or self._coming.done() or self._until == float("inf"):
+            return
+        if self._loop.time() >= self._until:
+            self._coming.set_exception(TimeoutError("nothing came"))
         else:
-            self._incoming.write_eof()
+            self._set_alarm()
 
-    async def _flush(self) -> None:
-        if self._outgoing.pending:
-            await self._plain.send(self._outgoing.read())
+    # -- what the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        # A whole chunk waits in the kernel and one here, and no more.
+        transport.set_write_buffer_limits(high=CHUNK_BYTES)
+        if self._connected is not None:
+            self._connected(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _READ.view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._heard += _READ.view[:nbytes]
+        if len(self._heard) >= CHUNK_BYTES and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+        _wake(self._coming)
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        _wake(self._coming)
+        return True  # There may be something to say still.
+
+    def pause_writing(self) -> None:
+        self._leaving = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        _wake(self._leaving)
+        self._leaving = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended, self._broken = True, exc
+        _wake(self._coming)
+        if self._leaving is not None:
+            self._leaving.set_exception(exc or ConnectionResetError("the connection has ended"))
+            self._leaving.exception()  # There may be nobody who waits.
+            self._leaving = None
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+
+def _wake(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)
