@@ -187,19 +187,13 @@ class Delegation:
         self._stopping = True
         if self.state != "begun":
             return False
-        # Once more for one that the first reached before it had begun; otherwise it has had its time to unwind.
-        for _ in range(2):
-            await self._interrupt()
-            if await self._waiters.until(self._waiting, lambda: self.state != "begun" or None, UNWIND_S):
-                break
+        await self._interrupt()
+        await self._waiters.until(self._waiting, lambda: self.state != "begun" or None, 2 * UNWIND_S)
         return self._was_cancelled()
 
     async def _interrupt(self) -> None:
         # The turn is given on only after this, so that nobody else's action is interrupted.
         async with self._fence:
             if self._asks:
-                talk = self._member.talk
                 with suppress(KiboError, TimeoutError):  # it has ended, and so has what it did
-                    await talk.session.ask(
-                        self._waiting, "interrupt", {"id": talk.instance}, timeout_s=UNWIND_S
-                    )
+                    await self._member.talk.interrupt()

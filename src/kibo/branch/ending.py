@@ -133,7 +133,7 @@ async def stop_calls(talk: Conversation) -> None:
         return
     if turn.held:
         with suppress(KiboError, TimeoutError):
-            await talk.session.ask(talk.waiting, "interrupt", {"id": talk.instance}, timeout_s=UNWIND_S)
+            await talk.interrupt()
     stopped = False
     with suppress(WrongState):  # whoever ends the branch reads a stream of it at this moment
         stopped = await turn.within(UNWIND_S)

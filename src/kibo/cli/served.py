@@ -20,7 +20,8 @@ from kibo.cli.failures import bug, exit_code
 from kibo.model.errors import KiboError
 from kibo.runtime import wire
 from kibo.runtime.instance import Instance, conversation_of
-from kibo.runtime.waiting import Blocking, run
+from kibo.runtime.orders import UNWIND_S
+from kibo.runtime.waiting import run
 
 #: The socket, in the session's directory.
 CALLS_SOCKET: Final = "calls.sock"
@@ -107,6 +108,7 @@ class ServedCalls:
         """Interrupts the action of a caller that hangs up: it says nothing more until then."""
         with contextlib.suppress(OSError):
             caller.recv(1)
-        if not over.is_set():
-            with contextlib.suppress(KiboError):
-                run(self._talk.session.ask(Blocking(), "interrupt", {"id": self._talk.instance}))
+        with contextlib.suppress(KiboError, TimeoutError):
+            while not over.is_set():
+                run(self._talk.interrupt())
+                over.wait(UNWIND_S)  # and again: that one may have come before its request was written

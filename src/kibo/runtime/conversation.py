@@ -336,8 +336,18 @@ class Conversation(Handle):
             return MemoryExceeded(f"{spec.name}() ran out of memory", hint="Raise Limits.memory_bytes.")
         return error
 
+    async def interrupt(self) -> None:
+        """Interrupts the action that was asked for last, whether it runs, is about to, or has ended.
+
+        Raises:
+            KiboError: The instance has ended, or the runtime.
+            TimeoutError: The warden did not answer in time.
+        """
+        order = {"id": self.instance, "request": self._asked[1] if self._asked else 0}
+        await self.session.ask(self.waiting, "interrupt", order, timeout_s=UNWIND_S)
+
     async def _interrupt(self, spec: ActionSpec | Handler, limit_s: float) -> Any:
-        await self.session.ask(self.waiting, "interrupt", {"id": self.instance}, timeout_s=UNWIND_S)
+        await self.interrupt()
         try:
             return await self.channel.receive(self.waiting, UNWIND_S)
         except (TimeoutError, wire.Closed, wire.FrameError):
@@ -350,7 +360,7 @@ class Conversation(Handle):
         """Interrupts the action and takes its last answer; destroys an instance that does not give one."""
         deadline = time.monotonic() + UNWIND_S
         try:
-            await self.session.ask(self.waiting, "interrupt", {"id": self.instance}, timeout_s=UNWIND_S)
+            await self.interrupt()
             reply: object = ["item"]
             while isinstance(reply, list) and reply[:1] == ["item"]:
                 reply = await self.channel.receive(self.waiting, max(0.0, deadline - time.monotonic()))

@@ -49,6 +49,8 @@ EXIT_SETUP: Final = 70
 _LOOPBACK_UP: Final = struct.pack("16sH14x", b"lo", 0x1 | 0x40)
 _SIGCHLD, _DEFAULT = int(signal.SIGCHLD), int(signal.SIG_DFL)
 _SCOPED_LANDLOCK: Final = struct.pack("QQQ", 0, 0, 0x1 | 0x2)
+#: How to see what comes next without taking it, or waiting for it.
+_LOOK: Final = int(_socket.MSG_PEEK | _socket.MSG_DONTWAIT)
 #: As many as the strongest of OpenSSL's generators takes.
 _SEED_BYTES: Final = 32
 
@@ -99,6 +101,9 @@ class Guest:
         self.after_fork = AfterFork()
         self.cwd = ""
         self.in_action = False
+        # An interrupt that came while no action ran, and the newest request that the warden has named with one.
+        self.signalled = False
+        self.interrupted = 0
         self.sealed = False
         self.suspended = False
         self.guarded = False
@@ -138,6 +143,7 @@ class Guest:
         kernel.close_range(CONTROL + 1)
         os.write(CONTROL, _BARE)
         self.sealed = False
+        self.interrupted = 0  # its caller counts its requests anew
         # Not by way of the signal module, whose enums are another 25 pages that a fork touches.
         _signal.signal(_SIGCHLD, _DEFAULT)
         self.after_fork.restore()
@@ -246,6 +252,8 @@ class Guest:
                 self._take(descriptors)
                 self._go_on()
                 _send(self.ready)
+            case ["interrupt", number]:
+                self.interrupted = number
 
     def _be_forked(self) -> None:
         """Makes the call that forks it, at which the warden holds it: each fork comes out of it with a control socket
@@ -319,8 +327,8 @@ class Guest:
         method = getattr(self.parts[part], name)
         if not plain:
             args, kwargs = _restore(type(self.parts[part]), name, args, kwargs)
-        self.in_action = True
         try:
+            self._begin(number)
             return ["ok", number, to_builtins(method(*args, **kwargs))]
         finally:
             self.in_action = False
@@ -336,15 +344,16 @@ class Guest:
         method = getattr(self.parts[part], name)
         count, answer, report = 0, None, None
         until = time.monotonic() + BATCH_S
-        self.in_action = True
         try:
             for message in messages:
                 if count and time.monotonic() > until:
                     break
                 try:
+                    self._begin(number)
                     answer = call_handler(method, Message(**message))
                     answer = to_builtins(answer) if message["asks"] else None
                     wire.pack(answer)
+                    self.in_action = False  # what has been handled is told, whatever comes now
                 except ActionInterrupted as error:
                     report = {**describe(error), "kind": "interrupted"}
                     break
@@ -367,7 +376,7 @@ class Guest:
             args, kwargs = _restore(type(self.parts[part]), name, args, kwargs)
         poll = select.poll()
         poll.register(CHANNEL, select.POLLIN)
-        self.in_action = True
+        self._begin(number)
         stream = method(*args, **kwargs)
         try:
             while True:
@@ -375,7 +384,10 @@ class Guest:
                     item = next(stream)
                 except StopIteration as end:
                     return ["ok", number, to_builtins(end.value)]
-                self._say(["item", number, to_builtins(item)])
+                frame = wire.pack(["item", number, to_builtins(item)])
+                self.in_action = False  # half a frame would be read as part of the next
+                _send(frame)
+                self._begin(number)
                 # The reader speaks only to stop a stream, so anything readable here is that. It is answered after.
                 if poll.poll(0):
                     return ["stopped", number]
@@ -403,8 +415,8 @@ class Guest:
     def _do_launch(self, number: int, part: int) -> Any:
         launch = getattr(self.parts[part], "launch", None)
         if launch is not None:
-            self.in_action = True
             try:
+                self._begin(number)
                 launch()
             finally:
                 self.in_action = False
@@ -516,9 +528,41 @@ class Guest:
             self.parts.pop()
         self.poll.poll(0)
 
+    # Interrupts: the warden names the request on the control socket, and then sends the signal. A signal reaches the
+    # action that runs, which is the one that is meant: whoever interrupts has the warden's word for it before the next
+    # request is written. While none runs, the number tells an interrupt that came early from one that came late.
+
     def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
         if self.in_action:
+            self.in_action = False  # once: what unwinds is left to
             raise ActionInterrupted
+        self.signalled = True
+
+    def _begin(self, number: int) -> None:
+        """Lets the box's code be interrupted from here on.
+
+        Raises:
+            ActionInterrupted: It was, before it began.
+        """
+        self.in_action = True
+        if self.signalled:
+            self.signalled = False
+            self._hear_interrupts()
+            if self.interrupted == number:
+                self.in_action = False
+                raise ActionInterrupted
+
+    def _hear_interrupts(self) -> None:
+        """Reads what the control socket says of interrupts, and leaves orders for `_obey`."""
+        while True:
+            try:
+                match wire.unpack(self.control.recv(wire.MAX_COMMAND_BYTES, _LOOK)):
+                    case ["interrupt", _]:
+                        self._obey()
+                    case _:
+                        return
+            except (BlockingIOError, wire.FrameError):
+                return
 
 
 def run() -> None:

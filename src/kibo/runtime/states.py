@@ -58,6 +58,8 @@ from kibo.runtime.waiting import Blocking, Waiting, run
 
 #: Where a box finds its proxy.
 PROXY_URL: Final = "http://127.0.0.1:3128"
+#: The request to launch, of the three that a state is made by.
+_LAUNCH: Final = 2
 
 Progress = Callable[[Any], None]
 
@@ -410,7 +412,8 @@ class States:
     def _interrupt(self, channel: Channel, cell: StateId) -> None:
         """Has a launch that is late unwind, so that it closes what it opened; it is killed in any case."""
         with contextlib.suppress(KiboError, TimeoutError, wire.Closed, wire.FrameError, ConnectionError):
-            run(self.session.ask(self._waiting, "interrupt", {"id": cell}, timeout_s=UNWIND_S))
+            order = {"id": cell, "request": _LAUNCH}
+            run(self.session.ask(self._waiting, "interrupt", order, timeout_s=UNWIND_S))
             run(channel.receive(self._waiting, UNWIND_S))
 
     def _load(self, channel: Channel, wanted: Plan) -> None:
@@ -435,7 +438,7 @@ class States:
             progress(Launching(part.name, cell))
         try:
             if part.has_launch:
-                request = ["launch", 2, len(wanted.parts) - 1]
+                request = ["launch", _LAUNCH, len(wanted.parts) - 1]
                 self._ask(channel, request, f"launch {part.name}", _launch_s(wanted))
         except BuildFailed as error:
             if "timeout_s" in error.details:

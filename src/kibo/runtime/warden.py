@@ -948,8 +948,14 @@ class Warden:
             wire.send_command(reply, {"kind": "ok"}, [cell.pidfd])
 
     def order_interrupt(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
-        """Interrupts the running action."""
+        """Interrupts an action, by the number of its request, whether it runs or is about to."""
         cell = self.cell(arguments)
+        if cell.state is not CellState.LIVE or cell.control is None:
+            raise Refused("instance.ended", f"{cell.id} runs no action", id=cell.id)
+        # The number is there before the signal. A guest that has left so many unread that there is no room for it gets
+        # the signal alone: it is no guest of ours, or in an action.
+        with contextlib.suppress(BlockingIOError):
+            wire.send_command(cell.control, ["interrupt", arguments["request"]])
         # One that has just ended says so on its channel, where the caller listens next.
         with contextlib.suppress(ProcessLookupError):
             kernel.pidfd_send_signal(cell.pidfd, signal.SIGUSR1)
