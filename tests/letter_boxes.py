@@ -104,3 +104,51 @@ class Stepper(kibo.Box):
     def fail(self) -> None:
         """Fail."""
         raise ValueError("no")
+
+
+class Clerk(kibo.Box):
+    """Keeps what it gets in a file, a line each, and passes it on."""
+
+    rights = [kibo.MayTalk()]
+
+    @kibo.on_message
+    def keep(self, message: kibo.Message) -> None:
+        """Keep a number, and pass it on if it says to whom."""
+        number, to = message.body
+        with open("/work/kept", "a") as file:
+            file.write(f"{number}\n")
+        if to:
+            self.tell(to, number)
+
+    @kibo.action
+    def tell(self, to: str, body: Any) -> None:
+        """Send a message, as code in a box does."""
+        from kibo import me
+
+        me.send_message(to, body)
+
+    @kibo.action(effect="read")
+    def kept(self) -> list[int]:
+        """Return what was kept."""
+        try:
+            with open("/work/kept") as file:
+                return [int(line) for line in file]
+        except FileNotFoundError:
+            return []
+
+
+class Taker(kibo.Box):
+    """Receives when it is told to."""
+
+    rights = [kibo.MayTalk()]
+
+    @kibo.action
+    def take(self, count: int) -> list[Any]:
+        """Receive so many, or what there is, and say of each that it is done."""
+        from kibo import me
+
+        found: list[Any] = []
+        while len(found) < count and (message := me.receive()) is not None:
+            found.append(message.body)
+            me.done(message)
+        return found

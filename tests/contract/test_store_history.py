@@ -306,6 +306,60 @@ def test_any_snapshot_can_be_checked_out(history):
         history.fork(other.id, at=first.id)
 
 
+def message(name, *, inside=False):
+    return "hub.sent", {"id": name, "sender": "a", "to": [["b", ""]], "inside": inside}
+
+
+def test_a_branch_that_its_process_has_left_goes_back_to_its_head_with_what_it_was_sent(history):
+    main = history.create(world={"deltas": ["base"]})
+    history.log.append(main.id, "context.user", b"sealed")
+    head = history.snapshot(main.id, {"deltas": ["head"]})
+    (fork,) = history.fork(main.id)
+    drafts = [message("m1"), ("context.user", b"lost"), message("m2", inside=True), message("m3")]
+    history.log.extend(main.id, drafts)
+    epoch = history.get(main.id).epoch
+    made = history.rewind(main.id)
+    assert made.parent == head.id
+    assert made.world == {"deltas": ["head"]}
+    assert [(e.seq, e.value["id"]) for e in history.log.read(main.id, after=1)] == [(2, "m1"), (3, "m3")]
+    assert history.unflushed() == [made.id]
+    found = history.get(main.id)
+    assert (found.head, found.unsealed) == (made.id, 0)
+    with pytest.raises(BranchTaken):  # whoever had it before, should it not be gone
+        history.log.append(main.id, "note", b"late", epoch=epoch)
+    (undone,) = [each for each in history.children(main.id) if each.id != fork.id]
+    assert (undone.name, undone.status, undone.base) == ("unsealed", "aborted", head.id)
+    assert bodies(history, undone.id, after=1)[1] == "lost"
+    assert [e.seq for e in history.log.read(undone.id)] == [1, 2, 3, 4, 5]
+    again = history.at(made.id, ref=main.id)
+    history.log.append(again.id, "note", b"on")
+    history.commit(again.id)
+    assert bodies(history, main.id)[-1] == "on"
+    assert history.rewind(main.id) is None
+    history.collect(Retention(closed_s=0), names=names)
+    with pytest.raises(BranchUnknown):
+        history.get(undone.id)
+    assert len(history.log.everything()) == len(history.log.read(main.id))
+
+
+def test_forks_can_be_committed_again_once_their_parent_is_back_where_they_began(history):
+    main = history.create(world={"deltas": ["base"]})
+    (fork,) = history.fork(main.id)
+    history.log.append(main.id, *message("m1", inside=True))
+    assert history.get(fork.id).status == "stale"
+    assert history.rewind(main.id) is None
+    assert history.get(fork.id).status == "open"
+    history.commit(fork.id)
+
+
+def test_of_a_branch_without_instances_all_stands(history):
+    main = history.create()
+    history.log.extend(main.id, [("context.user", b"said"), message("m1", inside=True)])
+    made = history.rewind(main.id)
+    assert (made.entries, history.get(main.id).unsealed) == (2, 0)
+    assert history.children(main.id) == []
+
+
 def test_labels_are_unique_in_their_tree_and_move(history):
     main, other = history.create(), history.create()
     first = history.snapshot(main.id, {"n": 1}, "validated")

@@ -16,12 +16,19 @@ from kibo.branch.records import World
 from kibo.branch.rows import Flushing
 from kibo.store.database import Store
 
+#: A message from outside, and one from inside of a box.
+TOLD = [
+    ("hub.sent", {"id": name, "sender": "a", "to": [["b", ""]], "inside": inside})
+    for name, inside in (("msg_1", False), ("msg_2", True))
+]
+
 #: Every step with the statement that takes it; `one` and `two` are forks of `main`, each with an entry.
 STEPS = {
     "migrate": "Store.open(new)",
     "create": "history.create(world={'deltas': ['new']})",
     "append": "history.log.extend(two, [('note', b'x'), ('note', b'y')])",
     "claim": "history.claim(two)",
+    "rewind": f"history.log.extend(two, {TOLD}); history.rewind(two)",
     "fork": "history.fork(two, 3, world={'deltas': ['forked']})",
     "checkout": "history.at(first)",
     "snapshot": "history.snapshot(two, {'deltas': ['turn']}, 'label')",

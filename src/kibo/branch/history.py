@@ -230,6 +230,29 @@ class History:
 
         return self.store.write(work)
 
+    def rewind(self, branch: str) -> SnapshotRecord | None:
+        """Takes a branch back to what was sealed last, for whoever goes on with it after its process was killed.
+
+        What its log had beyond that becomes an aborted fork of it, to be read until it is collected; what of its mail
+        stands is its own again, and sealed. Of a branch whose head has no instances, all stands. See `unsealed`.
+
+        Returns:
+            The new head, whose files count as not on the disk yet, see `mark_flushed`; None where the head stays.
+
+        Raises:
+            BranchUnknown, BranchClosed: Nothing was changed.
+            WrongState: The files of its head are gone. Nothing was changed.
+        """
+
+        from kibo.branch import unsealed  # late: it knows of mail, and few branches are left so
+
+        def work(tx: Transaction) -> SnapshotRecord | None:
+            row = fencing.hold(tx, branch)
+            made = unsealed.rewind(tx, row, self._here) if row.dirty else None
+            return None if made is None else snapshot_record(made)
+
+        return self.store.write(work)
+
     # -- snapshots
 
     def snapshot(

@@ -102,30 +102,44 @@ class Mail:
         key: str | None = None,
         reply_to: str | None = None,
         wait_s: float = 0.0,
+        inside: bool = False,
     ) -> MessageId:
-        """Sends a message; see `Instance.send_message`."""
+        """Sends a message; see `Instance.send_message`. `inside` tells, here and below, that code in a box does so."""
         self._living(sender)
         to = self._living(other)
         if reply_to is not None:
             asked = self._received.get((reply_to, sender))
             if asked is not None:
-                await self.waiting.aside(lambda: self.post.reply(asked, body))
+                await self.waiting.aside(lambda: self.post.reply(asked, body, inside=inside))
                 del self._received[reply_to, sender]
                 return MessageId(reply_to)
         return await self._sent(
-            lambda: self.post.send(sender, [(to, "")], body, key=key, reply_to=reply_to), [(to, "")], wait_s
+            lambda: self.post.send(sender, [(to, "")], body, key=key, reply_to=reply_to, inside=inside),
+            [(to, "")],
+            wait_s,
         )
 
     async def publish(
-        self, sender: str, event: str, body: Any = None, *, key: str | None = None, wait_s: float = 0.0
+        self,
+        sender: str,
+        event: str,
+        body: Any = None,
+        *,
+        key: str | None = None,
+        wait_s: float = 0.0,
+        inside: bool = False,
     ) -> MessageId:
         """Publishes an event; see `Instance.publish_event`."""
         self._living(sender)
         checked_event(event)
         to = await self.waiting.aside(lambda: self._listeners(event))
-        return await self._sent(lambda: self.post.send(sender, to, body, event=event, key=key), to, wait_s)
+        return await self._sent(
+            lambda: self.post.send(sender, to, body, event=event, key=key, inside=inside), to, wait_s
+        )
 
-    async def request(self, sender: str, other: Any, body: Any, *, timeout_s: float) -> Any:
+    async def request(
+        self, sender: str, other: Any, body: Any, *, timeout_s: float, inside: bool = False
+    ) -> Any:
         """Sends a message and waits for the answer; see `Instance.request`."""
         if not 0 < timeout_s <= MAX_REPLY_S:
             raise InvalidInput(
@@ -135,7 +149,9 @@ class Mail:
         to = self._living(other)
         until = time.time() + timeout_s
         with self.room.asks(sender):
-            asked = await self.waiting.aside(lambda: self.post.send(sender, [(to, "")], body, until=until))
+            asked = await self.waiting.aside(
+                lambda: self.post.send(sender, [(to, "")], body, until=until, inside=inside)
+            )
             address = (sender, f"{WAITER}{asked}")
             answered = await self.room.waiters.until(
                 self.waiting, lambda: self.post.ready(address) or self._refused(asked), timeout_s
@@ -317,7 +333,9 @@ class Mail:
         if letter is not None:
             await self.waiting.aside(lambda: self.room.now.post.settle(unseen=[letter]))
 
-    async def settle(self, member: str, message: str, why: str | None = None) -> None:
+    async def settle(
+        self, member: str, message: str, why: str | None = None, *, inside: bool = False
+    ) -> None:
         """Says that a received message has been handled, or why it could not be; see `Mailbox.done`."""
         letter = self._received.pop((message, member), None)
         if letter is None:
@@ -326,7 +344,7 @@ class Mail:
                 details={"message": message, "instance": member},
             )
         if why is None:
-            await self.waiting.aside(lambda: self.post.settle([letter]))
+            await self.waiting.aside(lambda: self.post.settle([letter], inside=inside))
         else:
             await self.waiting.aside(lambda: self.post.settle(failed=letter, why=why))
 

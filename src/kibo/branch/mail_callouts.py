@@ -118,7 +118,9 @@ def send(caller: Caller, asked: Sending) -> str:
         return str(
             _do(
                 caller,
-                lambda mail, me: mail.send(me, asked.to, asked.body, key=asked.key, reply_to=asked.reply_to),
+                lambda mail, me: mail.send(
+                    me, asked.to, asked.body, key=asked.key, reply_to=asked.reply_to, inside=True
+                ),
             )
         )
 
@@ -126,13 +128,21 @@ def send(caller: Caller, asked: Sending) -> str:
 def publish(caller: Caller, asked: Publishing) -> str:
     """Publishes an event to all in the box's branch that listen to it. Returns its id."""
     with caller.writing(_size(asked.data)):
-        return str(_do(caller, lambda mail, me: mail.publish(me, asked.event, asked.data, key=asked.key)))
+        return str(
+            _do(
+                caller,
+                lambda mail, me: mail.publish(me, asked.event, asked.data, key=asked.key, inside=True),
+            )
+        )
 
 
 def request(caller: Caller, asked: Requesting) -> Any:
     """Sends a message and waits for what its handler returns."""
     with caller.writing(_size(asked.body)):
-        return _do(caller, lambda mail, me: mail.request(me, asked.to, asked.body, timeout_s=asked.timeout_s))
+        return _do(
+            caller,
+            lambda mail, me: mail.request(me, asked.to, asked.body, timeout_s=asked.timeout_s, inside=True),
+        )
 
 
 def delegate(caller: Caller, asked: Delegating) -> Generator[Any, None, Any]:
@@ -177,7 +187,7 @@ def receive(caller: Caller, asked: Receiving) -> Generator[dict[str, Any], None,
 
 def settle(caller: Caller, asked: Settling) -> None:
     """Says that a received message has been handled, or why it could not be."""
-    _do(caller, lambda mail, me: mail.settle(me, asked.message, asked.why))
+    _do(caller, lambda mail, me: mail.settle(me, asked.message, asked.why, inside=True))
 
 
 def subscribe(caller: Caller, asked: Subscribing) -> str:

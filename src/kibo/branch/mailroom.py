@@ -366,7 +366,7 @@ class Mailroom:
             done, left = left[:count], left[count:]
             if count and taken[count - 1][1].asks:
                 failed = done.pop()
-                await aside(partial(self.now.post.reply, failed, answer))
+                await aside(partial(self.now.post.reply, failed, answer, inside=True))
                 failed = None
             if error is not None:
                 failed, why = left.pop(0), error.message
@@ -380,7 +380,9 @@ class Mailroom:
             why, final = raised.message, isinstance(raised, MessageInvalid)
         finally:
             with self.waiting.unbroken():
-                await aside(lambda: self.now.post.settle(done, failed, why, unseen=left, final=final))
+                await aside(
+                    lambda: self.now.post.settle(done, failed, why, unseen=left, final=final, inside=True)
+                )
 
     # -- to functions
 

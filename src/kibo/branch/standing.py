@@ -182,8 +182,7 @@ class Standing:
             BranchStale: The parent has moved.
             BranchUnknown, BranchClosed: Nothing was changed.
         """
-        branch = self.history.get(ref)
-        refuse_running(branch, self.process_of(branch))
+        branch = self._left(ref)
         sealed = self.history.get_snapshot(branch.head)
         before = self._fresh_siblings(branch)
         self._flusher.add(branch.head)
@@ -206,8 +205,7 @@ class Standing:
             BranchUnknown, BranchClosed: Nothing was changed.
             HostDiskFull: Nothing was changed.
         """
-        branch = self.history.get(ref)
-        refuse_running(branch, self.process_of(branch))
+        branch = self._left(ref)
         # What was written to their logs since their heads is sealed: the merge is of two points that stay.
         theirs = self.history.snapshot(branch.id, flushed=False)
         ours = self.history.snapshot(parent_of(branch), flushed=False)
@@ -222,6 +220,12 @@ class Standing:
         done = self.history.record_merge(branch.id, to_json(merged), (ours.id, theirs.id))
         point("merge.recorded")
         return self._committed(done, theirs, before)
+
+    def _left(self, ref: str) -> BranchRecord:
+        """Finds a branch that no process runs, as it was sealed last."""
+        branch = self.history.get(ref)
+        refuse_running(branch, self.process_of(branch))
+        return self.history.get(branch.id) if self.rewind(branch) else branch
 
     def _committed(
         self, done: Committed, sealed: SnapshotRecord, before: Sequence[BranchId]
@@ -325,7 +329,8 @@ class Standing:
         """Makes a branch at a snapshot.
 
         Args:
-            ref: See `point`.
+            ref: See `point`. A branch that its process has left unsealed, because it was killed, is taken back to what
+                was sealed last; see `kibo.branch.unsealed`.
             name: What to call it.
 
         Returns:
@@ -334,9 +339,25 @@ class Standing:
         Raises:
             SnapshotUnknown, WrongState: As `point` and `world`.
         """
-        snapshot = self.point(ref)
+        named, snapshot = self._points.named(ref)
+        if isinstance(named, BranchId) and self.rewind(self.history.get(named)):
+            snapshot = self.point(named)
         needed = labels(self._points.world(snapshot))
         return self.history.at(snapshot.id, name, ref=ref), needed
+
+    def rewind(self, branch: BranchRecord) -> bool:
+        """Takes a branch back to what was sealed last, where its process has left it; says whether its head moved."""
+        if (
+            not branch.unsealed
+            or branch.status not in ("open", "stale")
+            or self.process_of(branch) is not None
+        ):
+            return False
+        head = self.history.rewind(branch.id)
+        if head is None:
+            return False
+        self._flusher.add(head.id)
+        return True
 
     def write(self, ref: str, to: Path) -> tuple[dict[str, Path], tuple[bytes, ...]]:
         """Writes the workspaces of a snapshot into a new directory; see `write_workspaces`.

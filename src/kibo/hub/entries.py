@@ -34,6 +34,7 @@ class Sent(msgspec.Struct, omit_defaults=True, frozen=True):
         key: By which it is sent once.
         reply_to: The message that it answers.
         until: When its sender stops to wait for the answer, in seconds since 1970; 0 where nobody waits.
+        inside: Whether code in a box sent it: it is undone with what that code did.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Sent(msgspec.Struct, omit_defaults=True, frozen=True):
     key: str | None = None
     reply_to: str | None = None
     until: float = 0.0
+    inside: bool = False
 
 
 class Marked(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -53,10 +55,12 @@ class Marked(msgspec.Struct, omit_defaults=True, frozen=True):
     Attributes:
         of: Which.
         why: What stood in the way.
+        inside: Whether code in a box has done so.
     """
 
     of: Letters
     why: str = ""
+    inside: bool = False
 
 
 class Subscribed(msgspec.Struct, omit_defaults=True, frozen=True):

@@ -165,6 +165,7 @@ class Post:
         reply_to: str | None = None,
         until: float = 0.0,
         done: Letter | None = None,
+        inside: bool = False,
     ) -> MessageId:
         """Writes a message. On the disk when it returns.
 
@@ -177,6 +178,7 @@ class Post:
             reply_to: The message that it answers.
             until: When the sender stops to wait for an answer.
             done: The letter that is consumed with it, both or neither.
+            inside: Whether code in a box sends it.
 
         Returns:
             The message's id; of several with one key, the first's.
@@ -200,10 +202,10 @@ class Post:
             for address in to:
                 self._check_room(address)
         made = str(MessageId.new())
-        sent = Sent(made, sender, list(to), event, value, raw, key, reply_to, until)
+        sent = Sent(made, sender, list(to), event, value, raw, key, reply_to, until, inside)
         drafts: list[Draft] = [("hub.sent", sent)]
         if done is not None:
-            drafts.append(("hub.consumed", Marked([(done.message, done.number)])))
+            drafts.append(("hub.consumed", Marked([(done.message, done.number)], inside=inside)))
         self._write(drafts)
         with self._guard:
             return MessageId(self._known().original(made))
@@ -341,6 +343,7 @@ class Post:
         *,
         unseen: Sequence[Letter] = (),
         final: bool = False,
+        inside: bool = False,
     ) -> None:
         """Notes what has come of letters that were taken: all of it, or nothing.
 
@@ -350,11 +353,12 @@ class Post:
             why: What was in its way.
             unseen: Those that no handler has seen: they count as not taken.
             final: Whether another time would not help the one that failed.
+            inside: Whether it was code in a box that handled them.
         """
         drafts: list[Draft] = []
         letters = [*done, *unseen]
         if done:
-            drafts.append(("hub.consumed", Marked(_places(done))))
+            drafts.append(("hub.consumed", Marked(_places(done), inside=inside)))
         if failed is not None:
             last = final or failed.attempts >= MAX_DELIVERIES
             drafts.append(("hub.dead" if last else "hub.failed", Marked(_places([failed]), why[:_MAX_WHY])))
@@ -369,7 +373,7 @@ class Post:
         finally:
             self.let_go(letters)
 
-    def reply(self, letter: Letter, body: Any) -> None:
+    def reply(self, letter: Letter, body: Any, *, inside: bool = False) -> None:
         """Answers a letter whose sender waits, and notes that it has been handled, both or neither."""
         if self._late(letter):
             self.settle(failed=letter, why=_LATE, final=True)
@@ -383,6 +387,7 @@ class Post:
                 reply_to=letter.message,
                 until=sent.until,
                 done=letter,
+                inside=inside,
             )
         finally:
             self.let_go([letter])

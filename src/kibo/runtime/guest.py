@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from kibo.box.results import to_builtins
 from kibo.model.errors import KiboError
-from kibo.model.limits import BATCH_S, MAX_ERROR_TEXT_BYTES
+from kibo.model.limits import BATCH_S, MAX_COMMAND_BYTES, MAX_ERROR_TEXT_BYTES
 from kibo.runtime import hugepages, kernel, seccomp, wire
 from kibo.runtime.afterfork import AfterFork
 from kibo.runtime.openfiles import OpenFiles
@@ -556,7 +556,7 @@ class Guest:
         """Reads what the control socket says of interrupts, and leaves orders for `_obey`."""
         while True:
             try:
-                match wire.unpack(self.control.recv(wire.MAX_COMMAND_BYTES, _LOOK)):
+                match wire.unpack(self.control.recv(MAX_COMMAND_BYTES, _LOOK)):
                     case ["interrupt", _]:
                         self._obey()
                     case _:

@@ -80,10 +80,7 @@ def checkout(
     async def begin() -> Branch:
         home = runtime()
         async with _family(home, record, replay) as family:
-            history = home.records().history
-            made = await family.waiting.aside(
-                lambda: history.at(history.find_snapshot(ref).id, name, ref=ref)
-            )
+            made = await family.waiting.aside(lambda: home.records().at(ref, name))
             running = RunningBranch(family, made, None, {})
             await running.restore(boxes)
             found: Branch = running.face

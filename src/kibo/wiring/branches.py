@@ -83,7 +83,8 @@ def checkout(
     """Begins a branch at a snapshot, with fresh guests over its files.
 
     Args:
-        ref: A snapshot's id or label, the beginning of its id, or a branch's id for its newest.
+        ref: A snapshot's id or label, the beginning of its id, or a branch's id for its newest. A branch whose process
+            was killed is that and what programs have sent its boxes since; what those did since is undone.
         boxes: The definitions of its instances, in any order.
         name: What to call the branch.
         record: See `branch`.
@@ -102,9 +103,9 @@ def checkout(
     """
     home = runtime()
     with taped(home, record, replay) as tape:
-        history, living = home.records().history, home.records().running
-        made = history.at(history.find_snapshot(ref).id, name, ref=ref)
-        parent = living.get(made.parent or "") if tape is None else None
+        records = home.records()
+        made = records.at(ref, name)
+        parent = records.running.get(made.parent or "") if tape is None else None
         if parent is not None and isinstance(parent.family.waiting, Blocking):
             running = parent.adopt(made)
         else:

@@ -87,6 +87,12 @@ class Records:
 
         return Standing(self.history, self.deltas, self.flusher, self.owner, _ids)
 
+    def at(self, ref: str, name: str) -> BranchRecord:
+        """Makes a branch at a snapshot; of a branch that was named, and that its process has left, at what stands."""
+        if ref.startswith(BranchId.prefix):
+            self.standing().rewind(self.history.get(ref))
+        return self.history.at(self.history.find_snapshot(ref).id, name, ref=ref)
+
     def family(
         self,
         waiting: Waiting,
