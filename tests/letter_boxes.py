@@ -117,6 +117,8 @@ class Clerk(kibo.Box):
         number, to = message.body
         with open("/work/kept", "a") as file:
             file.write(f"{number}\n")
+        while os.path.exists("/work/wait"):
+            time.sleep(0.002)
         if to:
             self.tell(to, number)
 

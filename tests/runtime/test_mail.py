@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,12 @@ from typing import Any
 import pytest
 
 import kibo
+import leftovers
 from kibo.branch.branch import Branch
 from kibo.model import errors
 from kibo.runtime.instance import Instance
-from letter_boxes import Listener, Plain, Reader, Stepper
+from kibo.runtime.mailing import Receipt
+from letter_boxes import Clerk, Listener, Plain, Reader, Stepper
 from patience import until
 
 #: Seconds in which what is sent is handled, on a machine that does other things.
@@ -437,6 +440,37 @@ def test_mail_keeps_no_instance_alive() -> None:
     gc.collect()
     with pytest.raises(errors.InstanceUnknown):
         a.send_message(str(name), 2)
+
+
+# -- losing the runtime
+
+
+@pytest.mark.parametrize("how", ["warden", "keeper"])
+def test_a_letter_that_is_in_a_box_whose_runtime_is_killed_comes_again_to_whoever_goes_on(how: str) -> None:
+    main = kibo.branch()
+    out, desk = main.spawn(Plain(), name="out"), main.spawn(Clerk(), name="desk")
+    out.send_message(desk, [0, ""])
+    until(lambda: desk.kept() == [0])
+    desk.files.write("/work/wait", b"")
+    first = out.send_message(desk, [1, ""])
+    until(lambda: desk.exec("cat /work/kept").stdout == "0\n1\n")
+    second = out.send_message(desk, [2, ""])
+    session = desk._conversation.session
+    os.kill(leftovers.warden_of(os.getpid()) if how == "warden" else session._keeper.pid, signal.SIGKILL)
+    until(lambda: not session.alive and main.mail.presence()["desk"] == "ended")
+    with pytest.raises((errors.InstanceEnded, errors.RuntimeLost)):
+        out.send_message(desk, [3, ""])
+    until(lambda: not main.mail._mail.post.held)
+    assert [each.state for each in (*first.deliveries(), *second.deliveries())] == ["delivered", "accepted"]
+    assert main.mail.dead() == []
+    main.close()
+    with kibo.checkout(main.id, Plain(), Clerk()) as again:
+        assert again["desk"].exec("rm /work/wait").returncode == 0
+        # At least once: what the first had done before the kill is on the disk, and the message was not noted.
+        until(lambda: again["desk"].kept() == [0, 1, 1, 2])
+        found = [Receipt(again.mail._mail, receipt.id).wait(timeout_s=SOON_S) for receipt in (first, second)]
+        assert [(each.state, each.attempts) for (each,) in found] == [("consumed", 2), ("consumed", 1)]
+        again.abort()
 
 
 # -- delegating

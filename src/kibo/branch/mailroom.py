@@ -40,7 +40,9 @@ from kibo.model.errors import (
 from kibo.model.limits import BATCH_S, BOUNDARY_POLL_S, DEFAULT_ACTION_S
 from kibo.model.message import Message, call_handler
 from kibo.runtime.conversation import Conversation
+from kibo.runtime.handle import RUNTIME_ENDED
 from kibo.runtime.instance import was_destroyed
+from kibo.runtime.orders import UNWIND_S
 from kibo.runtime.waiting import Blocking, Waiting
 
 _log: Final = logging.getLogger(__name__)
@@ -302,8 +304,12 @@ class Mailroom:
         if handler.startswith(WAITER):
             return None
         member = self._members().get(name)
-        if member is None or gone(member):
+        if member is None:
             return partial(self.post.bury, address, ENDED)
+        if lost(member):
+            return None
+        if gone(member):
+            return partial(self._bury, member, address)
         found = self._method(member, handler)
         if found is not None:
             return partial(self._to_box, member, found, address)
@@ -339,6 +345,21 @@ class Mailroom:
             with self._guard:
                 self._active.discard(address)
 
+    def _bury(self, member: Correspondent, address: Address) -> None:
+        """Gives up the mail of an instance that has ended, unless it is all that have, with their runtime.
+
+        That mail waits for whoever goes on with the branch.
+        """
+        talk = member.talk
+        if not talk.ended and not was_destroyed(member.face):
+            try:
+                look = partial(talk.session.ask, timeout_s=UNWIND_S)
+                self.outside(partial(look, self.waiting, "list", {"id": talk.instance}))
+            except (RuntimeLost, TimeoutError):
+                talk.ended = RUNTIME_ENDED
+                return
+        self.post.bury(address, ENDED)
+
     # -- to methods in boxes
 
     def _to_box(self, member: Correspondent, handler: Handler, address: Address) -> None:
@@ -370,8 +391,11 @@ class Mailroom:
                 failed = None
             if error is not None:
                 failed, why = left.pop(0), error.message
-        except (InstanceEnded, RuntimeLost):
+        except InstanceEnded:
             pass  # none was handled; the next look finds out why
+        except RuntimeLost:
+            self.now.post.let_go(left)  # each has had its attempt: nobody knows what came of it
+            left = []
         except ActionExited as ended:
             if len(left) == 1:  # of several, nobody knows which; they have no recipient any more
                 failed, why, final, left = left[0], ended.message, True, []
@@ -479,6 +503,11 @@ async def _awaited(handling: Handling, message: Message) -> Any:
         return await call_handler(handling.function.call, message)
     finally:
         _handling.reset(token)
+
+
+def lost(member: Correspondent) -> bool:
+    """Tells whether an instance has ended with its runtime, as far as that is known without asking it."""
+    return member.talk.ended == RUNTIME_ENDED or not member.talk.session.alive
 
 
 def gone(member: Correspondent) -> bool:

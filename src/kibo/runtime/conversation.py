@@ -23,7 +23,7 @@ from kibo.model.errors import (
 from kibo.model.limits import BATCH_S, DEFAULT_ACTION_S, DEFAULT_LAUNCH_S, MAX_ERROR_TEXT_BYTES
 from kibo.runtime import wire
 from kibo.runtime.channel import Channel
-from kibo.runtime.handle import Handle, ended_error
+from kibo.runtime.handle import RUNTIME_ENDED, Handle, ended_error
 from kibo.runtime.orders import UNWIND_S, Orders, lost
 from kibo.runtime.refusals import raised_error, violation
 from kibo.runtime.waiting import Blocking, Lock, Waiting, run
@@ -387,7 +387,7 @@ class Conversation(Handle):
     async def why(self, action: str) -> KiboError:
         """Finds out why a guest is gone."""
         if not self.session.alive:
-            self.ended = "the runtime ended"
+            self.ended = RUNTIME_ENDED
             return lost()
         if self.ended:
             return ended_error(self.ended)

@@ -21,6 +21,8 @@ from kibo.runtime.waiting import Waiting
 OUT_OF_DISK: Final = "out of disk space"
 #: The same with more files in it than its limit.
 OUT_OF_FILES: Final = "out of files"
+#: Why all instances of a runtime ended at once.
+RUNTIME_ENDED: Final = "the runtime ended"
 
 
 class Change(Record):
@@ -163,7 +165,7 @@ class Handle:
     async def why_gone(self) -> KiboError:
         """Finds out why something that ran in the box ended: with the box, or alone."""
         if not self.session.alive:
-            self.ended = "the runtime ended"
+            self.ended = RUNTIME_ENDED
             return lost()
         if await self.session.lives_on(self.waiting, self.instance):
             return Unavailable(
