@@ -154,3 +154,23 @@ class Taker(kibo.Box):
             found.append(message.body)
             me.done(message)
         return found
+
+
+class Tally(kibo.Box):
+    """Counts numbers that are to come from each sender one after the other."""
+
+    def launch(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.wrong = 0
+
+    @kibo.on_message
+    def take(self, message: kibo.Message) -> None:
+        """Count one, and whether it is its sender's next."""
+        count = self.counts.get(message.sender, 0)
+        self.wrong += message.body != count
+        self.counts[message.sender] = count + 1
+
+    @kibo.action(effect="read")
+    def told(self) -> list[int]:
+        """Return how many came, and how many of them were not the next."""
+        return [sum(self.counts.values()), self.wrong]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -99,12 +100,21 @@ def test_an_entry_of_a_board_whose_writer_is_killed_is_not_there(home: Path) -> 
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)
 def test_a_hundred_thousand_that_wait_are_all_there_after_a_kill(home: Path) -> None:
-    branch, count = begun(home), 100_000
-    with Store.open(f"sqlite:///{home}/history.db") as store:
+    branch, count, senders = begun(home), 100_000, 8
+    each = count // senders
+    with (
+        Store.open(f"sqlite:///{home}/history.db") as store,
+        ThreadPoolExecutor(senders) as threads,
+    ):
         mail = Post(History(store).log, branch)
-        for number in range(count):
-            mail.send("a", [("b", "")], number)
+
+        def send(who: int) -> None:
+            for number in range(who * each, (who + 1) * each):
+                mail.send("a", [("b", "")], number)
+
+        list(threads.map(send, range(senders)))
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     for wait_s in (2.0, 4.0, 8.0):
         child = subprocess.Popen([sys.executable, mail_user.__file__, home, branch, "0"], env=variables)
@@ -113,5 +123,7 @@ def test_a_hundred_thousand_that_wait_are_all_there_after_a_kill(home: Path) -> 
         child.wait()
     assert run(home, branch, count=0) == 0
     found = lines(home)
-    assert list(dict.fromkeys(body for _, body in found)) == list(range(count))
     assert len(dict(found)) == count
+    order = list(dict.fromkeys(body for _, body in found))
+    for who in range(senders):
+        assert [body for body in order if body // each == who] == list(range(who * each, (who + 1) * each))

@@ -19,11 +19,14 @@ from kibo.branch.branch import Branch
 from kibo.model import errors
 from kibo.runtime.instance import Instance
 from kibo.runtime.mailing import Receipt
-from letter_boxes import Clerk, Listener, Plain, Reader, Stepper
+from kibo.runtime.memory import memory_of
+from letter_boxes import Clerk, Listener, Plain, Reader, Stepper, Tally
 from patience import until
 
 #: Seconds in which what is sent is handled, on a machine that does other things.
 SOON_S = 20.0
+#: How many messages are many, and after how many parts of them the memory is looked at.
+MANY, PIECES = 100_000, 10
 
 
 @pytest.fixture
@@ -440,6 +443,37 @@ def test_mail_keeps_no_instance_alive() -> None:
     gc.collect()
     with pytest.raises(errors.InstanceUnknown):
         a.send_message(str(name), 2)
+
+
+# -- in the long run
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_a_hundred_thousand_messages_are_handled_once_in_order_and_leave_no_more_memory_behind(
+    main, calls: ThreadPoolExecutor
+) -> None:
+    senders = [main.spawn(Plain(), name=f"s{number}") for number in range(8)]
+    tally = main.spawn(Tally(), name="tally")
+    each = MANY // PIECES // len(senders)
+    sizes: list[int] = []
+
+    def send(sender: Instance, piece: int) -> Any:
+        for number in range(each):
+            last = sender.send_message(tally, piece * each + number, wait_s=SOON_S)
+        return last
+
+    for piece in range(PIECES):
+        sending = [calls.submit(send, sender, piece) for sender in senders]
+        for last in sending:
+            last.result(100.0).wait(timeout_s=100.0)
+        gc.collect()
+        sizes.append(memory_of(os.getpid()) or 0)
+        print(f"{(piece + 1) * MANY // PIECES} messages: {sizes[-1] >> 10} KiB", flush=True)
+    assert tally.told() == [MANY, 0]
+    assert main.mail.dead() == []
+    # As many receipts are kept as one piece has messages: from then on, nothing is added.
+    assert max(sizes[2:]) <= 1.05 * min(sizes[1:3])
 
 
 # -- losing the runtime
