@@ -168,6 +168,9 @@ class Contexts(RuleBasedStateMachine):
         for early in known:
             if early.generation == made.generation:
                 assert is_part(early, made), "a prompt of one generation is no beginning of a later one"
+            else:
+                first = lines(early.rendered)[:1], lines(made.rendered)[:1]
+                assert first[0] == first[1], "a new generation has other instructions"
         self.pinned_is_there(branch, made)
         known.append(made)
 
