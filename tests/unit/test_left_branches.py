@@ -10,7 +10,7 @@ import pytest
 from kibo.branch.standing import Standing
 from kibo.branch.worlds import InstanceWorld, to_json
 from kibo.hub.post import Post
-from kibo.wiring.branches import Records
+from kibo.wiring.records import Records
 
 #: A world of an instance that has no files.
 WORLD = to_json({"b": InstanceWorld("0" * 64, "Reader", (), ())})

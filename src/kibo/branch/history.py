@@ -243,7 +243,6 @@ class History:
             BranchUnknown, BranchClosed: Nothing was changed.
             WrongState: The files of its head are gone. Nothing was changed.
         """
-
         from kibo.branch import unsealed  # late: it knows of mail, and few branches are left so
 
         def work(tx: Transaction) -> SnapshotRecord | None:
