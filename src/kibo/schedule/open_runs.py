@@ -6,7 +6,7 @@ It is a copy of the store, and is thrown away whole where it may not be one any 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
 from kibo.model.clock import Moment
@@ -14,7 +14,7 @@ from kibo.model.ids import BudgetId, RunId
 from kibo.model.limits import MAX_RUN_DEPTH
 from kibo.schedule.advance import deadline
 from kibo.schedule.budgets import BudgetRow
-from kibo.schedule.gates import bars_of
+from kibo.schedule.gates import Bar, bars_of
 from kibo.schedule.lifecycle import HOLDING
 from kibo.schedule.queue import Item, Queue
 from kibo.schedule.ranking import Ranked
@@ -53,6 +53,28 @@ class OpenRuns:
     def __iter__(self) -> Iterator[Run]:
         """All of them, in no order that means anything."""
         return iter(self.runs.values())
+
+    def load(
+        self,
+        weights: Mapping[str, float],
+        recent: Iterable[tuple[float, tuple[Bar, ...]]],
+        runs: Iterable[Run],
+        now: Moment,
+    ) -> None:
+        """Takes in all that the store has, after the nodes that are there were told to the queue.
+
+        Args:
+            weights: By tenant, how much it counts.
+            recent: What rates may still count; see `kibo.schedule.register.Register.recent`.
+            runs: All that have not ended.
+            now: The time.
+        """
+        for tenant, weight in weights.items():
+            self.queue.weigh(tenant, weight)
+        for ago_s, bars in recent:
+            self.queue.started(bars, now.up_s - ago_s)
+        for run in runs:
+            self.take(run, now)
 
     def take(self, run: Run, now: Moment) -> None:
         """Takes in a run as it is now. One that is known as it is, or as it was later, changes nothing."""

@@ -148,6 +148,8 @@ class Queue:
         #: Nodes that are kept free, by the tenant and the demand that they are kept for.
         self._kept: Final[dict[tuple[str, Demand], Node]] = {}
         self._kept_s = float("-inf")
+        #: Nodes of which there is something else to tell than when whoever tells it has last emptied this.
+        self.untold: Final[set[str]] = set()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -220,8 +222,11 @@ class Queue:
                 self._forget_idle(bar, now_s)
 
     def join(self, node: Node) -> None:
-        """A node is there."""
+        """A node is there; kept free, where it is so already."""
         self.nodes[node.id] = node
+        self.untold.add(node.id)
+        if node.kept is not None:
+            self._kept[node.kept] = node
         self._resize(node.room, 1)
         self._reopen(node)
 
@@ -230,6 +235,7 @@ class Queue:
         gone = self.nodes.pop(node, None)
         if gone is None:
             return []
+        self.untold.add(node)
         if gone.kept is not None:
             self._unkeep(*gone.kept)
         runs = sorted(gone.runs)
@@ -243,6 +249,7 @@ class Queue:
     ) -> None:
         """A node has other layers than before, or takes nothing more, or takes something again."""
         there = self.nodes[node]
+        self.untold.add(node)
         there.near = there.near if near is None else near
         if draining is not None:
             there.draining = draining
@@ -454,6 +461,7 @@ class Queue:
         node = self._kept.pop((tenant, demand), None)
         if node is not None:
             node.kept = None
+            self.untold.add(node.id)
             self._reopen(node)
 
     def _not_full(self, tenant: Tenant, demand: Demand, tenants: Ranked[Tenant]) -> None:
@@ -480,6 +488,7 @@ class Queue:
                 node = max(fit, key=lambda each: each.left(demand.resources))
                 node.kept = name, demand
                 self._kept[node.kept] = node
+                self.untold.add(node.id)
                 self._reopen(node)
 
     def _since(self, tenant: Tenant, demand: Demand) -> float:

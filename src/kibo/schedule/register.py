@@ -6,20 +6,21 @@ Every write is fenced by the dispatcher's lease, and each change is a compare-an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 from kibo.model.clock import Moment
 from kibo.model.ids import BudgetId, RunId
 from kibo.model.limits import DEFAULT_QUEUED, MAX_RATE_S, MAX_ROUND
-from kibo.schedule import budgets, rows
+from kibo.schedule import budgets, roster, rows
 from kibo.schedule.advance import Change
 from kibo.schedule.encoding import rates_in, read_request
 from kibo.schedule.failing import Progress, policy_of_fork
 from kibo.schedule.gates import Bar, bars_of
 from kibo.schedule.leases import DISPATCHER, fence
 from kibo.schedule.lifecycle import WAITING, State
+from kibo.schedule.placement import Node
 from kibo.schedule.run import Run
 from kibo.store import crash
 from kibo.store.database import Store, Transaction
@@ -141,6 +142,24 @@ class Register:
         return sorted((each for each in ago if each[1]), key=lambda each: -each[0])
 
     # -- writing
+
+    def note_nodes(self, names: Collection[str], there: Mapping[str, Node], epoch: int) -> None:
+        """Writes some nodes as they are now, or that they are gone.
+
+        Args:
+            names: Which.
+            there: All that are there.
+            epoch: Of the dispatcher's lease.
+
+        Raises:
+            PlaceTaken: Another dispatcher is at work; nothing was written.
+        """
+
+        def work(tx: Transaction) -> None:
+            fence(tx, DISPATCHER, epoch)
+            roster.note(tx, names, there, epoch)
+
+        self.store.write(work)
 
     def write(self, changes: Sequence[Change], epoch: int, now: Moment, heard: Iterable[int] = ()) -> Written:
         """Writes changes, all of one transaction.

@@ -82,13 +82,10 @@ class Tenure:
 
     def load(self, now: Moment) -> None:
         """Reads all that is open. About 0.1 ms for each run."""
-        self._weigh()
-        for ago_s, bars in self._register.recent(now):
-            self.queue.started(bars, now.up_s - ago_s)
         self._members.look(self._leases.all(), ())
         self._members.offer(self._nodes.members())
-        for run in self._register.open_runs():
-            self._open.take(run, now)
+        register = self._register
+        self._open.load(register.weights(), register.recent(now), register.open_runs(), now)
 
     def beat(self, rows: Sequence[LeaseRow], silent: Sequence[LeaseRow]) -> None:
         """Takes in all leases, and gives up the nodes that were silent; to be called a few times in `LEASE_S`."""
@@ -114,6 +111,7 @@ class Tenure:
         crash.point("dispatch.before_heard")
         self._nodes.heard([each for each in reports if each.run not in refused])
         starts = self._start(now, () if changes.made else numbers)
+        self._note_nodes()
         self._tell(now)
         full = len(numbers) == MAX_ROUND or starts == MAX_ROUND
         more = full or cancelled or changes.made or self._open.unseen or self._unread
@@ -248,6 +246,13 @@ class Tenure:
         run, node = self._open.runs[RunId(start.run)], self.queue.nodes[start.node]
         why = [[reason.what, reason.detail] for reason in start.reasons]
         return placed(run, node.id, node.epoch, now, {"why": why})
+
+    def _note_nodes(self) -> None:
+        """Writes down what of the nodes is not what it was: who explains from outside decides from the same."""
+        if self.queue.untold:
+            self._register.note_nodes(self.queue.untold, self.queue.nodes, self._epoch)
+            self.queue.untold.clear()
+            crash.point("dispatch.nodes_noted")
 
     def _tell(self, now: Moment) -> None:
         """Tells nodes what is to begin and to stop, and tells those again that have not answered."""

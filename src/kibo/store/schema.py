@@ -568,3 +568,13 @@ heard: Final = Table(
     Column("head", _key(), nullable=False, info=_SNAPSHOT),
     Column("seq", BigInteger, nullable=False, info=_COUNT),
 )
+
+#: The nodes that the dispatcher works with, as it knows them: for whoever explains from outside what it decides.
+nodes: Final = Table(
+    "nodes",
+    metadata,
+    Column("name", _text(200), primary_key=True),
+    Column("epoch", BigInteger, nullable=False, info=_COUNT),  # of the node's lease
+    Column("dispatcher", BigInteger, nullable=False, info=_COUNT),  # the epoch of whoever has written it
+    Column("body", LargeBinary, nullable=False),  # see `kibo.schedule.roster`
+)
