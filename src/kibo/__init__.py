@@ -101,6 +101,7 @@ _PUBLIC = {
     "compare": "kibo.wiring.comparing",
     "context_of": "kibo.wiring.contexts",
     "deny": "kibo.wiring.approving",
+    "explain": "kibo.wiring.runs",
     "explore": "kibo.branch.explore.exploring",
     "get_run": "kibo.wiring.runs",
     "me": "kibo",

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from kibo.wiring.async_branches import compare as compare
     from kibo.wiring.async_branches import context_of as context_of
     from kibo.wiring.async_branches import deny as deny
+    from kibo.wiring.async_runs import explain as explain
     from kibo.wiring.async_runs import get_run as get_run
     from kibo.wiring.async_runs import runs as runs
     from kibo.wiring.async_runs import submit as submit
@@ -81,6 +82,7 @@ __all__ = [
     "compare",
     "context_of",
     "deny",
+    "explain",
     "explore",
     "get_run",
     "runs",
@@ -102,7 +104,7 @@ def __getattr__(name: str) -> Any:
         from kibo.wiring.async_sessions import session
 
         return session
-    if name in ("get_run", "runs", "submit"):
+    if name in ("explain", "get_run", "runs", "submit"):
         from kibo.wiring import async_runs
 
         return getattr(async_runs, name)

@@ -31,6 +31,10 @@ class Moment(NamedTuple):
         """Returns the moment that comes so much later."""
         return Moment(self.at_s + seconds, self.up_s + seconds, self.boot)
 
+    def since_s(self, earlier: Moment) -> float:
+        """Returns the seconds since an earlier moment; less than 0 where a clock that was set is all there is."""
+        return self.up_s - earlier.up_s if self.boot == earlier.boot else self.at_s - earlier.at_s
+
     def left_s(self, within_s: float, now: Moment) -> float:
         """Returns the seconds until this moment, which lay `within_s` ahead when it was set; 0 once it has come.
 

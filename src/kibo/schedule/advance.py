@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from kibo.model.clock import Moment
 from kibo.model.limits import MAX_RUN_RESULT_BYTES
 from kibo.schedule.failing import Failure, Progress, again, chance_of, next_step
-from kibo.schedule.lifecycle import ENDED, UNDOING, Event, State, after
+from kibo.schedule.lifecycle import ENDED, UNDOING, Event, Note, State, after
 from kibo.schedule.run import Attempt, Outcome, Run
 
 
@@ -31,7 +31,7 @@ class Change:
 
     before: Run
     after: Run
-    event: Event
+    event: Event | Note
     told: Mapping[str, Any] = field(default_factory=dict)
     placed: Attempt | None = None
     begun: bool = False
@@ -87,6 +87,11 @@ def begun(run: Run, now: Moment) -> Change | None:
         return Change(run, moved(run, "begin", now, live=live), "begin", {"epoch": run.epoch}, begun=True)
     then = replace(run, version=run.version + 1, live=live)
     return Change(run, then, "begin", {"epoch": run.epoch}, begun=True)
+
+
+def noted(run: Run, note: Note) -> Change:
+    """Something has happened in its attempt that its timeline tells, and that decides nothing."""
+    return Change(run, replace(run, version=run.version + 1), note, {"epoch": run.epoch})
 
 
 def succeeded(run: Run, now: Moment, result: bytes, snapshot: str | None) -> Change:

@@ -10,10 +10,8 @@ from typing import Final
 
 from kibo.model.clock import Moment
 from kibo.model.errors import HostDiskFull, PlaceTaken, StoreUnavailable
-from kibo.model.ids import RunId
 from kibo.model.limits import LEASE_BEAT_S, STORE_AGAIN_S
 from kibo.schedule.leases import DISPATCHER, Holding, Leases, Watch
-from kibo.schedule.placement import Reason
 from kibo.schedule.ports import Clock, Nodes
 from kibo.schedule.register import Register
 from kibo.schedule.submitting import Submission
@@ -77,13 +75,6 @@ class Dispatcher:
     def leading(self) -> bool:
         """Whether this one dispatches, rather than stand by."""
         return self._lease is not None
-
-    def explain(self, run: RunId) -> tuple[Reason, ...]:
-        """Says why a run is not started yet; empty where it does not wait for room, or another dispatches.
-
-        On the dispatcher's own thread, between two steps.
-        """
-        return () if self._tenure is None else self._tenure.queue.explain(run, self._clock.moment().up_s)
 
     def step(self) -> float:
         """Does what there is to do now. Returns until when there is nothing more, by the steady clock."""

@@ -17,6 +17,10 @@ T = TypeVar("T")
 _STEPS: Final[dict[str, type[Step]]] = {
     each.__name__: each for each in (Retry, Fork, Compensate, AskPerson, Abandon)
 }
+#: What to do about a row that cannot be read.
+NEWER: Final = (
+    f"If a newer Kibo uses this store, it has written it: use that one here, too. Else: {StoreDamaged.remedy}"
+)
 _RETRIES: Final = ("never", "safe", "after", "unknown")
 
 
@@ -101,7 +105,9 @@ def unpacked(what: str, content: bytes, read: Callable[[dict[str, Any]], T]) -> 
             raise TypeError("not an object")
         return read(told)
     except (ValueError, TypeError, KeyError, RecursionError, InvalidInput) as error:
-        raise StoreDamaged(f"the store is damaged: {what} is none", details={"what": what}) from error
+        raise StoreDamaged(
+            f"the store is damaged: {what} is none", hint=NEWER, details={"what": what}
+        ) from error
 
 
 def _policy(policy: Policy) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from kibo.schedule.advance import Change, Deadline, failed, ready, requeued, sto
 from kibo.schedule.budgets import BudgetRow
 from kibo.schedule.failing import Failure
 from kibo.schedule.lifecycle import CANCELLED, ENDED, STARTED, UNDOING
-from kibo.schedule.register import Wait
+from kibo.schedule.rows import Wait
 from kibo.schedule.run import Run
 
 _TIMES: Final = {

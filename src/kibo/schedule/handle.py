@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 
 from kibo.model.ids import RunId
 from kibo.runtime.waiting import Waiting, run
+from kibo.schedule.explaining import Explanation
 from kibo.schedule.failing import Failure
 from kibo.schedule.following import Bell, ended, events_since, follow, value_of
 from kibo.schedule.lifecycle import State
@@ -29,6 +30,7 @@ class RunFace:
         waiting: Waiting,
         checked: Callable[[Any], Any],
         carry: Callable[[], object],
+        explained: Callable[[], Explanation],
     ) -> None:
         """Only made by what submits and finds runs.
 
@@ -39,6 +41,7 @@ class RunFace:
             waiting: How to wait.
             checked: Makes of builtins what its action is to return.
             carry: Has runs carried out, where this process can: who waits for one wants it to be done.
+            explained: Says why it is where it is.
         """
         self.id: Final = run
         self._runs: Final = runs
@@ -46,6 +49,7 @@ class RunFace:
         self._waiting: Final = waiting
         self._checked: Final = checked
         self._carry: Final = carry
+        self._explained: Final = explained
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}>"
@@ -123,6 +127,10 @@ class Run(RunFace):
             if over:
                 return
 
+    def explain(self) -> Explanation:
+        """Says why it is where it is, or why it is not started yet; see `kibo.explain`."""
+        return self._explained()
+
     async def _next(self, since: int) -> tuple[list[Happened], bool]:
         return await follow(self._waiting, self._runs, self._bell, self.id, since)
 
@@ -166,6 +174,11 @@ class AsyncRun(RunFace):
     async def events(self) -> list[Happened]:
         """Lists what has happened to it, in order; see `Run.events`."""
         found: list[Happened] = await self._aside(lambda: events_since(self._runs, self.id, 0))
+        return found
+
+    async def explain(self) -> Explanation:
+        """Says why it is where it is, or why it is not started yet; see `kibo.explain`."""
+        found: Explanation = await self._aside(self._explained)
         return found
 
     async def answer(self, verdict: Literal["retry", "abandon"], *, person: str) -> None:

@@ -73,6 +73,11 @@ def taken(name: str, epoch: int) -> PlaceTaken:
     return PlaceTaken(f"the lease of {name} is another's now", details={"lease": name, "epoch": epoch})
 
 
+def read_leases(tx: Transaction) -> list[LeaseRow]:
+    """Reads all, in order of name."""
+    return [LeaseRow._make(row) for row in tx.rows(_ALL)]
+
+
 class Leases:
     """The leases of one store. Every call raises `StoreUnavailable` and `HostDiskFull` as the store does.
 
@@ -85,7 +90,7 @@ class Leases:
 
     def all(self) -> list[LeaseRow]:
         """Lists all, in order of name."""
-        return [LeaseRow._make(row) for row in self._store.read(lambda tx: tx.rows(_ALL))]
+        return self._store.read(read_leases)
 
     def look(self, name: str) -> LeaseRow | None:
         """Reads one; None where nobody ever held it."""

@@ -18,6 +18,9 @@ Event = Literal[
     "abandon", "fail", "cancel", "roll_back",
 ]  # fmt: skip
 
+#: What is told of an attempt on its way, and leads to no other state.
+Note = Literal["hold", "commit"]
+
 STATES: Final[tuple[State, ...]] = get_args(State)
 
 MEANING: Final[dict[State, str]] = {

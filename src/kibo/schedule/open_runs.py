@@ -224,7 +224,4 @@ def _drop(of: defaultdict[K, set[V]], key: K, value: V) -> None:
 
 def _since(run: Run, now: Moment) -> float:
     """Since when it waits, by the steady clock of this machine."""
-    entered = run.entered
-    if entered.boot == now.boot:
-        return entered.up_s
-    return now.up_s - max(0.0, now.at_s - entered.at_s)
+    return now.up_s - max(0.0, now.since_s(run.entered))

@@ -25,8 +25,9 @@ class Reason(NamedTuple):
     """One reason for a decision, or against one.
 
     Attributes:
-        what: A word: `near`, `free`; `labels`, `room`, `draining`, `kept`, `limit`, `rate`, `turn`, `waiting`, `nodes`.
-        about: What it is about: a node, a key, a tenant.
+        what: A word. For a node: `free`, `near`. Against one: `labels`, `draining`, `room`, `kept`. Why a run waits
+            besides: `nodes`, `limit`, `rate`, `turn`, `share`; see `kibo.schedule.explaining` for the others.
+        about: What it is about: a node, a key, a tenant, a run.
         detail: In words.
         points: How much it counts.
     """

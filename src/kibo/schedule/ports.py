@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from kibo.model.clock import Moment
 from kibo.model.ids import RunId
 from kibo.schedule.failing import Failure
+from kibo.schedule.lifecycle import Note
 from kibo.schedule.request import Resources
 from kibo.schedule.run import Attempt, Run
 
@@ -71,6 +72,23 @@ class Began(NamedTuple):
     epoch: int
 
 
+class Noted(NamedTuple):
+    """Something has happened in an attempt, between its beginning and its end, that changes nothing about it.
+
+    Attributes:
+        node: Where.
+        run: Whose.
+        epoch: The attempt's.
+        what: `hold`: all that it calls waits for effects that its fork holds. `commit`: its fork is committed: what it
+            has done can be seen, and what it has asked for may happen.
+    """
+
+    node: str
+    run: RunId
+    epoch: int
+    what: Note
+
+
 class Ended(NamedTuple):
     """An attempt is over, and nothing of it runs any more: no process, no held request.
 
@@ -93,7 +111,7 @@ class Ended(NamedTuple):
     snapshot: str | None = None
 
 
-Report = Began | Ended
+Report = Began | Noted | Ended
 
 
 class Nodes(Protocol):

@@ -10,7 +10,7 @@ A run that undoes something passes every bound, and comes before everything else
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Set
 from typing import Final, NamedTuple
 
 from kibo.model.errors import Bug
@@ -24,6 +24,8 @@ from kibo.schedule.run import Run
 
 #: How often it is looked at who has waited too long for room.
 _KEEPING_S: Final = 1.0
+#: How many of several things a reason names.
+_NAMED: Final = 3
 
 
 class Item(NamedTuple):
@@ -543,31 +545,59 @@ class Queue:
     # -- what is told of it
 
     def explain(self, run: str, now_s: float) -> tuple[Reason, ...]:
-        """Says why a run is not started yet: everything that keeps it, or that others come first."""
+        """Says why a run was not started when it was last decided: each bound, each node, and who comes first.
+
+        Empty where it does not wait here. Looks at all that wait; about 0.2 us for each.
+        """
         item = self.items.get(run)
         if item is None:
             return ()
-        found: list[Reason] = []
-        for bar in item.bars:
-            gate = self._gates.get((bar.kind, bar.key), Gate())
-            opens = gate.open_at(bar, now_s)
-            if opens is None:
-                found.append(Reason("limit", bar.key, f"{gate.working} of {bar.most} are at work"))
-            elif opens > now_s:
-                told = f"{bar.most} were started within {bar.per_s:g} s; the next in {opens - now_s:.3g} s"
-                found.append(Reason("rate", bar.key, told))
+        closed = {bar for bar in item.bars if not self._is_open(bar, now_s)}
+        found = [self._closed(bar, now_s) for bar in item.bars if bar in closed]
+        room = any(node.fits(item.demand, item.tenant) for node in self.nodes.values())
         if not self.nodes:
             found.append(Reason("nodes", "", "there is no node"))
-        elif not any(node.fits(item.demand, item.tenant) for node in self.nodes.values()):
+        elif not room:
             found += [why_not(node, item.demand, item.tenant) for node in self.nodes.values()]
-        lane = self._lanes[item.tenant, item.demand, item.bars]
-        if lane.items.first() != run:
-            ahead = sum(1 for each in lane.items if lane.items.rank(each) < item.rank)
-            found.append(Reason("turn", item.tenant, f"{ahead} runs that ask for the same come first"))
-        elif not found:
-            share, _ = self._tenant(item.tenant).share(self._total)
-            found.append(Reason("turn", item.tenant, f"its tenant has {share:.1%}, and others come first"))
-        return tuple(found)
+        return (*found, *self._before(item, closed, room=room))
+
+    def _is_open(self, bar: Bar, now_s: float) -> bool:
+        gate = self._gates.get((bar.kind, bar.key))
+        return gate is None or gate.open_at(bar, now_s) == now_s
+
+    def _closed(self, bar: Bar, now_s: float) -> Reason:
+        gate = self._gate(bar)
+        opens = gate.open_at(bar, now_s)
+        if opens is not None:
+            told = f"{bar.most} were started within {bar.per_s:g} s; the next in {opens - now_s:.3g} s"
+            return Reason("rate", bar.key, told)
+        holders = sorted(
+            run
+            for run, bars in self._holding.items()
+            if any((each.kind, each.key) == ("limit", bar.key) for each in bars)
+        )
+        named = ", ".join(holders[:_NAMED]) + (", ..." if len(holders) > _NAMED else "")
+        return Reason("limit", bar.key, f"{gate.working} of {bar.most} are at work: {named}")
+
+    def _before(self, item: Item, closed: Set[Bar], *, room: bool) -> Iterator[Reason]:
+        """Says who comes first of those that want the same room, or that stand before the same bounds."""
+        older = sum(
+            1
+            for each in self.items.values()
+            if each.tenant == item.tenant
+            and each.rank < item.rank
+            and (each.demand == item.demand or not closed.isdisjoint(each.bars))
+        )
+        if older:
+            runs = "1 run" if older == 1 else f"{older:,} runs"
+            yield Reason("turn", item.tenant, f"{runs} of its tenant, older or of a higher priority, first")
+        tenant, waiting = self._tenants[item.tenant], self._full.get(item.demand, ())
+        mine = tenant.share(self._total)
+        poorer = sorted(other.name for other in waiting if other.share(self._total) < mine)
+        if poorer and not room:
+            share = f"{mine[0]:.0%} of the nodes for its weight"
+            named = ", ".join(map(repr, poorer[:_NAMED])) + (", ..." if len(poorer) > _NAMED else "")
+            yield Reason("share", item.tenant, f"its tenant has {share}, and these have less: {named}")
 
 
 def _numbers(resources: Resources) -> Iterable[int]:

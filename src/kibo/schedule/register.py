@@ -12,32 +12,19 @@ from typing import Final, NamedTuple
 
 from kibo.model.clock import Moment
 from kibo.model.ids import BudgetId, RunId
-from kibo.model.limits import DEFAULT_QUEUED, MAX_RATE_S, MAX_ROUND
+from kibo.model.limits import DEFAULT_QUEUED, MAX_ROUND
 from kibo.schedule import budgets, roster, rows
 from kibo.schedule.advance import Change
-from kibo.schedule.encoding import rates_in, read_request
 from kibo.schedule.failing import Progress, policy_of_fork
-from kibo.schedule.gates import Bar, bars_of
+from kibo.schedule.gates import Bar
 from kibo.schedule.leases import DISPATCHER, fence
 from kibo.schedule.lifecycle import WAITING, State
 from kibo.schedule.placement import Node
+from kibo.schedule.rows import Wait
 from kibo.schedule.run import Run
+from kibo.schedule.survey import recent
 from kibo.store import crash
 from kibo.store.database import Store, Transaction
-
-
-class Wait(NamedTuple):
-    """What a run waits for.
-
-    Attributes:
-        dependency: The other run.
-        how: `done`, if that must have succeeded, or `ended`.
-        state: How that stands.
-    """
-
-    dependency: RunId
-    how: str
-    state: State
 
 
 class Written(NamedTuple):
@@ -89,15 +76,11 @@ class Register:
 
     def waits(self, run: str) -> list[Wait]:
         """Reads what a run waits for, and how that stands."""
-        found = self.store.read(lambda tx: tx.rows(rows._WAITS, run=run))
-        return [Wait(RunId(each), how, state) for each, how, state in found]
+        return self.store.read(lambda tx: rows.waits(tx, run))
 
     def forks(self, run: Run) -> list[tuple[RunId, State]]:
         """Reads the runs that one goes on as, and how they stand."""
-        found = self.store.read(
-            lambda tx: tx.rows(rows._FORKS, tree=run.tree, parent=run.id, epoch=run.epoch)
-        )
-        return [(RunId(each), state) for each, state in found]
+        return self.store.read(lambda tx: rows.forks(tx, run))
 
     def work(self, runs: Sequence[str]) -> dict[str, bytes]:
         """Reads what some runs are to do."""
@@ -118,7 +101,7 @@ class Register:
 
     def weights(self) -> dict[str, float]:
         """Reads how much each tenant counts."""
-        return {row[0]: row[1] for row in self.store.read(lambda tx: tx.rows(rows._ALL_TENANTS))}
+        return self.store.read(rows.weights)
 
     def recent(self, now: Moment) -> list[tuple[float, tuple[Bar, ...]]]:
         """Reads what any rate may still count: how many seconds ago it was started, the longest first, and its rates.
@@ -126,20 +109,7 @@ class Register:
         By the clock that nobody sets, where an attempt was placed since this machine was started: a clock that was set
         forward hides no start. Reads all attempts; about 1 s for a million.
         """
-        found = self.store.read(
-            lambda tx: tx.rows(
-                rows._RECENT, since=now.at_s - MAX_RATE_S, since_up=now.up_s - MAX_RATE_S, boot=now.boot
-            )
-        )
-        ago = [
-            (
-                max(0.0, now.up_s - up if boot == now.boot else now.at_s - at),
-                tuple(bar for bar in bars_of(read_request(run, request)) if bar.kind == "rate"),
-            )
-            for run, request, at, up, boot in found
-            if rates_in(request)
-        ]
-        return sorted((each for each in ago if each[1]), key=lambda each: -each[0])
+        return self.store.read(lambda tx: recent(tx, now))
 
     # -- writing
 

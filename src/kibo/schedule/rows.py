@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import and_, bindparam, delete, func, insert, literal, or_, select, update
 
 from kibo.model.clock import Moment
 from kibo.model.errors import RunUnknown, StoreDamaged
 from kibo.model.ids import ID_HEX_DIGITS, BudgetId, RunId
-from kibo.schedule.encoding import packed, packed_failure, packed_request, read_failure, read_request
+from kibo.model.limits import MAX_RATE_S
+from kibo.schedule.encoding import (
+    NEWER,
+    packed,
+    packed_failure,
+    packed_request,
+    rates_in,
+    read_failure,
+    read_request,
+)
 from kibo.schedule.failing import Progress
-from kibo.schedule.lifecycle import ENDED, STATES
+from kibo.schedule.lifecycle import ENDED, STATES, State
+from kibo.schedule.request import Request
 from kibo.schedule.run import Attempt, Run
 from kibo.store.database import Transaction
 from kibo.store.prepared import Prepared, Row, insertion
@@ -44,6 +54,7 @@ _SHOWN: Final = 5
 _BY_PREFIX: Final = Prepared(
     select(runs.c.id).where(runs.c.id >= bindparam("low"), runs.c.id < bindparam("high")).limit(_SHOWN)
 )
+_VERSIONS: Final = Prepared(select(runs.c.id, runs.c.version).where(_IS_OPEN).order_by(runs.c.position))
 _FORKS: Final = Prepared(
     select(runs.c.id, runs.c.state).where(
         runs.c.tree == bindparam("tree"),
@@ -139,6 +150,20 @@ _SET_TENANT: Final = Prepared(
 _PER_STATE: Final = Prepared(select(runs.c.state, func.count()).where(_IS_OPEN).group_by(runs.c.state))
 
 
+class Wait(NamedTuple):
+    """What a run waits for.
+
+    Attributes:
+        dependency: The other run.
+        how: `done`, if that must have succeeded, or `ended`.
+        state: How that stands.
+    """
+
+    dependency: RunId
+    how: str
+    state: State
+
+
 def read_run(row: Row) -> Run:
     """Makes a run of a row of `_JOINED`.
 
@@ -148,7 +173,9 @@ def read_run(row: Row) -> Run:
     told = dict(zip((column.name for column in _RUN), row, strict=False))
     if told["state"] not in STATES:
         raise StoreDamaged(
-            f"the store is damaged: run {told['id']} is {told['state']!r}", details={"run": told["id"]}
+            f"the store is damaged: run {told['id']} is {told['state']!r}",
+            hint=NEWER,
+            details={"run": told["id"]},
         )
     live = row[len(_RUN) :]
     run = RunId(told["id"])
@@ -231,6 +258,41 @@ def lock(tx: Transaction, run: str) -> Run:
 def open_runs(tx: Transaction) -> list[Run]:
     """Reads all that have not ended, in order of submission."""
     return [read_run(row) for row in tx.rows(_OPEN)]
+
+
+def versions(tx: Transaction) -> list[tuple[RunId, int]]:
+    """Reads the ids and versions of all that have not ended, in order of submission."""
+    return [(RunId(run), version) for run, version in tx.rows(_VERSIONS)]
+
+
+def waits(tx: Transaction, run: str) -> list[Wait]:
+    """Reads what a run waits for, and how that stands."""
+    return [Wait(RunId(each), how, state) for each, how, state in tx.rows(_WAITS, run=run)]
+
+
+def forks(tx: Transaction, run: Run) -> list[tuple[RunId, State]]:
+    """Reads the runs that one goes on as, and how they stand."""
+    found = tx.rows(_FORKS, tree=run.tree, parent=run.id, epoch=run.epoch)
+    return [(RunId(each), state) for each, state in found]
+
+
+def weights(tx: Transaction) -> dict[str, float]:
+    """Reads how much each tenant counts."""
+    return {row[0]: row[1] for row in tx.rows(_ALL_TENANTS)}
+
+
+def recent(tx: Transaction, now: Moment) -> list[tuple[float, Request]]:
+    """Reads which runs with rates were started lately: how many seconds ago, and the request of each.
+
+    By the clock that nobody sets, where an attempt was placed since this machine was started: a clock that was set
+    forward hides no start. Reads all attempts; about 1 s for a million.
+    """
+    found = tx.rows(_RECENT, since=now.at_s - MAX_RATE_S, since_up=now.up_s - MAX_RATE_S, boot=now.boot)
+    return [
+        (max(0.0, now.up_s - up if boot == now.boot else now.at_s - at), read_request(run, request))
+        for run, request, at, up, boot in found
+        if rates_in(request)
+    ]
 
 
 def of_tree(tx: Transaction, tree: str) -> list[Run]:

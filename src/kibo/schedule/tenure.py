@@ -13,14 +13,14 @@ from kibo.model.clock import Moment
 from kibo.model.errors import Bug
 from kibo.model.ids import BudgetId, RunId
 from kibo.model.limits import MAX_ROUND, ORDER_AGAIN_S
-from kibo.schedule.advance import Change, begun, deadline, failed, joined, placed, succeeded
+from kibo.schedule.advance import Change, begun, deadline, failed, joined, noted, placed, succeeded
 from kibo.schedule.ending import awaited, expired, out_of_budget
 from kibo.schedule.failing import Failure
 from kibo.schedule.leases import LeaseRow, Leases
 from kibo.schedule.lifecycle import ENDED, UNDOING
 from kibo.schedule.membership import Membership
 from kibo.schedule.open_runs import OpenRuns
-from kibo.schedule.ports import Began, Ended, Nodes, Order, Report
+from kibo.schedule.ports import Began, Ended, Nodes, Noted, Order, Report
 from kibo.schedule.queue import Queue, Start
 from kibo.schedule.register import Register
 from kibo.schedule.run import Attempt, Run
@@ -145,6 +145,8 @@ class Tenure:
                 self._nodes.stop(report.node, report.run, report.epoch)
         elif isinstance(report, Began):
             changes.add(begun(run, now))
+        elif isinstance(report, Noted):
+            changes.add(noted(run, report.what))
         else:
             changes.add(self._ended(run, report, now))
 
@@ -244,7 +246,7 @@ class Tenure:
 
     def _placed(self, start: Start, now: Moment) -> Change:
         run, node = self._open.runs[RunId(start.run)], self.queue.nodes[start.node]
-        why = [[reason.what, reason.detail] for reason in start.reasons]
+        why = [[reason.what, reason.detail, round(reason.points, 3)] for reason in start.reasons]
         return placed(run, node.id, node.epoch, now, {"why": why})
 
     def _note_nodes(self) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from kibo.box.define import Box
 from kibo.runtime.anyio_waiting import AnyioWaiting
+from kibo.schedule.explaining import Explanation
 from kibo.schedule.handle import AsyncRun, Run
 from kibo.wiring import runs as plain
 
@@ -29,5 +30,11 @@ async def runs(*, ended: bool = True, tenant: str | None = None, most: int = 100
     return [_face(each) for each in found]
 
 
+async def explain(run: AsyncRun | str) -> Explanation:
+    """Says why a run is where it is, or why it is not started yet; see `kibo.explain`."""
+    name = plain.id_of(run)
+    return await AnyioWaiting().aside(lambda: plain.explain(name))
+
+
 def _face(run: Run) -> AsyncRun:
-    return AsyncRun(run.id, run._runs, run._bell, AnyioWaiting(), run._checked, run._carry)
+    return AsyncRun(run.id, run._runs, run._bell, AnyioWaiting(), run._checked, run._carry, run._explained)

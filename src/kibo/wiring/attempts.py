@@ -23,8 +23,9 @@ from kibo.runtime.recording import perform
 from kibo.runtime.states import Launched, Launching
 from kibo.runtime.waiting import run
 from kibo.schedule.failing import Failure
+from kibo.schedule.lifecycle import Note
 from kibo.schedule.policy import Fork
-from kibo.schedule.ports import Began, Ended, Order, Report
+from kibo.schedule.ports import Began, Ended, Noted, Order, Report
 from kibo.schedule.work import Work, pack_result, read_work
 from kibo.store import crash
 from kibo.wiring import Runtime, definitions
@@ -143,6 +144,7 @@ class Attempt:
                 if branch.ended != "committed":
                     run(branch.commit("unmoved", ("**",), overwrite=False))
                     crash.point("attempt.committed")
+                    self._note("commit")
                 elif root.members:
                     run(root.snapshot(""))
                 return packed, str(self._home.records().history.get(root.id).head)
@@ -152,11 +154,15 @@ class Attempt:
 
     def _instance(self, branch: RunningBranch, box: Box) -> Any:
         if not self._branches.populate(branch, box):
-            run(branch.spawn(box, None, "", self._note))
+            run(branch.spawn(box, None, "", self._launches))
         (member,) = branch.members.values()
         return member.face
 
-    def _note(self, event: Any) -> None:
+    def _note(self, what: Note) -> None:
+        attempt = self._order.attempt
+        self._report(Noted(attempt.node, attempt.run, attempt.epoch, what))
+
+    def _launches(self, event: Any) -> None:
         """Notes what is being launched for it, which ends where it is stopped."""
         if isinstance(event, Launching):
             with self._guard:
@@ -184,10 +190,13 @@ class Attempt:
             while not over.wait(BOUNDARY_POLL_S):
                 if not self._stopped and branch.waits_at_boundary():
                     crash.point("attempt.at_boundary")
+                    self._note("hold")
                     try:
                         run(branch.commit("unmoved", ("**",), overwrite=False))
                     except Conflict:
                         run(branch.abort())  # another attempt was first: its call raises
+                    else:
+                        self._note("commit")
                     return
 
         if not needed:

@@ -33,6 +33,20 @@ class Alive:
         (self._directory / name).unlink(missing_ok=True)
         release(self._held.pop(name))
 
+    def dead(self) -> frozenset[str]:
+        """Names those that are dead and were not buried yet."""
+        try:
+            names = os.listdir(self._directory)
+        except FileNotFoundError:
+            return frozenset()  # nobody was ever known here
+        return frozenset(name for name in names if name not in self._held and self._is_free(name))
+
+    def _is_free(self, name: str) -> bool:
+        fd = try_lock_found(self._directory / name)
+        if fd is not None:
+            os.close(fd)
+        return fd is not None
+
     def bury(self, leases: Leases) -> None:
         """Ends the leases of those that are dead: whoever comes next need not wait to see that they are silent."""
         for name in os.listdir(self._directory):

@@ -13,6 +13,7 @@ from kibo.model.errors import RunInvalid
 from kibo.model.ids import RunId
 from kibo.model.limits import MAX_RUN_BYTES
 from kibo.runtime.waiting import Blocking
+from kibo.schedule.explaining import Explanation
 from kibo.schedule.handle import Run, RunFace
 from kibo.schedule.policy import Policy
 from kibo.schedule.request import Allowance, Double, Rate, Request, Resources
@@ -173,6 +174,24 @@ def runs(*, ended: bool = True, tenant: str | None = None, most: int = _LISTED) 
     return [_face(scheduling, each.id, result_of(scheduling, each.id)) for each in found]
 
 
+def explain(run: Run | str) -> Explanation:
+    """Says why a run is where it is, or why it is not started yet, whichever process carries it out.
+
+    It is told what the dispatcher would decide now, of the same runs and nodes, by the same code: which limit, rate,
+    dependency, room, priority or share holds it back, or why it was given its node. About 0.1 ms for each run that has
+    not ended.
+
+    Args:
+        run: It, its id, or the beginning of its id if only one begins so.
+
+    Raises:
+        RunUnknown: There is none, or several are called so.
+        StoreDamaged: The store holds what this Kibo cannot read; a newer one may have written it.
+    """
+    scheduling = runtime().scheduling()
+    return scheduling.explain(scheduling.runs.called(id_of(run)).id)
+
+
 # -- for both faces
 
 
@@ -255,4 +274,7 @@ def result_of(scheduling: Scheduling, run: RunId) -> Callable[[Any], Any]:
 
 
 def _face(scheduling: Scheduling, run: RunId, checked: Callable[[Any], Any]) -> Run:
-    return Run(run, scheduling.runs, scheduling.bell, Blocking(), checked, scheduling.carry_out)
+    return Run(
+        run, scheduling.runs, scheduling.bell, Blocking(), checked, scheduling.carry_out,
+        lambda: scheduling.explain(run),
+    )  # fmt: skip

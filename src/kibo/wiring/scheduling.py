@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
+from kibo.model.ids import RunId
+from kibo.schedule.explaining import Explanation
 from kibo.schedule.following import Bell
 from kibo.schedule.register import Register
 from kibo.schedule.submitting import Submission
 from kibo.store.wakeups import DirectoryBus
 from kibo.wiring.carriers_alive import Alive
+from kibo.wiring.explaining import explain
 
 if TYPE_CHECKING:
     from kibo.schedule.applying import Wants
@@ -54,6 +57,14 @@ class Scheduling:
         from kibo.schedule.applying import Wants  # late: few say what is wanted
 
         return Wants(self._store, bell=Bell(self._wants_bell).ring)
+
+    def explain(self, run: RunId) -> Explanation:
+        """Says why a run is where it is; see `kibo.explain`."""
+        return explain(self, self._home.records(), run)
+
+    def dead(self) -> frozenset[str]:
+        """Names the processes that have carried runs out, and are known to have died."""
+        return self._alive.dead()
 
     def carry_out(self) -> None:
         """Has this process carry runs out from now on, unless it does. Returns once it stands ready.
