@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from kibo.cli.styles import bold, styled
+from kibo.model.printable import duration as duration
+from kibo.model.printable import excerpt as excerpt
+from kibo.model.printable import visible as visible
 
 
 def print_json(document: Any) -> None:
@@ -57,30 +60,9 @@ def print_value(value: Any) -> None:
     sys.stdout.flush()
 
 
-def visible(text: str, keep: str = "") -> str:
-    """Makes text that a box wrote harmless to a terminal: what is not printable is shown as its escape.
-
-    Args:
-        text: A name, say; bytes of it that are no text are there as the system's surrogates.
-        keep: Characters that stay as they are, such as a newline.
-    """
-    return "".join(char if char.isprintable() or char in keep else _escaped(char) for char in text)
-
-
-def _escaped(char: str) -> str:
-    byte = ord(char) - 0xDC00
-    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else char.encode("unicode_escape").decode()
-
-
 def written(value: Any) -> str:
     """Returns a value as one line of JSON, for people."""
     return json.dumps(jsonable(value), ensure_ascii=False)
-
-
-def excerpt(text: str, most: int = 80) -> str:
-    """Returns the beginning of a text as one line of at most so many characters."""
-    text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -108,17 +90,6 @@ def _unmarked(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
-
-
-def duration(seconds: float) -> str:
-    """Returns a duration as a person says it."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h" if seconds < 360_000 else f"{seconds / 86400:.0f} d"
 
 
 def size(count: int) -> str:

@@ -12,6 +12,7 @@ from kibo.runtime.waiting import Waiting
 from kibo.schedule.failing import Failure
 from kibo.schedule.lifecycle import ENDED, State
 from kibo.schedule.submitting import Happened, Submission
+from kibo.schedule.timeline import Timeline, timeline
 from kibo.schedule.work import read_result
 from kibo.store.wakeups import Watch, ringing
 
@@ -111,6 +112,16 @@ def events_since(runs: Submission, run: str, since: int) -> list[Happened]:
     while more := runs.events(run, found[-1].position if found else since):
         found += more
     return found
+
+
+def timeline_of(runs: Submission, run: str) -> Timeline:
+    """Reads a run's way so far.
+
+    Raises:
+        RunUnknown: There is none.
+    """
+    name = runs.get(run).request.name
+    return timeline(run, name, events_since(runs, run, 0), time.time())
 
 
 async def follow(

@@ -9,10 +9,11 @@ from kibo.model.ids import RunId
 from kibo.runtime.waiting import Waiting, run
 from kibo.schedule.explaining import Explanation
 from kibo.schedule.failing import Failure
-from kibo.schedule.following import Bell, ended, events_since, follow, value_of
+from kibo.schedule.following import Bell, ended, events_since, follow, timeline_of, value_of
 from kibo.schedule.lifecycle import State
 from kibo.schedule.run import Run as RunRecord
 from kibo.schedule.submitting import Happened, Submission
+from kibo.schedule.timeline import Timeline
 
 
 class RunFace:
@@ -131,6 +132,10 @@ class Run(RunFace):
         """Says why it is where it is, or why it is not started yet; see `kibo.explain`."""
         return self._explained()
 
+    def timeline(self) -> Timeline:
+        """Returns its way so far: how long it was queued, launched, at work, held. Its text is a drawing of it."""
+        return timeline_of(self._runs, self.id)
+
     async def _next(self, since: int) -> tuple[list[Happened], bool]:
         return await follow(self._waiting, self._runs, self._bell, self.id, since)
 
@@ -179,6 +184,11 @@ class AsyncRun(RunFace):
     async def explain(self) -> Explanation:
         """Says why it is where it is, or why it is not started yet; see `kibo.explain`."""
         found: Explanation = await self._aside(self._explained)
+        return found
+
+    async def timeline(self) -> Timeline:
+        """Returns its way so far; see `Run.timeline`."""
+        found: Timeline = await self._aside(lambda: timeline_of(self._runs, self.id))
         return found
 
     async def answer(self, verdict: Literal["retry", "abandon"], *, person: str) -> None:
