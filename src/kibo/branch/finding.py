@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 
 from kibo.branch import marks
 from kibo.branch.records import BranchRecord, SnapshotRecord, unreadable
@@ -32,6 +32,7 @@ _CHILDREN: Final = Prepared(WITH_PARENT.where(branches.c.parent == bindparam("of
 _TREE: Final = Prepared(
     WITH_PARENT.where(branches.c.tree == bindparam("of")).order_by(branches.c.parent.is_not(None), *_OLDEST)
 )
+_PER_STATUS: Final = Prepared(select(branches.c.status, func.count()).group_by(branches.c.status))
 _ROOTS: Final = Prepared(WITH_PARENT.where(branches.c.parent.is_(None)).order_by(*_OLDEST))
 _SNAPSHOTS_BY_PREFIX: Final = Prepared(
     select(snapshots.c.id)
@@ -75,6 +76,11 @@ def children(tx: Transaction, parent: str) -> list[BranchRecord]:
 def tree(tx: Transaction, root: str) -> list[BranchRecord]:
     """Returns all branches of a tree, its root first, then oldest first."""
     return [branch_record(row) for row in tx.rows(_TREE, of=root)]
+
+
+def counts(tx: Transaction) -> dict[str, int]:
+    """Counts branches by what their status says."""
+    return {row[0]: row[1] for row in tx.rows(_PER_STATUS)}
 
 
 def roots(tx: Transaction) -> list[BranchRecord]:

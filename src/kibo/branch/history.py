@@ -116,6 +116,10 @@ class History:
         """Returns the root branches of the store, oldest first."""
         return self.store.read(finding.roots)
 
+    def counts(self) -> dict[str, int]:
+        """Counts branches by their status, of which none is stale."""
+        return self.store.read(finding.counts)
+
     def claim(self, branch: str) -> int:
         """Takes an open branch over for writing.
 

@@ -29,7 +29,7 @@ COMMANDS = {
         "snapshot export",
         "snapshot import",
     ),
-    "Runs": ("submit", "runs", "explain", "events", "timeline", "cancel", "answer", "get", "up"),
+    "Runs": ("submit", "runs", "top", "explain", "events", "timeline", "cancel", "answer", "get", "up"),
     "Effects": ("effects", "approve", "deny", "effects show", "effects resolve", "effects undo"),
     "Sessions": ("sessions", "sessions take", "sessions give", "sessions revoke"),
     "Recordings": (

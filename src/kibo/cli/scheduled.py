@@ -11,10 +11,17 @@ from kibo.wiring.scheduling import Scheduling
 
 
 @contextmanager
-def scheduled() -> Iterator[Scheduling]:
-    """Opens the runs of the state directory, and carries none out."""
+def opened() -> Iterator[Runtime]:
+    """Opens the state directory, and runs nothing in it."""
     home = Runtime(state_home())
     try:
-        yield home.scheduling()
+        yield home
     finally:
         home.close()
+
+
+@contextmanager
+def scheduled() -> Iterator[Scheduling]:
+    """Opens the runs of the state directory, and carries none out."""
+    with opened() as home:
+        yield home.scheduling()

@@ -544,6 +544,10 @@ class Queue:
 
     # -- what is told of it
 
+    def shares(self) -> dict[str, float]:
+        """Returns what each tenant has of the nodes, of what it has most of, for its weight."""
+        return {tenant.name: tenant.share(self._total)[0] for tenant in self._tenants.values()}
+
     def explain(self, run: str, now_s: float) -> tuple[Reason, ...]:
         """Says why a run was not started when it was last decided: each bound, each node, and who comes first.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, select
@@ -51,10 +52,8 @@ def noted(tx: Transaction, dispatcher: int) -> list[Node]:
     Raises:
         StoreDamaged: One cannot be one.
     """
-    return [
-        unpacked(f"the node {name}", body, lambda told, name=name, epoch=epoch: _read(name, epoch, told))
-        for name, epoch, body in tx.rows(_OF, holder=dispatcher)
-    ]
+    found = tx.rows(_OF, holder=dispatcher)
+    return [unpacked(f"the node {name}", body, partial(_read, name, epoch)) for name, epoch, body in found]
 
 
 def _told(node: Node) -> dict[str, Any]:

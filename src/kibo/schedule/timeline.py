@@ -225,8 +225,8 @@ class _Walk:
         self.strange = self.strange or kind not in _EVENTS
         self.now = self._after(kind, event.told)
         self.tried = max(self.tried, self.now.attempt)
-        if self.now != was or not self.last:
-            if self.last:
+        if self.now != was or self.number == 1:
+            if self.number > 1:
                 self._close(was, open_=False)
             self.note, self.began, self.began_s = words, self.number, self.clock.elapsed_s
         if kind not in _BEGINNINGS:
@@ -235,7 +235,7 @@ class _Walk:
 
     def end(self, now_s: float) -> None:
         """What it is in lasts until now, unless it has ended."""
-        if self.last and self.now.state not in ENDED:
+        if self.number and self.now.state not in ENDED:
             self._time(now_s, "now")
             self._close(self.now, open_=True)
 

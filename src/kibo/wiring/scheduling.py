@@ -5,17 +5,18 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
-from kibo.model.ids import RunId
-from kibo.schedule.explaining import Explanation
+from kibo.model.clock import moment
 from kibo.schedule.following import Bell
 from kibo.schedule.register import Register
 from kibo.schedule.submitting import Submission
 from kibo.store.wakeups import DirectoryBus
 from kibo.wiring.carriers_alive import Alive
-from kibo.wiring.explaining import explain
 
 if TYPE_CHECKING:
     from kibo.schedule.applying import Wants
+    from kibo.model.ids import RunId
+    from kibo.schedule.explaining import Explanation
+    from kibo.schedule.survey import Survey, Surveyor
     from kibo.store.database import Store
     from kibo.wiring import Runtime
     from kibo.wiring.carrying import Carrying
@@ -60,11 +61,21 @@ class Scheduling:
 
     def explain(self, run: RunId) -> Explanation:
         """Says why a run is where it is; see `kibo.explain`."""
-        return explain(self, self._home.records(), run)
+        from kibo.schedule import explaining  # late: it brings the queue along
+        from kibo.wiring.held_effects import with_effects
 
-    def dead(self) -> frozenset[str]:
-        """Names the processes that have carried runs out, and are known to have died."""
-        return self._alive.dead()
+        found = explaining.read(self._store, self.surveyor(), run, moment(), self._alive.dead())
+        return with_effects(found, self.runs, self._home.records())
+
+    def surveyor(self) -> Surveyor:
+        """Returns what reads all that has not ended, again and again; for `survey`."""
+        from kibo.schedule.survey import Surveyor  # late: it brings the queue along
+
+        return Surveyor(self._store)
+
+    def survey(self, surveyor: Surveyor) -> Survey:
+        """Reads all that has not ended, and who carries it out."""
+        return surveyor.look(moment(), self._alive.dead())
 
     def carry_out(self) -> None:
         """Has this process carry runs out from now on, unless it does. Returns once it stands ready.

@@ -1,4 +1,4 @@
-"""Why a run is where it is: what the scheduler says, and what of its effects waits for somebody."""
+"""What of a run's effects waits for somebody, beside what the scheduler says of it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from kibo.model.clock import moment
 from kibo.model.errors import BranchUnknown
 from kibo.model.ids import RunId
-from kibo.schedule import explaining
 from kibo.schedule.explaining import Explanation
 from kibo.schedule.placement import Reason
-from kibo.schedule.survey import Surveyor
+from kibo.schedule.submitting import Submission
 from kibo.wiring.run_branches import branch_of, origin_of
 
 if TYPE_CHECKING:
     from kibo.wiring.branches import Records
-    from kibo.wiring.scheduling import Scheduling
 
 _WAITING: Final = {
     "held": "is held until what the attempt does is committed",
@@ -26,23 +23,20 @@ _WAITING: Final = {
 }
 
 
-def explain(scheduling: Scheduling, records: Records, run: RunId) -> Explanation:
-    """Explains a run; see `kibo.explain`."""
-    store = records.store
-    found = explaining.read(store, Surveyor(store), run, moment(), scheduling.dead())
+def with_effects(found: Explanation, runs: Submission, records: Records) -> Explanation:
+    """Adds to why a run is where it is what it has asked the outside world for, and waits for."""
     if found.verdict != "here":
         return found
-    return replace(found, reasons=(*found.reasons, *_effects(scheduling, records, run)))
+    return replace(found, reasons=(*found.reasons, *_effects(found.run, runs, records)))
 
 
-def _effects(scheduling: Scheduling, records: Records, run: RunId) -> Iterator[Reason]:
-    """What its attempt has asked the outside world for, and waits for."""
-    origin = origin_of(scheduling.runs, scheduling.runs.get(run))
+def _effects(run: RunId, runs: Submission, records: Records) -> Iterator[Reason]:
+    origin = origin_of(runs, runs.get(run))
     try:
         tree = records.history.tree(branch_of(origin.id))
     except BranchUnknown:
         return  # its first attempt has not come so far
     for branch in tree:
-        for effect in records.ledger.listed(branch.id) if branch.status == "open" else ():
+        for effect in records.ledger.listed(branch.id) if branch.closed_s is None else ():
             if effect.branch == branch.id and (waits := _WAITING.get(effect.state)):
                 yield Reason(effect.state, effect.id, f"{effect.method} {effect.url} {waits}")
