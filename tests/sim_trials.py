@@ -25,9 +25,13 @@ from kibo.model.errors import KiboError, WrongState
 from kibo.model.ids import RunId
 from kibo.schedule import lifecycle
 from kibo.schedule.encoding import read_request
+from kibo.schedule.leases import DISPATCHER, NODE, Leases
+from kibo.schedule.placement import Node
 from kibo.schedule.policy import Abandon, AskPerson, Compensate, Fork, Policy, Retry
 from kibo.schedule.request import Allowance, Rate, Request, Resources
 from kibo.schedule.submitting import Submission
+from kibo.schedule.survey import Surveyor
+from kibo.schedule.tenure import Tenure
 from kibo.store.database import Store
 from kibo.store.prepared import Prepared
 from kibo.store.schema import attempts, budgets, run_changes, run_events, runs
@@ -89,6 +93,7 @@ class Trial:
         self.world = World(store, seed)
         self.random = Random(f"trial {seed}")
         self.submission = Submission(store, self.world.moment, self.world.ring)
+        self.surveyor = Surveyor(store)
         self.submitted: list[RunId] = []
         self.asked = 0
         self.quiet = False
@@ -229,6 +234,43 @@ class Trial:
             until = self.world.now_s + long * 1.5
             dispatcher.store.gone = lambda: self.world.now_s < until
 
+    # -- who looks from outside
+
+    def look(self) -> None:
+        """Now and then somebody asks why runs wait, and is told what the dispatcher itself would tell."""
+        if self.asked < self.count or self.submission.counts():
+            self.world.at(self.random.uniform(0.5, 5), self.look)
+        survey = self.surveyor.look(self.world.moment())
+        tenure = self.settled()
+        if tenure is None:
+            return
+        now_s = self.world.now_s
+        there, (copy, starts) = tenure.queue, survey.decided()
+        assert [*survey.runs] == sorted(tenure._open.runs, key=[*survey.runs].index)
+        assert not starts, f"{starts} would be started, and were not"
+        assert {*copy.items} == {*there.items}
+        assert {node.id: said(node) for node in copy.nodes.values()} == {
+            node.id: said(node) for node in there.nodes.values()
+        }
+        for run in there.items:
+            told, own = copy.explain(run, now_s), there.explain(run, now_s)
+            assert own, f"{run} waits for nothing"
+            assert {(each.what, each.about) for each in told} == {(each.what, each.about) for each in own}
+            for each in told:
+                self.world.count(f"waits: {each.what}")
+
+    def settled(self) -> Tenure | None:
+        """Whoever dispatches, if it has heard of all that has happened, and has nothing to do now."""
+        leases = {row.name: row.epoch for row in Leases(self.store).all() if row.holder}
+        for each in self.world.dispatchers:
+            tenure = each.made._tenure
+            if tenure is None or tenure._epoch != leases.get(DISPATCHER) or each.due_s <= self.world.now_s:
+                continue
+            held = {node.id: leases.get(NODE + node.id) == node.epoch for node in tenure.queue.nodes.values()}
+            if all(held.values()) and not self.store.read(lambda tx: tx.rows(_CHANGES)):
+                return tenure
+        return None
+
     def calm(self) -> None:
         """From here on nothing goes wrong."""
         self.quiet = True
@@ -241,6 +283,7 @@ class Trial:
         world = self.world
         self.submit()
         self.meddle()
+        self.look()
         world.at(3, self.trouble)
         world.advance(1e9, lambda: self.asked == self.count)
         world.advance(world.now_s + 60.0)
@@ -320,6 +363,8 @@ class Trial:
                 state[run] = "waiting" if "after" in json.loads(body) else "queued"
                 continue
             assert before is not None
+            if kind in ("hold", "commit"):
+                continue
             if not (kind == "requeue" and before in lifecycle.UNDOING) and not (
                 kind == "begin" and before != "starting"
             ):
@@ -351,6 +396,11 @@ class Trial:
                 started[key].append(up_s)
                 late = sum(each > up_s - rate.per_s + 1e-6 for each in started[key])
                 assert late <= rate.starts, f"{key}: {late} within {rate.per_s} s, and {rate.starts} may be"
+
+
+def said(node: Node) -> tuple[Any, ...]:
+    """What decides about a node."""
+    return node.epoch, node.room, node.free, node.labels, node.draining, node.kept, node.runs
 
 
 def trial(seed: int, nodes: int, count: int, directory: Path) -> Found:

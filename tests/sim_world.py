@@ -19,7 +19,7 @@ from kibo.schedule.budgets import Meter
 from kibo.schedule.dispatcher import Dispatcher
 from kibo.schedule.failing import Failure
 from kibo.schedule.leases import NODE, Holding, Leases
-from kibo.schedule.ports import Began, Ended, Member, Order, Report
+from kibo.schedule.ports import Began, Ended, Member, Noted, Order, Report
 from kibo.schedule.request import Resources
 from kibo.store import crash
 from kibo.store.database import Store, Transaction
@@ -379,6 +379,7 @@ class Attempting:
     def finish(self) -> None:
         fate = self.chance.random()
         if fate < 0.70:
+            self.node.report(Noted(self.node.name, RunId(self.run), self.epoch, "commit"))
             self.node._end(self.run, self.epoch, result=self.order.work, snapshot=f"snap {self.epoch}")
         elif fate < 0.92:
             self._fail(Failure("action.raised", "it broke", "unknown" if fate < 0.88 else "never"))

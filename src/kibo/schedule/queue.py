@@ -596,10 +596,10 @@ class Queue:
             runs = "1 run" if older == 1 else f"{older:,} runs"
             yield Reason("turn", item.tenant, f"{runs} of its tenant, older or of a higher priority, first")
         tenant, waiting = self._tenants[item.tenant], self._full.get(item.demand, ())
-        mine = tenant.share(self._total)
-        poorer = sorted(other.name for other in waiting if other.share(self._total) < mine)
+        mine, _ = tenant.share(self._total)
+        poorer = sorted(other.name for other in waiting if other.share(self._total)[0] < mine)
         if poorer and not room:
-            share = f"{mine[0]:.0%} of the nodes for its weight"
+            share = f"{mine:.0%} of the nodes for its weight"
             named = ", ".join(map(repr, poorer[:_NAMED])) + (", ..." if len(poorer) > _NAMED else "")
             yield Reason("share", item.tenant, f"its tenant has {share}, and these have less: {named}")
 

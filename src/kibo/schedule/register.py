@@ -113,12 +113,12 @@ class Register:
 
     # -- writing
 
-    def note_nodes(self, names: Collection[str], there: Mapping[str, Node], epoch: int) -> None:
-        """Writes some nodes as they are now, or that they are gone.
+    def note_nodes(self, there: Mapping[str, Node], changed: Collection[str] | None, epoch: int) -> None:
+        """Writes nodes as they are now, or that they are gone.
 
         Args:
-            names: Which.
             there: All that are there.
+            changed: Names of those to write; None for all, in place of whatever was written before.
             epoch: Of the dispatcher's lease.
 
         Raises:
@@ -127,7 +127,7 @@ class Register:
 
         def work(tx: Transaction) -> None:
             fence(tx, DISPATCHER, epoch)
-            roster.note(tx, names, there, epoch)
+            roster.note(tx, there, changed, epoch)
 
         self.store.write(work)
 

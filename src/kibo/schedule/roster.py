@@ -24,22 +24,23 @@ _OF: Final = Prepared(
     .where(nodes.c.dispatcher == bindparam("holder"))
     .order_by(nodes.c.name)
 )
-_DROP_OTHERS: Final = Prepared(delete(nodes).where(nodes.c.dispatcher != bindparam("holder")))
+_DROP_ALL: Final = Prepared(delete(nodes))
 _DROP: Final = Prepared(delete(nodes).where(nodes.c.name == bindparam("node")))
 _ADD: Final = insertion(nodes)
 
 
-def note(tx: Transaction, names: Collection[str], there: Mapping[str, Node], dispatcher: int) -> None:
-    """Writes some nodes as they are now, or that they are gone.
+def note(tx: Transaction, there: Mapping[str, Node], changed: Collection[str] | None, dispatcher: int) -> None:
+    """Writes nodes as they are now, or that they are gone.
 
     Args:
         tx: Fenced by the dispatcher's lease.
-        names: Which.
         there: All that are there.
-        dispatcher: The epoch of its lease: what others have written counts no longer.
+        changed: Names of those to write; None for all, in place of whatever was written before.
+        dispatcher: The epoch of its lease.
     """
-    tx.run(_DROP_OTHERS, holder=dispatcher)
-    for name in sorted(names):
+    if changed is None:
+        tx.run(_DROP_ALL)
+    for name in sorted(there if changed is None else changed):
         tx.run(_DROP, node=name)
         if name in there:
             node = there[name]

@@ -79,6 +79,7 @@ class Tenure:
         self._members: Final = Membership(leases, self.queue)
         self._unread: Final[set[BudgetId]] = set()
         self._parted = True
+        self._noted = False
 
     def load(self, now: Moment) -> None:
         """Reads all that is open. About 0.1 ms for each run."""
@@ -251,9 +252,11 @@ class Tenure:
 
     def _note_nodes(self) -> None:
         """Writes down what of the nodes is not what it was: who explains from outside decides from the same."""
-        if self.queue.untold:
-            self._register.note_nodes(self.queue.untold, self.queue.nodes, self._epoch)
-            self.queue.untold.clear()
+        untold, noted = self.queue.untold, self._noted
+        if untold or not noted:
+            self._register.note_nodes(self.queue.nodes, untold if noted else None, self._epoch)
+            untold.clear()
+            self._noted = True
             crash.point("dispatch.nodes_noted")
 
     def _tell(self, now: Moment) -> None:
