@@ -91,6 +91,19 @@ class Ledger:
                     return False
         return True
 
+    def check_reasons(self, now_s: float) -> None:
+        """Says of each that waits what a plain count says, after a decision that has left nothing."""
+        for one in self.items.values():
+            told = self.queue.explain(one.run, now_s)
+            whats = {reason.what for reason in told}
+            assert {"limit", "rate"}.isdisjoint(whats) == self.may_pass(one, now_s)
+            fit = any(each.fits(one.demand, one.tenant) for each in self.queue.nodes.values())
+            assert whats.isdisjoint({"labels", "draining", "room", "kept", "nodes"}) == fit
+            assert whats & {"limit", "rate", "labels", "draining", "room", "kept", "nodes"}
+            for reason in told:
+                if reason.what == "kept":
+                    assert self.queue.nodes[reason.about].kept not in (None, (one.tenant, one.demand))
+
     def check_room(self) -> None:
         used: Counter[str] = Counter()
         boxes: Counter[str] = Counter()

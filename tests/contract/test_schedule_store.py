@@ -23,15 +23,17 @@ from kibo.model.errors import (
     WrongState,
 )
 from kibo.model.ids import RunId
-from kibo.schedule import advance
+from kibo.schedule import advance, roster
 from kibo.schedule.budgets import Meter
 from kibo.schedule.failing import Failure
-from kibo.schedule.leases import DISPATCHER, Holding, Leases
+from kibo.schedule.leases import DISPATCHER, NODE, Holding, Leases
+from kibo.schedule.placement import Demand, Node
 from kibo.schedule.policy import Abandon, AskPerson, Fork, Policy
 from kibo.schedule.register import Register
-from kibo.schedule.request import Allowance, Rate, Request
+from kibo.schedule.request import Allowance, Rate, Request, Resources
 from kibo.schedule.run import Run
 from kibo.schedule.submitting import Submission
+from kibo.schedule.survey import Surveyor
 from kibo.store import crash
 from kibo.store.database import Store
 
@@ -96,6 +98,46 @@ def test_a_run_is_stored_and_has_a_timeline(house: House) -> None:
     assert house.runs.outcome(run) == ("done", b"42", None)
     assert [each.kind for each in house.runs.events(run)] == ["submit", "place", "begin", "succeed"]
     assert run not in {each.id for each in house.register.open_runs()}
+
+
+def test_what_is_noted_of_an_attempt_changes_nothing_and_is_refused_once_that_has_gone_on(
+    house: House,
+) -> None:
+    started = house.start(house.runs.submit(Request(b"")))
+    assert not house.write(advance.noted(started, "hold"))
+    assert house.write(advance.noted(started, "commit")) == {started.id}
+    held = house.runs.get(started.id)
+    assert (held.state, held.epoch, held.live) == (started.state, started.epoch, started.live)
+    house.succeed(started.id)
+    assert [each.kind for each in house.runs.events(started.id)] == ["submit", "place", "hold", "succeed"]
+
+
+def test_nodes_are_noted_as_they_are_and_only_by_who_dispatches(house: House) -> None:
+    kept = Node("n1", 3, Resources(4000, 1 << 40, 8), frozenset({("gpu", "yes")}), frozenset({"b2:1"}), True)
+    kept.kept = "ada", Demand(Resources(500), (("gpu", "yes"),))
+    there = {"n1": kept, "n2": Node("n2", 1, Resources())}
+
+    def noted() -> list[tuple[Node, ...]]:
+        found = house.store.read(lambda tx: roster.noted(tx, house.lease.epoch))
+        return [
+            (each.id, each.epoch, each.room, each.labels, each.near, each.draining, each.kept)
+            for each in found
+        ]
+
+    house.register.note_nodes(there, None, house.lease.epoch)
+    assert noted() == [
+        (each.id, each.epoch, each.room, each.labels, each.near, each.draining, each.kept)
+        for each in there.values()
+    ]
+    del there["n2"]
+    kept.kept = None
+    house.register.note_nodes(there, {"n1", "n2"}, house.lease.epoch)
+    assert [(each[0], each[-1]) for each in noted()] == [("n1", None)]
+    with pytest.raises(PlaceTaken):
+        house.register.note_nodes({}, None, house.lease.epoch - 1)
+    assert [each[0] for each in noted()] == ["n1"]
+    house.register.note_nodes({}, None, house.lease.epoch)
+    assert noted() == []
 
 
 def test_the_same_key_is_the_same_run_also_at_once(house: House, request: pytest.FixtureRequest) -> None:
@@ -357,3 +399,29 @@ def test_a_step_that_is_killed_has_happened_entirely_or_not_at_all(
     house.runs.set_tenant(point, most_queued=0 if started else 1)
     with pytest.raises(QueueFull):  # counted exactly: nothing of a killed step
         house.runs.submit(Request(b"", tenant=point))
+
+
+def test_a_survey_has_all_that_is_open_as_it_is_now(house: House) -> None:
+    surveyor, now = Surveyor(house.store), house.now()
+    first = house.runs.submit(Request(b"", limits={"shop": 1}, rates={"web": Rate(2, 60)}))
+    assert surveyor.look(now).runs[first] == house.runs.get(first)
+    house.start(first)
+    second = house.runs.submit(Request(b"", limits={"shop": 1}))
+    node = Node("n1", 1, Resources(boxes=9999))
+    leases = Leases(house.store)
+    if (row := leases.look(NODE + "n1")) is None:
+        leases.take(NODE + "n1", "process 7 on host (node_7)", row)
+    house.register.note_nodes({"n1": node}, None, house.lease.epoch)
+    survey = surveyor.look(now)
+    assert survey.dispatcher == "test"
+    assert [survey.runs[each] for each in (first, second)] == house.register.runs([first, second])
+    assert [[bar.key for bar in bars] for _, bars in survey.recent][-1] == ["web"]
+    queue, starts = survey.decided()
+    assert second not in starts
+    assert queue.explain(second, now.up_s)[0][:2] == ("limit", "shop")
+    assert queue.nodes["n1"].runs >= {first}
+    assert surveyor.look(now, dead={"node_7"}).nodes == ()
+    house.succeed(first)
+    assert first not in surveyor.look(now).runs
+    assert second in surveyor.look(now).decided()[1]
+    house.register.note_nodes({}, None, house.lease.epoch)

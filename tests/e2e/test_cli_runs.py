@@ -60,6 +60,55 @@ def test_a_run_is_carried_out_by_the_command_that_waits_for_it(cli: Cli, home: P
     assert cli.json("answer", failed["details"]["run"], "retry", status=75)["error"]["code"] == "state.wrong"
 
 
+def test_a_run_that_waits_is_explained_and_one_that_has_run_is_drawn(
+    cli: Cli,  # noqa: F811
+    runs: Submission,
+    tmp_path: Path,
+) -> None:
+    first = cli("submit", "--name", "<b>[red]first\x1b[31m", RUNS, "double", "21").stdout.strip()
+    then = cli("submit", "--after", first, RUNS, "double", "1").stdout.strip()
+    told = cli("explain", then[:12]).stdout
+    assert f"after    {first}: is queued" in told
+    assert "kibo up" in told
+    assert cli.json("explain", "run_0000", status=66)["error"]["code"] == "run.unknown"
+    assert cli.json("timeline", "run_0000", status=66)["error"]["code"] == "run.unknown"
+    assert [each["phase"] for each in cli.json("timeline", first)["spans"]] == ["queued"]
+    with _up(cli):
+        eventually(lambda: {each.state for each in runs.listed(10)} == {"done"})
+    assert cli.json("explain", first)["verdict"] == "ended"
+    told = cli("timeline", first).stdout
+    labels = [line[11:].split()[0] for line in told.splitlines()[1:]]
+    assert labels == ["queued", "launch", "action", "commit", "succeed"]
+    assert "\x1b" not in told
+    drawing = tmp_path / "run.html"
+    assert "run.html" in cli("timeline", first, "-o", str(drawing)).stdout
+    assert "&lt;b&gt;[red]first\\x1b" in drawing.read_text()
+    for wrong in ("run.png", "/nowhere/run.svg"):
+        assert cli.json("timeline", first, "-o", wrong, status=65)["error"]["code"] == "input.invalid"
+
+
+def test_top_shows_one_frame_for_a_pipe_and_goes_on_until_nobody_reads(cli: Cli, runs: Submission) -> None:  # noqa: F811
+    run = cli("submit", "--tenant", "ada", "--name", "[red]\u202ename", RUNS, "work").stdout.strip()
+    frame = cli("top", "--once").stdout
+    assert "1 open run, 0 boxes" in frame
+    assert "nobody carries runs out" in frame
+    assert "[red]\\u202ename" in frame
+    with _up(cli):
+        eventually(lambda: runs.get(run).state == "running")
+        found = cli.json("top", "--once")
+        assert [(each["tenant"], each["working"]) for each in found["tenants"]] == [("ada", 1)]
+        assert [(each["runs"], each["draining"]) for each in found["nodes"]] == [(1, False)]
+        assert found["nodes"][0]["free"]["boxes"] == found["nodes"][0]["room"]["boxes"] - 1
+        assert found["boxes"] == 1
+        with cli.start("top", "--json", "--every", "100ms") as top:
+            assert top.stdout is not None
+            frames = [json.loads(top.stdout.readline()) for _ in range(2)]
+            top.stdout.close()
+        assert frames[0]["at_s"] < frames[1]["at_s"]
+        assert top.returncode == 128 + signal.SIGPIPE
+    assert cli.json("top", "--every", "1ms", status=65)["error"]["code"] == "input.invalid"
+
+
 @contextmanager
 def _up(cli: Cli) -> Iterator[subprocess.Popen[str]]:  # noqa: F811
     """Has another process carry runs out during a block."""

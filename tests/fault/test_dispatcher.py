@@ -29,6 +29,7 @@ from sim_world import SimClock, SimDispatcher, SimNode, SimNodes, World
 POINTS = (
     ("dispatch.loaded", 1), ("runs.before_write", 1), ("runs.before_commit", 2), ("runs.written", 1),
     ("runs.written", 4), ("dispatch.before_begin", 1), ("dispatch.begun", 2), ("dispatch.before_heard", 5),
+    ("dispatch.nodes_noted", 1),
 )  # fmt: skip
 
 

@@ -73,6 +73,7 @@ def test_no_bound_is_passed_and_nothing_that_could_start_is_left(steps: list[tup
         elif kind == "drain" and f"n{told[0]}" in queue.nodes:
             queue.describe(f"n{told[0]}", draining=told[1])
     ledger.decide(now_s)
+    ledger.check_reasons(now_s)
     for run in list(ledger.working):
         ledger.end(run, now_s)
     # However it was left: with room for all and as much time as rates want, all are started.

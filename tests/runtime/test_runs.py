@@ -62,7 +62,7 @@ def test_a_run_comes_to_what_its_action_returns_and_tells_how_it_went():
     run = kibo.submit(Worker(times=3), "double", 7, name="twice", priority=2)
     assert run.result(30) == Receipt("42", [])
     assert run.status == "done"
-    assert kinds(run) == ["submit", "place", "begin", "succeed"]
+    assert kinds(run) == ["submit", "place", "begin", "commit", "succeed"]
     assert [each.kind for each in run.events(follow=True)] == kinds(run)
     assert run.record().request.name == "twice"
 
@@ -80,6 +80,15 @@ def test_a_payment_is_made_once_by_the_attempt_that_succeeds(clerk: Clerk, shop:
     assert run.result(30) == Receipt("receipt 1 for /one", [])
     assert shop.paid == ["/one"]
     assert effects_of(run) == [("CALL", "done"), ("POST", "done")]
+    assert [each.phase for each in run.timeline().spans] == [
+        "queued",
+        "starting",
+        "running",
+        "held",
+        "running",
+    ]
+    assert [each.what for each in run.timeline().marks] == ["commit", "succeed"]
+    assert run.explain().verdict == "ended"
 
 
 @pytest.mark.parametrize("fail", ["exit", "no card"])
@@ -137,6 +146,8 @@ def test_what_a_cancelled_run_waited_to_ask_for_is_never_sent(till: Till, shop: 
     run = kibo.submit(Asking(), "pay", "/asked")
     eventually(lambda: run.status == "running")
     eventually(lambda: ("POST", "asking") in effects_of(run))
+    (asking,) = [each for each in kibo.explain(run).reasons if each.what == "asking"]
+    assert "kibo approve" in asking.detail
     run.cancel()
     with pytest.raises(RunCancelled):
         run.result(10)
@@ -155,6 +166,25 @@ def test_a_run_comes_after_others_and_not_where_one_has_failed():
         never.result(30)
     assert failed.value.details["failure"] == "run.dependency_failed"
     assert kinds(never) == ["submit", "fail"]
+
+
+def test_a_run_says_where_it_is_and_what_keeps_it():
+    one = kibo.submit(Worker(), "work", limits={"seat": 1})
+    two = kibo.submit(Worker(), "work", limits={"seat": 1}, name="second")
+    then = kibo.submit(Worker(), "double", 2, after=[two])
+    eventually(lambda: one.status == "running")
+    here = one.explain()
+    assert (here.verdict, here.state) == ("here", "running")
+    assert {each.what for each in here.reasons} == {"free", "near"}
+    assert here.then == "is stopped, if its action has not returned by then"
+    (kept,) = kibo.explain(two.id[:16]).reasons
+    assert (kept.what, kept.about) == ("limit", "seat")
+    assert one.id in kept.detail
+    assert [(each.what, each.about) for each in then.explain().reasons] == [("after", two.id)]
+    two.cancel()
+    one.cancel()
+    with pytest.raises(RunUnknown):
+        kibo.explain("run_" + "0" * 24)
 
 
 def test_the_same_key_is_the_same_run():
@@ -213,6 +243,8 @@ def test_runs_of_coroutines():
         assert await run.result(30) == Receipt("42", [])
         assert await run.status() == "done"
         assert [each.kind for each in await run.events()][-1] == "succeed"
+        assert (await run.timeline()).state == "done"
+        assert (await run.explain()).state == (await aio.explain(run)).state == "done"
         found = await aio.get_run(run.id)
         assert await found.result() == Receipt("42", [])
         assert run.id in [each.id for each in await aio.runs()]

@@ -393,6 +393,37 @@ def test_a_run_that_waits_says_what_keeps_it() -> None:
     queue.decide(0, 10)
     told = {run: [(reason.what, reason.about) for reason in queue.explain(run, 0)] for run in queue.items}
     assert told == {"second": [("limit", "shop")], "gpu": [("labels", "n1")], "large": [("room", "n1")]}
+    assert queue.explain("second", 0)[0].detail == "1 of 1 are at work: first"
+    assert queue.explain("nobody", 0) == ()
+
+
+def test_a_run_that_waits_says_who_comes_first_and_which_tenant_has_less() -> None:
+    queue = Queue()
+    queue.join(node("n1", boxes=3))
+    for n in range(3):
+        queue.add(item(f"a{n}", tenant="a", number=n))
+    queue.decide(0, 9)
+    for n in range(3, 6):
+        queue.add(item(f"a{n}", tenant="a", priority=n, number=n))
+    queue.add(item("b", tenant="b", at_s=5, number=6))
+    queue.decide(1, 9)
+    assert [(reason.what, reason.detail) for reason in queue.explain("a3", 1)] == [
+        ("room", "1 boxes are wanted, 0 of 3 are free"),
+        ("turn", "2 runs of its tenant, older or of a higher priority, first"),
+        ("share", "its tenant has 100% of the nodes for its weight, and these have less: 'b'"),
+    ]
+    assert [reason.what for reason in queue.explain("b", 1)] == ["room"]
+
+
+def test_a_rate_says_when_the_next_may_start() -> None:
+    queue = Queue()
+    queue.join(node("n1"))
+    queue.add(item("first", bars=(rate("shop", 1, 60.0),)))
+    queue.add(item("second", bars=(rate("shop", 1, 60.0),), number=1))
+    queue.decide(0, 9)
+    assert [reason[:3] for reason in queue.explain("second", 20)] == [
+        ("rate", "shop", "1 were started within 60 s; the next in 40 s")
+    ]
 
 
 def test_what_undoes_comes_first_and_keeps_what_it_holds() -> None:
