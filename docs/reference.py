@@ -25,7 +25,9 @@ HELD = {
     " | kibo.context.tokens: Tokenizer",
     "Mail": "kibo.runtime.mailing: Receipt Mailbox | kibo.model.message: Message Delivery DeadLetter Progress Posting"
     " | kibo.branch.mail_faces: Delegated BranchMail BranchBoard",
-    "Runs": "kibo.schedule.handle: Run | kibo.schedule.submitting: Happened | kibo.schedule.failing: Failure",
+    "Runs": "kibo.schedule.handle: Run | kibo.schedule.submitting: Happened | kibo.schedule.failing: Failure"
+    " | kibo.schedule.explaining: Explanation | kibo.schedule.placement: Reason"
+    " | kibo.schedule.timeline: Timeline Span Mark",
     "Sessions": "kibo.wiring.sessions: Profile Lease | kibo.effects.sessions.leasing: Saved"
     " | kibo.effects.sessions.versions: Version",
 }
