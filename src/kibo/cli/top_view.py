@@ -51,7 +51,7 @@ def tables(frame: Frame) -> Iterator[Table]:
     made = (
         Table(
             ("STATE", "RUNS", "OLDEST", "MEDIAN"),
-            [(one.state, f"{one.count:,}", duration(one.oldest_s), duration(one.median_s)) for one in found.states],
+            [(one.state, f"{one.runs:,}", duration(one.oldest_s), duration(one.median_s)) for one in found.states],
         ),
         Table(
             ("TENANT", "QUEUED", "OLDEST", "WAITING", "WORKING", "SHARE", "WEIGHT"),
@@ -109,22 +109,35 @@ def drawn(frame: Frame, height: int) -> RenderableType:
 
     parts: list[Any] = [Text(headline(frame), style="bold" if frame.figures.dispatcher else "bold red")]
     made = [*tables(frame)]
-    left = max(len(made) * 4, height - 2 - 2 * len(made))
-    for n, table in enumerate(made):
-        # The last one has what the others have left.
-        room = left if n == len(made) - 1 else min(len(table.rows), max(3, left // (len(made) - n)))
-        shown = table.rows[: max(1, room - 1)] if len(table.rows) > room else table.rows
+    rooms = fitted([len(table.rows) for table in made], height - 1 - 2 * len(made))
+    for table, room in zip(made, rooms, strict=True):
+        whole = room == len(table.rows)
         rich = RichTable(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
         for column in table.columns:
             rich.add_column(column, justify="right" if column in table.numbers else "left", no_wrap=True)
+        shown = table.rows if whole else table.rows[: room - 1]
         for row in shown:
             rich.add_row(*(Text(cell) for cell in row))  # text, whatever markup it looks like
         parts += [Text(""), rich]
-        left -= len(shown)
-        if len(shown) < len(table.rows):
+        if not whole:
             parts.append(Text(f"... {len(table.rows) - len(shown):,} more", style="dim"))
-            left -= 1
     return Group(*parts)
+
+
+def fitted(rows: Sequence[int], room: int) -> list[int]:
+    """Gives several tables lines, one after the other, until all have what they want or nothing is left.
+
+    Args:
+        rows: How many each wants.
+        room: How many there are; each gets one in any case.
+    """
+    given = [min(1, wanted) for wanted in rows]
+    left = room - sum(given)
+    while left > 0 and (wanting := [n for n, wanted in enumerate(rows) if given[n] < wanted]):
+        for n in wanting[:left]:
+            given[n] += 1
+        left -= min(left, len(wanting))
+    return given
 
 
 def headline(frame: Frame) -> str:

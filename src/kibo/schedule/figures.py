@@ -24,13 +24,13 @@ class StateFigure(NamedTuple):
 
     Attributes:
         state: Which.
-        count: How many.
+        runs: How many.
         oldest_s: For how many seconds the one has been in it that has been longest.
         median_s: And half of them, at least.
     """
 
     state: str
-    count: int
+    runs: int
     oldest_s: float
     median_s: float
 

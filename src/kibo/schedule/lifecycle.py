@@ -115,3 +115,6 @@ def page() -> Iterator[str]:
         told = " · ".join(f"{event} → `{then}`" for event, then in moves.items()) or "nothing: it has ended"
         yield f"| `{state}` | {MEANING[state]} | {told} |"
     yield ""
+    yield "Two events lead nowhere, and tell of an attempt on its way. `hold`: all that it calls waits for effects that"
+    yield "its fork holds. `commit`: the fork is committed: what it did can be seen, and what it asked for may happen."
+    yield ""

@@ -29,7 +29,9 @@ _DROP: Final = Prepared(delete(nodes).where(nodes.c.name == bindparam("node")))
 _ADD: Final = insertion(nodes)
 
 
-def note(tx: Transaction, there: Mapping[str, Node], changed: Collection[str] | None, dispatcher: int) -> None:
+def note(
+    tx: Transaction, there: Mapping[str, Node], changed: Collection[str] | None, dispatcher: int
+) -> None:
     """Writes nodes as they are now, or that they are gone.
 
     Args:
