@@ -65,26 +65,18 @@ def test_a_run_that_waits_is_explained_and_one_that_has_run_is_drawn(
     runs: Submission,
     tmp_path: Path,
 ) -> None:
-    first = cli("submit", "--name", "<b>[red]first\x1b[31m", RUNS, "double", "21").stdout.strip()
-    then = cli("submit", "--after", first, RUNS, "double", "1").stdout.strip()
-    told = cli("explain", then[:12]).stdout
-    assert f"after    {first}: is queued" in told
-    assert "kibo up" in told
-    assert cli.json("explain", "run_0000", status=66)["error"]["code"] == "run.unknown"
+    run = cli("submit", "--name", "<b>[red]first\x1b[31m", RUNS, "double", "21").stdout.strip()
+    assert "kibo up" in cli("explain", run[:12]).stdout
     assert cli.json("timeline", "run_0000", status=66)["error"]["code"] == "run.unknown"
-    assert [each["phase"] for each in cli.json("timeline", first)["spans"]] == ["queued"]
     with _up(cli):
-        eventually(lambda: {each.state for each in runs.listed(10)} == {"done"})
-    assert cli.json("explain", first)["verdict"] == "ended"
-    told = cli("timeline", first).stdout
+        eventually(lambda: runs.get(run).ended)
+    told = cli("timeline", run).stdout
     labels = [line[11:].split()[0] for line in told.splitlines()[1:]]
     assert labels == ["queued", "launch", "action", "commit", "succeed"]
     assert "\x1b" not in told
     drawing = tmp_path / "run.html"
-    assert "run.html" in cli("timeline", first, "-o", str(drawing)).stdout
+    assert "run.html" in cli("timeline", run, "-o", str(drawing)).stdout
     assert "&lt;b&gt;[red]first\\x1b" in drawing.read_text()
-    for wrong in ("run.png", "/nowhere/run.svg"):
-        assert cli.json("timeline", first, "-o", wrong, status=65)["error"]["code"] == "input.invalid"
 
 
 def test_top_shows_one_frame_for_a_pipe_and_goes_on_until_nobody_reads(cli: Cli, runs: Submission) -> None:  # noqa: F811
@@ -106,7 +98,6 @@ def test_top_shows_one_frame_for_a_pipe_and_goes_on_until_nobody_reads(cli: Cli,
             top.stdout.close()
         assert frames[0]["at_s"] < frames[1]["at_s"]
         assert top.returncode == 128 + signal.SIGPIPE
-    assert cli.json("top", "--every", "1ms", status=65)["error"]["code"] == "input.invalid"
 
 
 @contextmanager

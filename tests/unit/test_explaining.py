@@ -88,6 +88,12 @@ def test_what_comes_after_others_names_those():
     ]
 
 
+def test_what_nothing_keeps_any_more_is_told_to_go_on():
+    one = asked("waiting")
+    (reason,) = explain(Known(one, waits=[Wait(RunId.new(), "done", "done")]), survey(one)).reasons
+    assert "goes on once the dispatcher has looked" in reason.detail
+
+
 def test_pauses_questions_and_forks_are_told_with_the_failure_that_led_to_them():
     pause = replace(asked("backing_off"), failure=BROKE, pause_s=5.0, entered=at(98))
     found = explain(Known(pause), survey(pause))

@@ -164,6 +164,10 @@ def _why(known: Known, survey: Survey) -> tuple[Verdict, str, tuple[Reason, ...]
         if not survey.dispatcher:
             waits = tuple(each for each in waits if each.what != "nodes")
     troubles = tuple(_troubles(known, survey))
+    if started is None and not (waits or troubles):
+        waits = (
+            Reason("turn", run.request.tenant, "nothing keeps it: it goes on once the dispatcher has looked"),
+        )
     if started is not None:
         return "next", started.node, (*started.reasons, *troubles)
     return "waits", "", (*waits, *troubles)
