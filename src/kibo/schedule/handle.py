@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from kibo.model.ids import RunId
 from kibo.runtime.waiting import Waiting, run
-from kibo.schedule.explaining import Explanation
 from kibo.schedule.failing import Failure
 from kibo.schedule.following import Bell, ended, events_since, follow, timeline_of, value_of
 from kibo.schedule.lifecycle import State
 from kibo.schedule.run import Run as RunRecord
 from kibo.schedule.submitting import Happened, Submission
 from kibo.schedule.timeline import Timeline
+
+if TYPE_CHECKING:
+    from kibo.schedule.explaining import Explanation
 
 
 class RunFace:

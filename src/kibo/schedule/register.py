@@ -22,7 +22,6 @@ from kibo.schedule.lifecycle import WAITING, State
 from kibo.schedule.placement import Node
 from kibo.schedule.rows import Wait
 from kibo.schedule.run import Run
-from kibo.schedule.survey import recent
 from kibo.store import crash
 from kibo.store.database import Store, Transaction
 
@@ -109,7 +108,7 @@ class Register:
         By the clock that nobody sets, where an attempt was placed since this machine was started: a clock that was set
         forward hides no start. Reads all attempts; about 1 s for a million.
         """
-        return self.store.read(lambda tx: recent(tx, now))
+        return self.store.read(lambda tx: rows.recent(tx, now))
 
     # -- writing
 

@@ -20,8 +20,8 @@ from kibo.schedule.encoding import (
     read_request,
 )
 from kibo.schedule.failing import Progress
+from kibo.schedule.gates import Bar, bars_of
 from kibo.schedule.lifecycle import ENDED, STATES, State
-from kibo.schedule.request import Request
 from kibo.schedule.run import Attempt, Run
 from kibo.store.database import Transaction
 from kibo.store.prepared import Prepared, Row, insertion
@@ -281,18 +281,18 @@ def weights(tx: Transaction) -> dict[str, float]:
     return {row[0]: row[1] for row in tx.rows(_ALL_TENANTS)}
 
 
-def recent(tx: Transaction, now: Moment) -> list[tuple[float, Request]]:
-    """Reads which runs with rates were started lately: how many seconds ago, and the request of each.
-
-    By the clock that nobody sets, where an attempt was placed since this machine was started: a clock that was set
-    forward hides no start. Reads all attempts; about 1 s for a million.
-    """
+def recent(tx: Transaction, now: Moment) -> list[tuple[float, tuple[Bar, ...]]]:
+    """Reads what any rate may still count; see `kibo.schedule.register.Register.recent`."""
     found = tx.rows(_RECENT, since=now.at_s - MAX_RATE_S, since_up=now.up_s - MAX_RATE_S, boot=now.boot)
-    return [
-        (max(0.0, now.up_s - up if boot == now.boot else now.at_s - at), read_request(run, request))
+    ago = [
+        (
+            max(0.0, now.up_s - up if boot == now.boot else now.at_s - at),
+            tuple(bar for bar in bars_of(read_request(run, request)) if bar.kind == "rate"),
+        )
         for run, request, at, up, boot in found
         if rates_in(request)
     ]
+    return sorted((each for each in ago if each[1]), key=lambda each: -each[0])
 
 
 def of_tree(tx: Transaction, tree: str) -> list[Run]:

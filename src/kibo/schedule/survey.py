@@ -12,7 +12,7 @@ from typing import Final
 from kibo.model.clock import Moment
 from kibo.model.ids import RunId
 from kibo.schedule import roster, rows
-from kibo.schedule.gates import Bar, bars_of
+from kibo.schedule.gates import Bar
 from kibo.schedule.leases import DISPATCHER, NODE, LeaseRow, read_leases
 from kibo.schedule.open_runs import OpenRuns
 from kibo.schedule.placement import Node
@@ -103,15 +103,8 @@ class Surveyor:
             tuple(node for node in nodes if _holds(leases.get(NODE + node.id), node)),
             "" if dispatcher is None else dispatcher.holder,
             rows.weights(tx),
-            tuple(recent(tx, now)) if rated else (),
+            tuple(rows.recent(tx, now)) if rated else (),
         )
-
-
-def recent(tx: Transaction, now: Moment) -> list[tuple[float, tuple[Bar, ...]]]:
-    """Reads what any rate may still count; see `kibo.schedule.register.Register.recent`."""
-    found = rows.recent(tx, now)
-    ago = [(ago_s, tuple(bar for bar in bars_of(request) if bar.kind == "rate")) for ago_s, request in found]
-    return sorted((each for each in ago if each[1]), key=lambda each: -each[0])
 
 
 def _died(row: LeaseRow, dead: Collection[str]) -> bool:

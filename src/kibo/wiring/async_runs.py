@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kibo.box.define import Box
 from kibo.runtime.anyio_waiting import AnyioWaiting
-from kibo.schedule.explaining import Explanation
 from kibo.schedule.handle import AsyncRun, Run
 from kibo.wiring import runs as plain
+
+if TYPE_CHECKING:
+    from kibo.schedule.explaining import Explanation
 
 
 async def submit(box: Box, action: str, /, *args: Any, **options: Any) -> AsyncRun:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from kibo.box.actions import ActionSpec
 from kibo.box.define import Box
@@ -13,7 +15,6 @@ from kibo.model.errors import RunInvalid
 from kibo.model.ids import RunId
 from kibo.model.limits import MAX_RUN_BYTES
 from kibo.runtime.waiting import Blocking
-from kibo.schedule.explaining import Explanation
 from kibo.schedule.handle import Run, RunFace
 from kibo.schedule.policy import Policy
 from kibo.schedule.request import Allowance, Double, Rate, Request, Resources
@@ -21,6 +22,9 @@ from kibo.schedule.work import Work, read_work
 from kibo.wiring import definitions, runtime
 from kibo.wiring.attempts import VARIATION, takes_variations
 from kibo.wiring.scheduling import Scheduling
+
+if TYPE_CHECKING:
+    from kibo.schedule.explaining import Explanation
 
 #: Runs that are listed where nobody says how many.
 _LISTED = 100
