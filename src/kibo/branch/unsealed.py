@@ -2,7 +2,7 @@
 
 Files and live state of its instances end with the process, back to the branch's head. So does all else that their code
 has done since: what it sent, and that it handled what it got; whoever handles that next does so from the same state as
-before. What was sent to them from outside stands, and so does what functions outside have handled. Decision 0039.
+before. What was sent to them from outside stands, and so does what functions outside have handled. Decision 0042.
 """
 
 from __future__ import annotations

@@ -10,11 +10,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from kibo.cli.options import Common, seconds
+from kibo.cli.options import Common
 from kibo.cli.output import print_json, print_value
 from kibo.cli.scheduled import opened
 from kibo.cli.styles import styled
 from kibo.cli.top_view import Frame, document, drawn, lines
+from kibo.model.durations import seconds
 from kibo.model.errors import InvalidInput
 from kibo.runtime.attached import list_cells
 from kibo.schedule.figures import figures

@@ -14,7 +14,7 @@ from kibo.schedule.submitting import Submission
 from kibo.wiring.run_branches import branch_of, origin_of
 
 if TYPE_CHECKING:
-    from kibo.wiring.branches import Records
+    from kibo.wiring.records import Records
 
 _WAITING: Final = {
     "held": "is held until what the attempt does is committed",

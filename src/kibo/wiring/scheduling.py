@@ -13,8 +13,8 @@ from kibo.store.wakeups import DirectoryBus
 from kibo.wiring.carriers_alive import Alive
 
 if TYPE_CHECKING:
-    from kibo.schedule.applying import Wants
     from kibo.model.ids import RunId
+    from kibo.schedule.applying import Wants
     from kibo.schedule.explaining import Explanation
     from kibo.schedule.survey import Survey, Surveyor
     from kibo.store.database import Store
