@@ -20,7 +20,7 @@ from kibo.branch.history import History
 from kibo.effects.ledger import Ledger
 from kibo.model.errors import InvalidInput, KiboError, StoreUnavailable
 from kibo.store import forks, schema
-from kibo.store.database import Store, Transaction
+from kibo.store.database import MAX_SPARE, Store, Transaction
 from kibo.store.prepared import Prepared
 
 APPROVAL_COLUMNS = "approval_s due due_up due_boot approved approver approved_digest".split()
@@ -332,13 +332,39 @@ def test_a_fork_while_another_thread_writes_does_not_hang_the_child(history):
     assert len(history.log.newest(main.id, kinds=["child"])) == 5
 
 
-def test_connections_of_ended_threads_are_closed(history):
+def test_a_thread_goes_on_with_the_connection_of_one_that_has_ended(history):
+    used = []
+
+    def create() -> None:
+        history.create()
+        used.append(history.store._connections[threading.get_ident()][1])
+
     for _ in range(20):
-        thread = threading.Thread(target=history.create)
+        thread = threading.Thread(target=create)
         thread.start()
         thread.join()
-    assert len(history.store._connections) <= 2
+    assert len({id(each) for each in used}) == 1
     assert len(history.roots()) == 20
+
+
+def test_of_many_threads_that_have_ended_a_few_connections_are_kept(history):
+    together = threading.Barrier(20)
+
+    def create() -> None:
+        history.create()
+        together.wait()
+
+    threads = [threading.Thread(target=create) for _ in range(20)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    last = threading.Thread(target=history.create)
+    last.start()
+    last.join()
+    assert len(history.store._spare) == MAX_SPARE
+    assert len(history.store._connections) <= 2
+    assert len(history.roots()) == 21
 
 
 def test_a_store_can_be_used_again_after_it_was_closed(history):

@@ -18,8 +18,11 @@ def held_back() -> Iterator[None]:
     Python raises what Ctrl-C leads to between any two steps of the main thread, also right after a lock was taken and
     before it is known that it was. Other threads are never interrupted, and neither is who has no handler of Python's.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+    if not callable(handler):
         yield
         return
     came: list[FrameType | None] = []

@@ -44,6 +44,9 @@ TIMEOUT_S: Final = 30.0
 #: How long to wait for a server to which one only wants to know the way, in seconds.
 REACH_S: Final = 5.0
 
+#: Connections of threads that have ended, kept for those that begin: opening one takes longer than most transactions.
+MAX_SPARE: Final = 8
+
 
 class Transaction:
     """Statements that happen entirely or not at all. Made by `Store.write` and `Store.read`, gone after them."""
@@ -126,6 +129,8 @@ class Store:
         self._writing = threading.Lock()
         self._local = threading.local()
         self._connections: dict[int, tuple[threading.Thread, Any]] = {}
+        #: Of threads that have ended.
+        self._spare: list[Any] = []
         _opened.add(self)
 
     @classmethod
@@ -226,7 +231,8 @@ class Store:
         with forks.at_work():
             with self._guard:
                 connections, self._connections = self._connections, {}
-            for _, connection in connections.values():
+                spare, self._spare = self._spare, []
+            for connection in (*(each for _, each in connections.values()), *spare):
                 connection.close()
 
     def __enter__(self) -> Self:
@@ -291,10 +297,13 @@ class Store:
                 pass
         with self._guard:
             self._connections.pop(threading.get_ident(), None)
-        try:
-            connection.close()
-        except self._driver_error:
-            pass  # it was lost already
+            self._gather()
+            spare, self._spare = self._spare, []  # they may be lost as well, and would be tried one by one
+        for each in (connection, *spare):
+            try:
+                each.close()
+            except self._driver_error:
+                pass  # it was lost already
 
     def _connection(self) -> Any:
         thread, connection = self._connections.get(threading.get_ident(), (None, None))
@@ -306,17 +315,26 @@ class Store:
             raise self._translated(error) from error
 
     def _connect(self) -> Any:
+        """Goes on with a connection of a thread that has ended, or opens one."""
         self._check_untorn()
-        fairy = self._engine.raw_connection()
-        connection: Any = fairy.driver_connection
-        fairy.detach()  # ours now: no pool, no finaliser
         with self._guard:
-            ended = [who for who, (thread, _) in self._connections.items() if not thread.is_alive()]
-            left = [self._connections.pop(who)[1] for who in ended]
-            self._connections[threading.get_ident()] = (threading.current_thread(), connection)
+            self._gather()
+            connection = self._spare.pop() if self._spare else None
+            left, self._spare = self._spare[MAX_SPARE:], self._spare[:MAX_SPARE]
         for each in left:
             each.close()
+        if connection is None:
+            fairy = self._engine.raw_connection()
+            connection = fairy.driver_connection
+            fairy.detach()  # ours now: no pool, no finaliser
+        with self._guard:
+            self._connections[threading.get_ident()] = (threading.current_thread(), connection)
         return connection
+
+    def _gather(self) -> None:
+        """Takes the connections of threads that have ended. The caller has the guard."""
+        for who in [who for who, (thread, _) in self._connections.items() if not thread.is_alive()]:
+            self._spare.append(self._connections.pop(who)[1])
 
     def _check_untorn(self) -> None:
         if self._engine.url in _torn:
@@ -345,17 +363,19 @@ class Store:
             _, connection = self._connections[who]
             connection.close()
             del self._connections[who]
+        while self._spare:
+            self._spare.pop().close()
 
     def _forget(self) -> None:
         """Starts anew in a forked child: what is still open is the parent's, and locks may be held by threads of it."""
         # Never closed here: closing would tell the server, or SQLite's files, that the parent is done.
-        _abandoned.append(self._connections)
+        _abandoned.append((self._connections, self._spare))
         if self._connections and self.dialect.one_writer:
             _torn.add(self._engine.url)
         self._guard = threading.Lock()
         self._writing = threading.Lock()
         self._local = threading.local()
-        self._connections = {}
+        self._connections, self._spare = {}, []
 
     @property
     def _driver_error(self) -> type[Exception]:
