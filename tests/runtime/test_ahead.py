@@ -11,6 +11,7 @@ import leftovers
 from kibo import Box, action
 from kibo.branch.branch import Branch
 from kibo.runtime.ahead import MAX_AHEAD
+from kibo.runtime.instance import spawned_of
 from kibo.runtime.waiting import Blocking, run
 from kibo.wiring import runtime
 from patience import eventually
@@ -93,15 +94,58 @@ def test_one_that_was_killed_is_given_to_nobody() -> None:
         assert instance.sign("ada") == ["launched", "resumed", "ada"]
 
 
-def test_what_lies_on_a_branch_is_no_fork_that_waits(main: Branch) -> None:
+def layers() -> set[str]:
+    """Lists the layers on disk."""
+    return set(os.listdir(runtime().home / "deltas"))
+
+
+def waiting_on_disk_for(box: Box, main: Branch) -> set[int]:
+    """Has a fork of a box's state wait that writes to a layer on disk. Returns its process."""
+    main.spawn(box).destroy()
+    before, known = guests(), layers()
+    main.spawn(box).destroy()
+    eventually(lambda: len(guests() - before) == 1 and len(layers() - known) == 2)
+    return guests() - before
+
+
+def test_what_writes_to_memory_and_what_writes_to_a_disk_wait_beside_each_other(main: Branch) -> None:
     box = Guestbook(tag="branch")
-    waiting = waiting_for(box)
+    in_memory = waiting_for(box)
+    on_disk = waiting_on_disk_for(box, main)
+    assert in_memory <= guests()
     instance = main.spawn(box)
     instance.sign("ada")
     assert [change.path for change in instance.diff()] == ["/work/signed"]
-    assert waiting <= guests()
+    assert in_memory | on_disk <= guests()
     instance.destroy()
+    assert not on_disk & guests()
+    assert in_memory <= guests()
+
+
+def test_one_that_waits_on_disk_writes_to_the_layer_of_whoever_takes_it(main: Branch) -> None:
+    box = Guestbook(tag="layer")
+    waiting = waiting_on_disk_for(box, main)
+    ready = layers()
+    instance = main.spawn(box)
+    instance.sign("ada")
     assert waiting <= guests()
+    assert (runtime().home / "deltas" / spawned_of(instance).upper / "u/work/signed").read_text() == "ada"
+    assert len(ready - layers()) == 1  # the name that it waited under
+    left, right = main.fork(2)
+    left[instance].sign("bob")
+    assert left[instance].files.read("/work/signed") == b"adabob"
+    assert right[instance].files.read("/work/signed") == b"ada"
+    left.commit()
+    assert main[instance].files.read("/work/signed") == b"adabob"
+
+
+def test_one_on_disk_that_nobody_asks_for_leaves_no_layer(main: Branch) -> None:
+    box = Guestbook(tag="leaves")
+    known = layers()
+    waiting = waiting_on_disk_for(box, main)
+    assert len(layers() - known) == 3
+    eventually(lambda: not waiting & guests())
+    eventually(lambda: len(layers() - known) == 2)  # those of the two that somebody had
 
 
 def test_no_more_than_a_few_wait_and_each_ends_when_nobody_asks_for_it() -> None:

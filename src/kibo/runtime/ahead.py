@@ -3,7 +3,8 @@
 Most of a spawn is the kernel's: it copies a process into seven new namespaces, and then the root is made and the fork
 looked at. None of that depends on who asks. So a state that is in use has one fork waiting, which is taken as it is at
 the next order, at whatever step of its way it has come to; the next is made while the first one works. It has been
-looked at like every other and has no channel, no streams and no name yet; `resume` runs once it is let in.
+looked at like every other and has no channel, no streams and no name yet; `resume` runs once it is let in. There is
+one that writes to memory, and one to a layer on disk, whose name it gets when it is taken, each where such are in use.
 
 A state that was forked from once costs nothing. What waits costs about 1 MB, ends when nobody has asked for it for a
 while, and with its state at the latest.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from kibo.model.ids import DeltaId
 from kibo.runtime.cells import Cell, CellState, has_ended
 
 if TYPE_CHECKING:
@@ -45,26 +47,34 @@ class Ahead:
 
         It has no id, channel or name of its own yet.
         """
-        cell = source.ahead
+        cell = source.ahead.get(bool(arguments.get("upper")))
         if cell is None or not _is_plain(arguments):
             return None
         self.forget(cell)
         return None if cell.pidfd >= 0 and has_ended(cell.pidfd) else cell
 
-    def follow(self, source: Cell) -> None:
-        """Notes that a fork of a cell was let in, and has the next one made where the last was not long ago either."""
-        before, source.forked_s = source.forked_s, time.monotonic()
-        if source.forked_s - before < AHEAD_S and source.ahead is None and not source.instance:
-            self._warden.loop.after(PAUSE_S, lambda: self._make(source))
+    def follow(self, source: Cell, upper: str) -> None:
+        """Notes that a fork of a cell was let in, and has the next made where the last of its kind was not long ago.
 
-    def _make(self, source: Cell) -> None:
-        if source.state is not CellState.SEALED or source.ahead is not None or self._waiting == MAX_AHEAD:
+        Args:
+            source: The cell.
+            upper: The layer on disk that the fork writes to; empty for one in memory.
+        """
+        kind, now = bool(upper), time.monotonic()
+        before, source.forked_s[kind] = source.forked_s.get(kind), now
+        if before is not None and now - before < AHEAD_S and kind not in source.ahead and not source.instance:
+            self._warden.loop.after(PAUSE_S, lambda: self._make(source, upper))
+
+    def _make(self, source: Cell, upper: str) -> None:
+        if source.state is not CellState.SEALED or bool(upper) in source.ahead or self._waiting == MAX_AHEAD:
             return
         self._made += 1
-        cell = self._warden.fork_ahead(source, f"ahead_{self._made}")
+        # Of the same owner, with whose layers it goes if nobody else removes it.
+        beside = DeltaId(upper).beside() if upper else ""
+        cell = self._warden.fork_ahead(source, f"ahead_{self._made}", beside)
         if cell.state is CellState.ENDED:
             return  # the kernel would not have it; whoever asks next is told, if it is still so then
-        source.ahead = cell
+        source.ahead[bool(upper)] = cell
         self._waiting += 1
         cell.deadline = self._warden.loop.after(AHEAD_S, lambda: self._give_up(cell))
 
@@ -74,8 +84,9 @@ class Ahead:
 
     def forget(self, cell: Cell) -> None:
         """Notes that a fork waits no more, if it did: it was taken, or has ended."""
-        if cell.source is not None and cell.source.ahead is cell:
-            cell.source.ahead = None
+        kind = bool(cell.root.upper_path)
+        if cell.source is not None and cell.source.ahead.get(kind) is cell:
+            del cell.source.ahead[kind]
             self._waiting -= 1
             if cell.deadline is not None:
                 cell.deadline.cancel()
@@ -83,9 +94,9 @@ class Ahead:
 
 
 def _is_plain(arguments: dict[str, Any]) -> bool:
-    """Whether an order wants a fork with a root as its source's, and a writable layer in memory."""
+    """Whether an order wants a fork with a root as its source's."""
     return (
         _PLAIN.issuperset(arguments)
         and _PLAIN_SETUP.issuperset(arguments.get("setup", ()))
-        and not (arguments.get("upper") or arguments.get("over"))
+        and not arguments.get("over")
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import math
 import os
 import select
 import socket
@@ -116,8 +115,8 @@ class Cell:
         kept: Whether it stays although nothing was forked from it: a cached state, or a point that may be forked.
         held: How it is held once it is sealed, so that it does nothing but fork; None where it is not.
         forking: The fork that its process is making.
-        ahead: A fork of it that waits for whoever asks next, or is on its way; None where there is none.
-        forked_s: When a fork of it was last let in, by the monotonic clock.
+        ahead: Forks of it that wait for whoever asks next, or are on their way, by whether they write to a disk.
+        forked_s: When a fork of each such kind was last let in, by the monotonic clock.
         unclaimed: Whether nobody has asked for it yet: it was forked ahead.
         vetted: Whether it has been seen to have no rights.
         entry: Its guest's end of its control socket, until its source has been let fork it.
@@ -161,8 +160,8 @@ class Cell:
     kept: bool = False
     held: Held | None = None
     forking: Cell | None = None
-    ahead: Cell | None = None
-    forked_s: float = -math.inf
+    ahead: dict[bool, Cell] = field(default_factory=dict)
+    forked_s: dict[bool, float] = field(default_factory=dict)
     unclaimed: bool = False
     vetted: bool = False
     entry: wire.AnySocket | None = None

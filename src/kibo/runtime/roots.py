@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from kibo.runtime import doorways, kernel
 from kibo.runtime.oldermounts import UPPERS, Features, overlay_by_path, proc_by_visit
+from kibo.runtime.trees.removing import remove
 
 if TYPE_CHECKING:
     from kibo.runtime.shareddirs import Part
@@ -268,6 +269,22 @@ class Root:
             upper_path,
             shared,
         )
+
+    def name_upper(self, path: str) -> None:
+        """Gives the writable layer on disk another path. An overlay knows its layers by their inodes, once mounted."""
+        if self.upper_fd >= 0:
+            os.rename(self.upper_path, path)
+        self.upper_path = path
+
+    def remove_upper(self) -> None:
+        """Removes the writable layer on disk, if there is one, of a root that nobody has used and that is closed."""
+        if self.upper_path:
+            place, name = os.path.split(self.upper_path)
+            fd = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                remove(fd, os.fsencode(name))
+            finally:
+                os.close(fd)
 
     def _leave_place(self) -> None:
         if self.upper_at:

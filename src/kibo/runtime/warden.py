@@ -255,9 +255,16 @@ class Warden:
         root.has_doorway = cell.setup["doorway"]
         self._order_fork(source, cell)
 
-    def fork_ahead(self, source: Cell, name: str) -> Cell:
-        """Begins a fork of a sealed cell that nobody has asked for, under a name of the warden's own."""
-        cell = Cell(name, source.root.child(), source, channel=-1, egress=-1, unclaimed=True)
+    def fork_ahead(self, source: Cell, name: str, upper: str) -> Cell:
+        """Begins a fork of a sealed cell that nobody has asked for.
+
+        Args:
+            source: The cell.
+            name: What to call the fork until somebody asks for it.
+            upper: The same of the layer on disk that it writes to; empty for one in memory.
+        """
+        root = source.root.child(upper_path=_delta_path(upper) if upper else "")
+        cell = Cell(name, root, source, channel=-1, egress=-1, unclaimed=True)
         self.cells[cell.id] = cell
         cell.own_from = len(cell.root.deltas)
         cell.setup = source.setup
@@ -276,9 +283,11 @@ class Warden:
         cell.made, cell.unclaimed = time.monotonic(), False
         cell.setup = source.setup | arguments.get("setup", {})
         self._claim(cell, arguments, descriptors, taken)
-        if cell.state is not CellState.ENTERED:
-            return
         try:
+            if arguments.get("upper"):
+                cell.root.name_upper(_delta_path(arguments["upper"]))
+            if cell.state is not CellState.ENTERED:
+                return
             self._open_ways(cell)
             if cell.vetted:
                 self._let_fork_in(cell)
@@ -475,7 +484,7 @@ class Warden:
         if wall_s := cell.setup.get("wall_s"):
             cell.deadline = self.loop.after(wall_s, lambda: self._time_up(cell))
         if cell.source is not None:
-            self.ahead.follow(cell.source)
+            self.ahead.follow(cell.source, os.path.basename(cell.root.upper_path))
 
     def _is_live(self, cell: Cell) -> None:
         cell.state = CellState.LIVE
@@ -1058,6 +1067,9 @@ class Warden:
             refusal = {"kind": "refused", "code": "instance.ended", "message": cell.reason, "details": {}}
             _tell(descriptors, refusal | {"details": {"order": order[0]}})
         cell.close()
+        if cell.unclaimed:
+            with contextlib.suppress(OSError):  # its owner sweeps what is left
+                cell.root.remove_upper()
         del self.cells[cell.id]
 
     def _let_go(self, cell: Cell) -> None:
