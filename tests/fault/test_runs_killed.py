@@ -22,7 +22,7 @@ PROGRAM = Path(__file__).with_name("run_user.py")
 #: Before anything was asked for; while the payment is held; once it was let out; once it is done.
 POINTS = (
     pytest.param("attempt.branch_made", marks=pytest.mark.soak),
-    pytest.param("attempt.begun", marks=pytest.mark.soak),
+    pytest.param("attempt.made", marks=pytest.mark.soak),
     "attempt.at_boundary",
     "attempt.acted",
 )

@@ -65,6 +65,7 @@ class History:
         *,
         world: World | None = None,
         id: BranchId | None = None,
+        claimed: bool = False,
     ) -> BranchRecord:
         """Makes a root branch: a tree of its own.
 
@@ -73,6 +74,7 @@ class History:
             name: What to call it.
             world: What its first snapshot holds; nothing by default.
             id: Its id, where that was made before it.
+            claimed: Whether the caller takes it over for writing in the same transaction, as by `claim`.
 
         Raises:
             InvalidInput: The name, the goal or the world is not well formed.
@@ -81,7 +83,7 @@ class History:
         text = written(world or {})
         marks.checked_name(name, "name")
         marks.checked_goal(goal)
-        row = transfer.first_row(branch, first, 0, name, goal, now)
+        row = transfer.first_row(branch, first, 0, name, goal, now)._replace(epoch=int(claimed))
 
         def work(tx: Transaction) -> None:
             insert_snapshot(

@@ -42,7 +42,16 @@ from kibo.branch.records import BranchRecord, Committed, SnapshotRecord, Status,
 from kibo.branch.releasing import Releasing, asker_for
 from kibo.branch.sharing import Mounted, Part, Sharing, place_in, shared_names
 from kibo.branch.undoing import Undoing
-from kibo.branch.worlds import SHARED, InstanceWorld, World, labels, shared_world, to_json, world_of
+from kibo.branch.worlds import (
+    SHARED,
+    InstanceWorld,
+    World,
+    is_on_disk,
+    labels,
+    shared_world,
+    to_json,
+    world_of,
+)
 from kibo.effects.records import Called, Effect, Exact
 from kibo.effects.sessions.content import Manifest
 from kibo.hub.board import Board
@@ -429,7 +438,7 @@ class RunningBranch:
                             world=to_json(world),
                             names=called,
                             epoch=self._epoch,
-                            flushed=False,
+                            flushed=is_on_disk(world),
                             ids=ids,
                         )
                     )
@@ -474,6 +483,12 @@ class RunningBranch:
                 )
                 child._mail.room.look()
         return children
+
+    def child(self, name: str) -> RunningBranch:
+        """Makes a branch that begins where this one was sealed last; it has no instances yet. Waits for the disk."""
+        self._check()
+        (made,) = self.family.history.fork(self.id, names=[name], epoch=self._epoch)
+        return self.adopt(made)
 
     def adopt(self, record: BranchRecord) -> RunningBranch:
         """Makes a branch that history has as this one's child a child of it here too; it has no instances yet."""
@@ -527,7 +542,8 @@ class RunningBranch:
             member.sealed = world[name]
         self.sharing.sealed = world.get(SHARED, self.sharing.sealed)
         self._let_go()
-        self.family.flusher.add(snapshot)
+        if not is_on_disk(world):
+            self.family.flusher.add(snapshot)
 
     # -- snapshots
 
@@ -551,7 +567,7 @@ class RunningBranch:
             crash_point("seal.taken")
             made = await self.family.waiting.aside(
                 lambda: self.family.history.snapshot(
-                    self.id, to_json(world), label, epoch=self._epoch, flushed=False
+                    self.id, to_json(world), label, epoch=self._epoch, flushed=is_on_disk(world)
                 )
             )
             crash_point("seal.recorded")
@@ -794,7 +810,7 @@ class RunningBranch:
             overwrite=overwrite,
             epoch=self._epoch,
             parent_epoch=self._parent_epoch,
-            flushed=False,
+            flushed=is_on_disk(world),
         )
 
     def _refuse_running(self, parent: str) -> None:

@@ -69,6 +69,11 @@ def shared_world(deltas: Sequence[str] = ()) -> InstanceWorld:
     return InstanceWorld("", "", (), tuple(deltas))
 
 
+def is_on_disk(world: World) -> bool:
+    """Tells whether a world is on the disk as soon as it is recorded: no file of it was written in a branch."""
+    return not any(each.deltas or each.frozen for each in world.values())
+
+
 def labels(world: World) -> tuple[str, ...]:
     """Returns the labels of the boxes that going on from a world needs, in order."""
     return tuple(sorted({each.label for name, each in world.items() if name != SHARED}))

@@ -7,7 +7,7 @@ else; that a call is within an action that can be undone is told to the gateway 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -53,7 +53,13 @@ class Recorder(Protocol):
 
 
 async def perform(
-    face: Any, spec: ActionSpec, args: Sequence[Any], kwargs: Mapping[str, Any], *, key: str | None = None
+    face: Any,
+    spec: ActionSpec,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    key: str | None = None,
+    begun: Callable[[], None] = lambda: None,
 ) -> Any:
     """Calls an action of an instance, of either face, and has the ledger record it.
 
@@ -63,6 +69,7 @@ async def perform(
         args: What it is called with by position.
         kwargs: And by name.
         key: What the call is one intent of, where the action itself names none.
+        begun: Called once the action is at work, or is found to have been.
 
     Raises:
         InDoubt: A call with its key may have happened. It was not made again.
@@ -77,14 +84,15 @@ async def perform(
         talk.check()
         arguments = spec.by_name(positional, named)
         call = _call(talk, spawned, spec, arguments, key)
-        begun = await talk.waiting.aside(lambda: recorder.begin(call, talk))
-        while begun.state != "new":
-            if begun.state == "in_doubt" and spec.verifier is not None:
-                begun = await _verified(talk, recorder, arguments, spec.verifier, begun)
-            if begun.state != "new":
-                return spec.check_result(_repeated(spec, call.key, begun))
-            begun = await talk.waiting.aside(lambda: recorder.begin(call, talk))
-        result = await _made(talk, spawned, begun.effect, spec, positional, named)
+        known = await talk.waiting.aside(lambda: recorder.begin(call, talk))
+        while known.state != "new":
+            if known.state == "in_doubt" and spec.verifier is not None:
+                known = await _verified(talk, recorder, arguments, spec.verifier, known)
+            if known.state != "new":
+                begun()
+                return spec.check_result(_repeated(spec, call.key, known))
+            known = await talk.waiting.aside(lambda: recorder.begin(call, talk))
+        result = await _made(talk, spawned, known.effect, spec, positional, named, begun)
     return spec.check_result(result)
 
 
@@ -95,6 +103,7 @@ async def _made(
     spec: ActionSpec,
     positional: list[Any],
     named: Mapping[str, Any],
+    begun: Callable[[], None],
 ) -> Any:
     waiting, recorder, asked = talk.waiting, spawned.states.recorder, False
     try:
@@ -102,6 +111,7 @@ async def _made(
         with within(spawned.states.egress, talk, effect, lets_out=spec.compensator is not None):
             await talk.ask_action(spec, positional, named)
             asked = True
+            begun()
             result = await talk.answer_of(spec)
     except BaseException as error:
         # What the action raised, it says itself; and what could not be sent whole has not begun.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +22,12 @@ from kibo.store.wakeups import Watch, ringing
 LOOK_S: Final = 1.0
 
 
+#: Watches that are kept for who waits next: the kernel takes 10 ms and more to end one.
+_IDLE: Final = 8
+
+
 class Bell:
-    """Rung whenever something becomes of a run, in a directory that the processes of a machine share.
+    """Rung whenever something becomes of a run, in a directory that the processes of a machine share. Thread-safe.
 
     Args:
         directory: It.
@@ -29,15 +35,37 @@ class Bell:
 
     def __init__(self, directory: Path) -> None:
         self._directory: Final = directory
+        #: Those that nobody waits with, each of the process that made it: a child that was forked has them in common.
+        self._idle: Final[list[tuple[int, Watch]]] = []
 
     def ring(self) -> None:
         """Has all who wait look."""
         with ringing(self._directory):
             pass
 
-    def watch(self) -> Watch:
-        """Hears of it; for who waits."""
-        return Watch(self._directory)
+    @contextmanager
+    def watch(self) -> Iterator[Watch]:
+        """Hears of it during a block; for who waits. What was rung before is heard, or is not."""
+        me = os.getpid()
+        try:
+            maker, watch = self._idle.pop()
+        except IndexError:
+            maker, watch = me, Watch(self._directory)
+        if maker != me:
+            watch.close()
+            watch = Watch(self._directory)
+        try:
+            yield watch
+        finally:
+            if len(self._idle) < _IDLE:
+                self._idle.append((me, watch))
+            else:
+                watch.close()
+
+    def close(self) -> None:
+        """Lets go of what is kept. It can be used again."""
+        while self._idle:
+            self._idle.pop()[1].close()
 
 
 async def ended(

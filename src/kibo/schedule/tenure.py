@@ -110,7 +110,8 @@ class Tenure:
         cancelled = self._examine(changes, now)
         refused = self._write(changes.made, now, numbers)
         crash.point("dispatch.before_heard")
-        self._nodes.heard([each for each in reports if each.run not in refused])
+        if reports or changes.made or cancelled:
+            self._nodes.heard([each for each in reports if each.run not in refused])
         starts = self._start(now, () if changes.made else numbers)
         self._note_nodes()
         self._tell(now)

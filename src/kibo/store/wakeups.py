@@ -25,6 +25,7 @@ _IN_Q_OVERFLOW: Final = 0x4000
 _EVENT: Final = struct.Struct("iIII")
 #: How often one looks who cannot be told.
 _LOOK_S: Final = 1.0
+_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class WakeupBus(Protocol):
@@ -43,8 +44,10 @@ class WakeupBus(Protocol):
 @contextmanager
 def ringing(directory: Path) -> Iterator[None]:
     """Wakes those who watch a directory at the end of a block, also where this process is killed in it."""
-    directory.mkdir(mode=0o700, exist_ok=True)
-    fd = os.open(directory / BELL, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = _bell(directory)
+    if fd is None:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        fd = os.open(directory / BELL, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         yield
     finally:
@@ -116,9 +119,8 @@ class Watch:
         directory.mkdir(mode=0o700, exist_ok=True)
         self.fds: tuple[int, ...] = ()
         self.deaf = False
-        libc = ctypes.CDLL(None, use_errno=True)
-        fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-        if fd >= 0 and libc.inotify_add_watch(fd, os.fsencode(directory), _IN_CLOSE_WRITE | _IN_DELETE) >= 0:
+        fd = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if fd >= 0 and _libc.inotify_add_watch(fd, os.fsencode(directory), _IN_CLOSE_WRITE | _IN_DELETE) >= 0:
             self.fds = (fd,)
             return
         number = ctypes.get_errno()

@@ -127,15 +127,13 @@ class Attempt:
         spec = plan(box).actions[work.action]  # it had that when it was submitted, and its digest is the same
         with self._branches.holding(record) as root:
             self._check()
-            branch = self._branches.fork(root, f"attempt {self._order.attempt.epoch}")
+            branch = root.child(f"attempt {self._order.attempt.epoch}")
             with self._guard:
                 self._branch = branch
             try:
                 self._check()
                 instance = self._instance(branch, box)
-                attempt = self._order.attempt
-                self._report(Began(attempt.node, attempt.run, attempt.epoch))
-                crash.point("attempt.begun")
+                crash.point("attempt.made")
                 with self._committing_at_boundary(branch, needed=bool(plan(box).egress)):
                     result = self._call(instance, spec, work, root.id)
                 packed = pack_result(to_builtins(result))
@@ -179,7 +177,11 @@ class Attempt:
         named = dict(work.named)
         if self._order.run.variation and any(slot.name == VARIATION for slot in spec.parameters):
             named[VARIATION] = self._order.run.variation
-        return run(perform(instance, spec, work.positional, named, key=key))
+        return run(perform(instance, spec, work.positional, named, key=key, begun=self._begun))
+
+    def _begun(self) -> None:
+        attempt = self._order.attempt
+        self._report(Began(attempt.node, attempt.run, attempt.epoch))
 
     @contextmanager
     def _committing_at_boundary(self, branch: RunningBranch, *, needed: bool) -> Iterator[None]:

@@ -90,21 +90,17 @@ class RunBranches:
         try:
             record = history.get(name)
         except BranchUnknown:
-            record = history.create(f"run {origin.request.name or origin.id}", origin.id, id=name)
+            goal = f"run {origin.request.name or origin.id}"
+            record = history.create(goal, origin.id, id=name, claimed=True)
             crash.point("attempt.branch_made")
-        record = replace(record, epoch=history.claim(name))
+        else:
+            record = replace(record, epoch=history.claim(name))
         return RunningBranch(new_family(self._home), record, None, {})
-
-    def fork(self, root: RunningBranch, name: str) -> RunningBranch:
-        """Makes a branch for an attempt, which begins where the run's is; without instances yet."""
-        history = self._home.records().history
-        made = history.at(history.get(root.id).head, name, ref=root.id)
-        return root.adopt(made)
 
     def populate(self, branch: RunningBranch, box: Box) -> bool:
         """Makes the instances of a branch over what earlier attempts have left. Returns whether they had left any."""
         history = self._home.records().history
-        if not world_of(history.get_snapshot(history.get(branch.id).head)):
+        if not world_of(history.find_snapshot(branch.id)):
             return False
         run(branch.restore([box]))
         return True

@@ -110,7 +110,8 @@ class Scheduling:
             upkeep.close()
         if carrying is not None:
             carrying.close()
+        self.bell.close()
 
     def _ring(self) -> None:
-        Bell(self._asked).ring()
         self.bell.ring()
+        Bell(self._asked).ring()  # last: whoever has asked is not kept from going on by what that sets going
