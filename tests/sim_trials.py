@@ -1,17 +1,23 @@
 """One seed of the simulation: what is submitted, what goes wrong, and what must hold of it afterwards.
 
-``python -m sim_trials SEED [NODES RUNS]`` in `tests`, with `src` on the path, does one and says what happened.
+``python -m sim_trials SEED [NODES RUNS [SEEDS]]`` in `tests`, with `src` on the path, does one and says what happened,
+or as many as are asked for, on all processors.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import sys
 import time
+import traceback
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from hashlib import blake2b
+from itertools import repeat
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -33,6 +39,7 @@ from kibo.schedule.submitting import Submission
 from kibo.schedule.survey import Surveyor
 from kibo.schedule.tenure import Tenure
 from kibo.store.database import Store
+from kibo.store.database import Store, Transaction
 from kibo.store.prepared import Prepared
 from kibo.store.schema import attempts, budgets, run_changes, run_events, runs
 from sim_world import SimDispatcher, SimNode, World
@@ -402,11 +409,22 @@ def said(node: Node) -> tuple[Any, ...]:
     """What decides about a node."""
     return node.epoch, node.room, node.free, node.labels, node.draining, node.kept, node.runs
 
+def forget_the_disk(store: Store) -> None:
+    """Has this thread's transactions stay in memory: nobody else uses the store, and nothing of it is to last."""
+
+    def work(tx: Transaction) -> Any:
+        return tx._connection
+
+    connection = store.read(work)
+    for each in ("locking_mode=EXCLUSIVE", "journal_mode=MEMORY", "synchronous=OFF", "cache_size=-65536"):
+        connection.execute(f"PRAGMA {each}").fetchall()
+
 
 def trial(seed: int, nodes: int, count: int, directory: Path) -> Found:
     """Does one seed, in a new store in a directory."""
     url = databases.new_store(f"sqlite:///{directory}/")
     with seeded_ids(seed), Store.open(url) as store:
+        forget_the_disk(store)
         try:
             return Trial(store, seed, nodes, count).conduct()
         except AssertionError as error:
@@ -423,16 +441,35 @@ def fast_directory() -> TemporaryDirectory[str]:
     return TemporaryDirectory(prefix="kibo-sim-", dir=shm if shm.is_dir() else None)
 
 
-def main() -> None:
-    given = sys.argv[1:]
-    seed, nodes, count = (int(each) for each in (*given, *("100", "10000")[len(given) - 1 :]))
+def told(seed: int, nodes: int, count: int) -> bool:
+    """Does one seed, and says what happened. Returns whether all held that must."""
+    began = time.perf_counter()
     with fast_directory() as place:
-        began = time.perf_counter()
-        found = trial(seed, nodes, count, Path(place))
-        print(f"seed {seed}: {time.perf_counter() - began:.1f} s for {found.virtual_s:.0f} s")
-        print(found.digest, found.states)
-        print(found.told)
+        try:
+            found = trial(seed, nodes, count, Path(place))
+        except Exception:  # noqa: BLE001 - the other seeds are still worth doing
+            print(f"seed {seed}: FAILED\n{traceback.format_exc()}", flush=True)
+            return False
+    took = f"{time.perf_counter() - began:.1f} s for {found.virtual_s:.0f} s"
+    print(f"seed {seed}: {took}\n{found.digest} {found.states}\n{found.told}", flush=True)
+    return True
+
+
+def many(seeds: range, nodes: int, count: int) -> list[bool]:
+    """Does several seeds, on all processors."""
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(told, seeds, repeat(nodes), repeat(count)))
+
+
+def main() -> int:
+    given = [int(each) for each in sys.argv[1:]]
+    seed, nodes, count, seeds = (*given, *(100, 10_000, 1)[len(given) - 1 :])
+    began = time.perf_counter()
+    done = many(range(seed, seed + seeds), nodes, count)
+    rate = len(done) / (time.perf_counter() - began) * 3600
+    print(f"{len(done)} seeds, {rate:.0f} an hour; {done.count(False)} failed")
+    return int(False in done)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

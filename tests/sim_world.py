@@ -25,6 +25,8 @@ from kibo.store import crash
 from kibo.store.database import Store, Transaction
 
 T = TypeVar("T")
+#: How long it takes at most until a dispatcher looks that was rung for.
+BUSY_S = 0.05
 
 
 class Died(BaseException):
@@ -58,6 +60,7 @@ class World:
     """Time, and all that happens in it."""
 
     def __init__(self, store: Store, seed: int) -> None:
+        self.seed = seed
         self.random = Random(seed)
         self.now_s = 1000.0
         self.wall_ahead_s = 1e9
@@ -131,12 +134,14 @@ class SimDispatcher:
         self.due_s = world.now_s
         self.store = SimStore(world.real)
         self.clock = SimClock(world, self.ring)
+        self.delays = Random(f"{world.seed} {name}")
         self.dies_in = 0
         self.passed: Callable[[str], None] = self._count_down
         self.made = Dispatcher(self.store, SimNodes(world), self.clock, name)  # type: ignore[arg-type]
 
     def ring(self) -> None:
-        self.due_s = min(self.due_s, self.world.now_s)
+        """It is busy with something else for a moment, in which more may happen."""
+        self.due_s = min(self.due_s, self.world.now_s + self.delays.uniform(0.0, BUSY_S))
 
     def step(self) -> None:
         crash.install(self.passed)
@@ -170,7 +175,7 @@ class SimNodes:
         self._world = world
 
     def members(self) -> Sequence[Member]:
-        return [each.member for each in self._world.nodes.values() if each.reachable and each.offered]
+        return [each.member for each in self._world.nodes.values() if each.offered and each.reachable]
 
     def begin(self, order: Order) -> None:
         node = self._world.nodes[order.attempt.node]
@@ -183,8 +188,8 @@ class SimNodes:
             self._world.at(0.001, lambda: there.stop(run, epoch))
 
     def reports(self) -> Sequence[Report]:
-        found = [report for node in self._world.nodes.values() if node.reachable for report in node.unheard]
-        return found[:MAX_ROUND]
+        telling = [node for node in self._world.nodes.values() if node.unheard and node.reachable]
+        return [report for node in telling for report in node.unheard][:MAX_ROUND]
 
     def heard(self, reports: Iterable[Report]) -> None:
         for report in reports:
@@ -203,6 +208,7 @@ class SimNode:
         self.lease = Holding(Leases(self.store), NODE + name, name)  # type: ignore[arg-type]
         self.room = room
         self.labels = labels
+        self.member = Member(name, 0, room, labels)
         self.slow = 1.0
         self.cut_off = False
         self.frozen = self.dead = False
@@ -215,10 +221,6 @@ class SimNode:
     @property
     def reachable(self) -> bool:
         return not (self.cut_off or self.frozen or self.dead)
-
-    @property
-    def member(self) -> Member:
-        return Member(self.name, self.lease.epoch, self.room, self.labels)
 
     # -- its lease
 
@@ -236,6 +238,7 @@ class SimNode:
                 self.lease.renew(now_s)
             else:
                 self.lease.take(Leases(self.store).look(self.lease.name), now_s)  # type: ignore[arg-type]
+                self.member = Member(self.name, self.lease.epoch, self.room, self.labels)
                 self.offered = True
                 self.world.ring()
         except PlaceTaken:
