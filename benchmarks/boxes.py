@@ -19,6 +19,21 @@ class Echo(Box):
 ECHO = Echo()
 
 
+class Timed(Box):
+    """Says when it began."""
+
+    @action
+    def begun(self) -> float:
+        """Return the time, by the clock that all processes of the host have in common."""
+        return time.monotonic()
+
+    @action
+    def write(self, text: str) -> None:
+        """Write a file."""
+        with open("/work/written", "w") as file:
+            file.write(text)
+
+
 class Stateful(Box):
     """Holds some state in memory."""
 

@@ -30,6 +30,7 @@ BENCHES = (
     "hub",
     "recordings",
     "schedule",
+    "runs",
 )
 
 
