@@ -38,7 +38,6 @@ from kibo.schedule.request import Allowance, Rate, Request, Resources
 from kibo.schedule.submitting import Submission
 from kibo.schedule.survey import Surveyor
 from kibo.schedule.tenure import Tenure
-from kibo.store.database import Store
 from kibo.store.database import Store, Transaction
 from kibo.store.prepared import Prepared
 from kibo.store.schema import attempts, budgets, run_changes, run_events, runs
@@ -408,6 +407,7 @@ class Trial:
 def said(node: Node) -> tuple[Any, ...]:
     """What decides about a node."""
     return node.epoch, node.room, node.free, node.labels, node.draining, node.kept, node.runs
+
 
 def forget_the_disk(store: Store) -> None:
     """Has this thread's transactions stay in memory: nobody else uses the store, and nothing of it is to last."""

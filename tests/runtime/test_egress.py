@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import kibo
 import leftovers
 from kibo import Allow, Box, Secret, action
 from kibo.model.errors import ActionExited, InvalidInput
@@ -163,7 +164,7 @@ def test_a_secret_reaches_its_host_which_repeats_it_and_is_nowhere_in_the_box_no
         WithToken().spawn()
     first, second = "s3cret-", os.urandom(8).hex()
     monkeypatch.setenv("TOKEN", first + second)
-    with WithToken().spawn() as box:
+    with kibo.branch("to have a store"), WithToken().spawn() as box:
         assert box.read("http://site.example/x")[2] == "site.example/x kibo-secret-TOKEN"
         assert Page.tokens[-1] == first + second
         assert "TOKEN=kibo-secret-TOKEN\n" in box.exec("env").stdout

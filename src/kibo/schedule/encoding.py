@@ -109,15 +109,6 @@ def unpacked(what: str, content: bytes, read: Callable[[dict[str, Any]], T]) -> 
         StoreDamaged: `read` cannot make anything of it.
     """
     try:
-        told = json.loads(content)
-        if not isinstance(told, dict):
-            raise TypeError("not an object")
-        return read(told)
-    except (ValueError, TypeError, KeyError, RecursionError, InvalidInput) as error:
-        raise StoreDamaged(
-            f"the store is damaged: {what} is none", hint=NEWER, details={"what": what}
-        ) from error
-
         return read(_object(content))
     except _NONE as error:
         raise _damaged(what) from error
@@ -131,7 +122,7 @@ def _object(content: bytes) -> dict[str, Any]:
 
 
 def _damaged(what: str) -> StoreDamaged:
-    return StoreDamaged(f"the store is damaged: {what} is none", details={"what": what})
+    return StoreDamaged(f"the store is damaged: {what} is none", hint=NEWER, details={"what": what})
 
 
 def _policy(policy: Policy) -> Mapping[str, Any]:

@@ -112,8 +112,8 @@ def read_trigger(name: str, spec: bytes, work: bytes) -> Trigger:
     what = f"the trigger {name}"
 
     def read(found: dict[str, Any]) -> Trigger:
-        request = read_request(what, found.pop("request").encode(), work)
-        return Trigger(request=request, **found)
+        request = read_request(what, found.pop("request").encode())
+        return Trigger(request=replace(request, work=work), **found)
 
     made = unpacked(what, spec, read)
     if made.name != name:
