@@ -57,6 +57,23 @@ def test_a_pool_is_full_when_it_is_opened_and_each_spawn_is_a_hit_and_unused(poo
     assert (pool.hits, pool.misses) == (2, 0)
 
 
+def test_what_spawns_found_is_counted_and_stays_so_once_the_pool_is_closed(pool: Pool) -> None:
+    before = runtime().pooled()
+    states = runtime().states()
+    hits, (forks, _) = states.hits, states.forks()
+    with Worker().spawn():
+        pass
+    pool.close()
+    assert runtime().pooled() == (before[0] + 1, before[1])
+    with Worker().spawn() as one, Worker().spawn() as other:
+        assert one.count() == other.count() == 1
+    assert runtime().pooled() == (before[0] + 1, before[1])
+    assert states.hits >= hits + 2
+    made, ahead = states.forks()
+    assert made >= forks + 2
+    assert 0 <= ahead <= made
+
+
 def test_a_pool_is_refilled_to_its_most_once_it_falls_below_its_least(pool: Pool) -> None:
     taken = [Worker().spawn(), Worker().spawn()]
     assert len(pool) == 1

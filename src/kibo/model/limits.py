@@ -361,5 +361,23 @@ MAX_RUN_ERROR = 4000
 #: Changes that the dispatcher takes in, or starts that it makes, in one transaction.
 MAX_ROUND = 500
 
+#: Tenants that metrics tell by name: each is some hundred numbers of every scrape.
+MAX_METERED_TENANTS = 20
+
+#: Tenants of which metrics remember how often they were seen, to find out who comes most.
+MAX_WATCHED_TENANTS = 1000
+
+#: Events or effects that metrics read at a time: some milliseconds of the database's time.
+METER_PAGE = 2000
+
+#: Scrapes of metrics that are answered at once; Prometheus makes one at a time.
+MAX_SCRAPES = 4
+
+#: How long whoever scrapes may say nothing, or take nothing.
+SCRAPE_IDLE_S = 5.0
+
+#: How long a scrape may take altogether; Prometheus gives up after 10 s.
+MAX_SCRAPE_S = 60.0
+
 #: The addresses of a box's loopback that lead outside, but for their last number: `kibo.box.forwards`.
 FORWARDS_NETWORK = "127.77.0."

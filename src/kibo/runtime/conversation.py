@@ -105,7 +105,13 @@ class Conversation(Handle):
         return spec.check_result(result)
 
     async def ask_action(
-        self, spec: ActionSpec, positional: list[Any], named: Mapping[str, Any], *, last: bool = False
+        self,
+        spec: ActionSpec,
+        positional: list[Any],
+        named: Mapping[str, Any],
+        *,
+        last: bool = False,
+        trace: str = "",
     ) -> None:
         """Begins an action with arguments that are checked; the caller has the turn, and takes the answer next.
 
@@ -114,6 +120,7 @@ class Conversation(Handle):
             positional: Its arguments.
             named: Its arguments by name.
             last: Whether it is called although the instance's branch has ended.
+            trace: Where it belongs in a trace, as its programs are told: a traceparent; empty for nowhere.
 
         Raises:
             KiboError: It has not begun.
@@ -122,7 +129,8 @@ class Conversation(Handle):
             self.check()
         self._last = last
         self.count(spec)
-        await self._send(["call", next(self._numbers), spec.part, spec.name, positional, named, spec.plain])
+        request = ["call", next(self._numbers), spec.part, spec.name, positional, named, spec.plain]
+        await self._send([*request, trace] if trace else request)
 
     async def answer_of(self, spec: ActionSpec, timeout_s: float | None = None) -> Any:
         """Takes the answer of the action that was begun last, which is not checked yet."""

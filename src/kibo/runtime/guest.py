@@ -322,16 +322,30 @@ class Guest:
     # Requests
 
     def _do_call(
-        self, number: int, part: int, name: str, args: list[Any], kwargs: dict[str, Any], plain: bool
+        self,
+        number: int,
+        part: int,
+        name: str,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        plain: bool,
+        trace: str = "",
     ) -> Any:
         method = getattr(self.parts[part], name)
         if not plain:
             args, kwargs = _restore(type(self.parts[part]), name, args, kwargs)
+        if trace:
+            before = os.environ.get("TRACEPARENT", "")
+            os.environ["TRACEPARENT"] = trace
         try:
             self._begin(number)
             return ["ok", number, to_builtins(method(*args, **kwargs))]
         finally:
             self.in_action = False
+            if trace:  # what is called next belongs elsewhere
+                os.environ["TRACEPARENT"] = before
+                if not before:
+                    del os.environ["TRACEPARENT"]
             _flush()
 
     def _do_deliver(self, number: int, part: int, name: str, messages: list[dict[str, Any]]) -> Any:

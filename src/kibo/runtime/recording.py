@@ -60,6 +60,7 @@ async def perform(
     *,
     key: str | None = None,
     begun: Callable[[], None] = lambda: None,
+    trace: str = "",
 ) -> Any:
     """Calls an action of an instance, of either face, and has the ledger record it.
 
@@ -70,6 +71,7 @@ async def perform(
         kwargs: And by name.
         key: What the call is one intent of, where the action itself names none.
         begun: Called once the action is at work, or is found to have been.
+        trace: See `Conversation.ask_action`.
 
     Raises:
         InDoubt: A call with its key may have happened. It was not made again.
@@ -92,7 +94,7 @@ async def perform(
                 begun()
                 return spec.check_result(_repeated(spec, call.key, known))
             known = await talk.waiting.aside(lambda: recorder.begin(call, talk))
-        result = await _made(talk, spawned, known.effect, spec, positional, named, begun)
+        result = await _made(talk, spawned, known.effect, spec, positional, named, begun, trace)
     return spec.check_result(result)
 
 
@@ -104,12 +106,13 @@ async def _made(
     positional: list[Any],
     named: Mapping[str, Any],
     begun: Callable[[], None],
+    trace: str,
 ) -> Any:
     waiting, recorder, asked = talk.waiting, spawned.states.recorder, False
     try:
         await talk.be_awake()  # it has its way out again only then
         with within(spawned.states.egress, talk, effect, lets_out=spec.compensator is not None):
-            await talk.ask_action(spec, positional, named)
+            await talk.ask_action(spec, positional, named, trace=trace)
             asked = True
             begun()
             result = await talk.answer_of(spec)

@@ -61,6 +61,9 @@ PROXY_URL: Final = "http://127.0.0.1:3128"
 #: The request to launch, of the three that a state is made by.
 _LAUNCH: Final = 2
 
+#: How long whoever counts waits for the warden, which may be copying files.
+COUNT_S: Final = 2.0
+
 Progress = Callable[[Any], None]
 
 
@@ -146,6 +149,8 @@ class States:
         self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._guard = threading.Lock()
         self._waiting = Blocking()
+        #: How often a state was asked for that was there, and how often one had to be made.
+        self.hits = self.misses = 0
 
     def find(self, digest: str, tape: str = "") -> State | None:
         """Returns a state that is ready and up to date, without waiting for anybody."""
@@ -177,8 +182,11 @@ class States:
             # Before hours of building; and whoever is asynchronous waits for Vault here, in a thread.
             self.egress.check(wanted.secrets, Asker(tape=tape))
         if found is not None:
+            with self._guard:
+                self.hits += 1
             return found
         with self._guard:
+            self.misses += 1
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
             found = self.find(*key)
@@ -187,6 +195,15 @@ class States:
                 found = self._build(box, wanted, progress, key[1])
                 self._ready[key] = found
             return found
+
+    def forks(self) -> tuple[int, int]:
+        """Asks how many forks were made of states for somebody, and how many of them were there already.
+
+        Raises:
+            RuntimeLost: The session is over.
+        """
+        answer, _ = run(self.session.ask(self._waiting, "counts", {}, timeout_s=COUNT_S))
+        return answer["forks"], answer["ahead"]
 
     def forget(self, tape: str, *, ended: bool) -> None:
         """Forgets the states of a recording or a replay that has ended.

@@ -85,6 +85,8 @@ class Warden:
         self._seals = itertools.count()
         self.nursery = Nursery()
         self.ahead = Ahead(self)
+        #: Forks that were ordered, and those of them that were there already.
+        self.forks = self.handed = 0
         self.loop = Loop()
         self.own_mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -231,6 +233,7 @@ class Warden:
         if source is None or source.state is not CellState.SEALED:
             raise Refused("instance.ended", "the state to fork from is gone", id=arguments["source"])
         self._check_new(arguments["id"])
+        self.forks += 1
         ready = self.ahead.take(source, arguments)
         if ready is not None:
             self._hand_over(ready, source, arguments, descriptors, taken)
@@ -279,6 +282,7 @@ class Warden:
         self, cell: Cell, source: Cell, arguments: dict[str, Any], descriptors: list[int], taken: list[int]
     ) -> None:
         """Gives a fork that was made or begun ahead to whoever has ordered one. Descriptors as for `order_new`."""
+        self.handed += 1
         del self.cells[cell.id]
         cell.made, cell.unclaimed = time.monotonic(), False
         cell.setup = source.setup | arguments.get("setup", {})
@@ -936,6 +940,10 @@ class Warden:
             wanted = list(itertools.islice(later, PAGE_CELLS))
         after = wanted[-1].made if wanted else None
         _tell(descriptors, {"kind": "ok", "cells": [cell.describe() for cell in wanted], "after": after})
+
+    def order_counts(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
+        """Tells how many forks were ordered, and how many of them were there already."""
+        _tell(descriptors, {"kind": "ok", "forks": self.forks, "ahead": self.handed})
 
     def order_log(self, arguments: dict[str, Any], descriptors: list[int], taken: list[int]) -> None:
         """Sends the descriptor of a cell's log."""

@@ -37,8 +37,9 @@ def packed(value: Any) -> bytes:
 
 
 def packed_request(request: Request) -> bytes:
-    """Writes a request, without what it is to do, which the store holds beside it."""
-    told = {each.name: getattr(request, each.name) for each in fields(request) if each.name != "work"}
+    """Writes a request, without what it is to do and where it belongs, which the store holds beside it."""
+    left_out = ("work", "trace")
+    told = {each.name: getattr(request, each.name) for each in fields(request) if each.name not in left_out}
     told["policy"] = _policy(request.policy)
     told["limits"] = dict(request.limits)
     told["labels"] = dict(request.labels)

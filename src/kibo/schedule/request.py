@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -23,6 +24,8 @@ from kibo.schedule.policy import Policy, number, strings, text, whole
 Double = Literal["enqueue", "reject", "interrupt", "rollback"]
 DOUBLES: Final = ("enqueue", "reject", "interrupt", "rollback")
 
+#: https://www.w3.org/TR/trace-context/#traceparent-header
+_TRACE: Final = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}", re.ASCII)
 #: More than any machine has.
 _MOST: Final = 1 << 50
 
@@ -124,6 +127,8 @@ class Request:
         after: Runs that must have succeeded before it: their ids, or names of others in the same call.
         parent: The run that it is part of: cancelled with it, and of the same budget.
         budget: What it may use with all that descend from it; only where it has no parent.
+        trace: Where it belongs in a trace, a W3C traceparent; empty for nowhere. Requests that differ in that alone are
+            the same.
     """
 
     work: bytes
@@ -142,6 +147,7 @@ class Request:
     after: tuple[str, ...] = ()
     parent: str | None = None
     budget: Allowance | None = None
+    trace: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.work, bytes) or len(self.work) > MAX_RUN_BYTES:
@@ -176,12 +182,20 @@ class Request:
             raise RunInvalid(
                 "a run that is part of another has its budget", hint="Give budget= to the first of a tree."
             )
+        if self.trace and not is_trace(self.trace):
+            raise RunInvalid("trace= is no traceparent", hint="Give 00-TRACE-SPAN-FLAGS, or leave it out.")
         bounded = self.budget is not None and self.budget.branches is not None
         if self.policy.forks_for_ever and not bounded and self.parent is None:
             raise RunInvalid(
                 "Fork(depth=None) would fork for ever",
                 hint="Give budget=Allowance(branches=...), or a depth.",
             )
+
+
+def is_trace(text: object) -> bool:
+    """Tells whether something is a traceparent of the first version, the one that there is, and names something."""
+    found = _TRACE.fullmatch(text) if isinstance(text, str) else None
+    return found is not None and found[1].strip("0") != "" and found[2].strip("0") != ""
 
 
 def _named(name: str, value: object) -> None:

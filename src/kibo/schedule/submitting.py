@@ -21,7 +21,7 @@ from kibo.schedule.failing import Failure, Progress
 from kibo.schedule.graph import cycle, in_order
 from kibo.schedule.lifecycle import ENDED, WAITING, State
 from kibo.schedule.policy import number, whole
-from kibo.schedule.request import Request
+from kibo.schedule.request import Request, is_trace
 from kibo.schedule.run import Run
 from kibo.store import crash
 from kibo.store.database import Store, Transaction
@@ -153,7 +153,9 @@ class Submission:
             waits = [{"run": made, "dependency": each, "how": how} for each, how in after.items()]
             tx.run_all(rows._INSERT_AFTER, waits)
         rows.count(tx, request.tenant, 1)
-        told = {"after": sorted(after)} if after else {}
+        told: dict[str, Any] = {"after": sorted(after)} if after else {}
+        if request.trace:
+            told["traceparent"] = request.trace
         rows.write_event(tx, made, "submit", now.at_s, told)
         rows.ring(tx, made)
         return made
@@ -290,6 +292,13 @@ class Submission:
             Happened(position, kind, at, unpacked(f"an event of {run}", body, dict))
             for position, kind, at, body in found
         ]
+
+    def trace(self, run: Run) -> str:
+        """Returns where a run belongs in a trace, as who submitted it has said; of a fork, where its origin does."""
+        while run.fork and run.parent is not None:
+            run = self.get(run.parent)
+        found = [each.told.get("traceparent") for each in self.events(run.id, most=1)]
+        return str(found[0]) if found and is_trace(found[0]) else ""
 
     def counts(self) -> dict[str, int]:
         """Counts those that have not ended, by state."""

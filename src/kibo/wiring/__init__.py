@@ -37,6 +37,8 @@ class Runtime:
         self._states: States | None = None
         self.egress = way_out(self.home)
         self._pools: dict[str, Pool] = {}
+        #: Hits and misses of pools that were closed.
+        self._pooled = (0, 0)
         self._records: Records | None = None
         self._scheduling: Scheduling | None = None
         self._over = False
@@ -184,11 +186,20 @@ class Runtime:
             raise WrongState("there is a pool of this box already", hint="Close it first, or use it.")
 
         def forget(pool: Pool) -> None:
-            if self._pools.get(digest) is pool:
-                del self._pools[digest]
+            with self._guard:
+                if self._pools.get(digest) is pool:
+                    del self._pools[digest]
+                    self._pooled = (self._pooled[0] + pool.hits, self._pooled[1] + pool.misses)
 
         pool = self._pools[digest] = Pool(lambda: self._fresh(box), least, most, forget)
         return pool
+
+    def pooled(self) -> tuple[int, int]:
+        """Returns how many spawns found an instance ready in a pool, and how many did not."""
+        with self._guard:
+            pools = list(self._pools.values())
+            hits, misses = self._pooled
+        return hits + sum(pool.hits for pool in pools), misses + sum(pool.misses for pool in pools)
 
     def records(self) -> Records:
         """Returns the history of this state directory, opened on first use."""

@@ -28,7 +28,7 @@ from kibo.schedule.policy import Fork
 from kibo.schedule.ports import Began, Ended, Noted, Order, Report
 from kibo.schedule.work import Work, pack_result, read_work
 from kibo.store import crash
-from kibo.wiring import Runtime, definitions
+from kibo.wiring import Runtime, definitions, tracing
 from kibo.wiring.run_branches import RunBranches, branch_of
 from kibo.wiring.undoing import undo
 
@@ -102,11 +102,13 @@ class Attempt:
         attempt = self._order.attempt
         found = Ended(attempt.node, attempt.run, attempt.epoch)
         try:
-            if attempt.kind == "undo":
-                found = found._replace(failure=self._undo())
-            else:
-                result, snapshot = self._work()
-                found = found._replace(result=result, snapshot=snapshot)
+            where = self._branches.trace(self._order.run)
+            with tracing.attempt(self._order, where):
+                if attempt.kind == "undo":
+                    found = found._replace(failure=self._undo())
+                else:
+                    result, snapshot = self._work(where)
+                    found = found._replace(result=result, snapshot=snapshot)
         except BaseException as error:  # noqa: BLE001 - told to the dispatcher, which decides
             found = found._replace(
                 failure=failure_of(error)._replace(lost=self._lost or isinstance(error, RuntimeLost))
@@ -120,7 +122,7 @@ class Attempt:
         if self._stopped:
             raise RunTaken(f"attempt {self._order.attempt.epoch} of {self._order.run.id} was stopped")
 
-    def _work(self) -> tuple[bytes, str | None]:
+    def _work(self, where: str) -> tuple[bytes, str | None]:
         record = self._order.run
         work = read_work(record.id, self._order.work)
         box = definitions.find(work)
@@ -130,12 +132,16 @@ class Attempt:
             branch = root.child(f"attempt {self._order.attempt.epoch}")
             with self._guard:
                 self._branch = branch
+            trace = ""
             try:
                 self._check()
                 instance = self._instance(branch, box)
                 crash.point("attempt.made")
-                with self._committing_at_boundary(branch, needed=bool(plan(box).egress)):
-                    result = self._call(instance, spec, work, root.id)
+                with (
+                    self._committing_at_boundary(branch, needed=bool(plan(box).egress)),
+                    tracing.action(work.box, work.action, where) as trace,
+                ):
+                    result = self._call(instance, spec, work, root.id, trace)
                 packed = pack_result(to_builtins(result))
                 crash.point("attempt.acted")
                 self._check()
@@ -149,6 +155,8 @@ class Attempt:
             except BaseException:
                 run(branch.abort())
                 raise
+            finally:
+                tracing.effects(trace, lambda: self._home.records().ledger.listed(branch.id))
 
     def _instance(self, branch: RunningBranch, box: Box) -> Any:
         if not self._branches.populate(branch, box):
@@ -173,11 +181,11 @@ class Attempt:
             with self._guard:
                 self._launching.clear()
 
-    def _call(self, instance: Any, spec: ActionSpec, work: Work, key: str) -> Any:
+    def _call(self, instance: Any, spec: ActionSpec, work: Work, key: str, trace: str) -> Any:
         named = dict(work.named)
         if self._order.run.variation and any(slot.name == VARIATION for slot in spec.parameters):
             named[VARIATION] = self._order.run.variation
-        return run(perform(instance, spec, work.positional, named, key=key, begun=self._begun))
+        return run(perform(instance, spec, work.positional, named, key=key, begun=self._begun, trace=trace))
 
     def _begun(self) -> None:
         attempt = self._order.attempt

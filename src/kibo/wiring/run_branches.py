@@ -105,6 +105,10 @@ class RunBranches:
         run(branch.restore([box]))
         return True
 
+    def trace(self, run: Run) -> str:
+        """Returns where a run belongs in a trace; empty for nowhere."""
+        return self._runs.trace(run)
+
     def tidy(self) -> None:
         """Ends the branches of runs that have ended: what a run came to is kept for as long as branches are, and what
         was given up is dropped.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kibo.box.actions import ActionSpec
@@ -17,7 +18,7 @@ from kibo.schedule.handle import Run, RunFace
 from kibo.schedule.policy import Policy
 from kibo.schedule.request import Allowance, Double, Rate, Request, Resources
 from kibo.schedule.work import Work, read_work
-from kibo.wiring import definitions, runtime
+from kibo.wiring import definitions, runtime, tracing
 from kibo.wiring.attempts import VARIATION, takes_variations
 from kibo.wiring.scheduling import Scheduling
 
@@ -143,7 +144,8 @@ def submit_call(
     )
     check_variations(spec, policy)
     scheduling = runtime().scheduling()
-    made = scheduling.runs.submit(request)
+    with tracing.submission(box.digest, action, request.tenant) as trace:
+        made = scheduling.runs.submit(replace(request, trace=trace))
     if carry:
         scheduling.carry_out()
     return _face(scheduling, made, spec.check_result)
