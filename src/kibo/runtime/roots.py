@@ -270,6 +270,11 @@ class Root:
             shared,
         )
 
+    def is_plain_child(self, parent: Root) -> bool:
+        """Tells whether a root is what a fork of another has that asks for nothing else."""
+        layers = (self.lowers, self.usr_lowers, self.deltas)
+        return layers == (parent.lowers, parent.usr_lowers, parent.deltas) and self.shared is None
+
     def name_upper(self, path: str) -> None:
         """Gives the writable layer on disk another path. An overlay knows its layers by their inodes, once mounted."""
         if self.upper_fd >= 0:

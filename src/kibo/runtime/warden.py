@@ -487,7 +487,7 @@ class Warden:
         self._is_live(cell)
         if wall_s := cell.setup.get("wall_s"):
             cell.deadline = self.loop.after(wall_s, lambda: self._time_up(cell))
-        if cell.source is not None:
+        if cell.source is not None and cell.root.is_plain_child(cell.source.root):
             self.ahead.follow(cell.source, os.path.basename(cell.root.upper_path))
 
     def _is_live(self, cell: Cell) -> None:
