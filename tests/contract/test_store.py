@@ -22,6 +22,7 @@ from kibo.model.errors import InvalidInput, KiboError, StoreUnavailable
 from kibo.store import forks, schema
 from kibo.store.database import MAX_SPARE, Store, Transaction
 from kibo.store.prepared import Prepared
+from locks import own_locks
 
 APPROVAL_COLUMNS = "approval_s due due_up due_boot approved approver approved_digest".split()
 SOURCE = str(Path(__file__).parents[2] / "src")
@@ -224,24 +225,19 @@ def test_a_forked_child_gets_connections_of_its_own_and_leaves_the_parents_alone
     assert [entry.body for entry in history.log.read(main.id)] == [b"from the child", b"from the parent"]
 
 
-def _locks(pid: int) -> list[str]:
-    """The locks on files that the kernel knows of a process."""
-    return [line for line in Path("/proc/locks").read_text().splitlines() if f" {pid} " in line]
-
-
 def test_a_forked_child_locks_the_file_as_any_other_process_does(tmp_path):
     with Store.open(f"sqlite:///{tmp_path}/history.db") as store:
         store.read(lambda tx: None)
-        own = len(_locks(os.getpid()))
+        own = own_locks(tmp_path)
         assert own  # or this shows nothing
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             store.read(lambda tx: None)
-            os.write(writing, str(len(_locks(os.getpid()))).encode())
+            os.write(writing, "\n".join(own_locks(tmp_path)).encode())
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert int(os.read(reading, 10)) == own
+        assert os.read(reading, 10_000).decode().splitlines() == own
 
 
 def test_what_a_child_writes_is_kept_where_its_parent_ends_before_it(tmp_path):

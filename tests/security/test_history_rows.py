@@ -168,6 +168,8 @@ WRONG: dict[type, list[Any]] = {
     int: [None, "odd", b"\xc1\xff", 2**63 - 1, -1, 0.5],
     float: [None, "odd", b"\xc1\xff", float("inf")],
 }
+#: Columns that SQLite makes its own number of a row.
+OWN_NUMBERS = ("wanted_state.number",)
 COLUMNS = [
     pytest.param(table.name, column, id=f"{table.name}.{column.name}")
     for table in metadata.sorted_tables
@@ -199,7 +201,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Damaged:
 def test_a_value_that_a_column_cannot_have_is_refused_by_name_and_the_rest_goes_on(
     whole: Damaged, memory: Path, table: str, column: Column[Any]
 ) -> None:
-    if column.name == "position":
+    if f"{table}.{column.name}" in OWN_NUMBERS or column.name == "position":
         return  # SQLite's own number of a row: the file format has no other type for it
     for number, value in enumerate(WRONG[type_of(column)]):
         it = copy.copy(whole)

@@ -49,7 +49,7 @@ from kibo.store.checking import HOLDS
 from kibo.store.lineage import is_list
 
 #: The migration that this code reads and writes. A store that names one unknown here was written by a newer Kibo.
-REVISION: Final = "0011"
+REVISION: Final = "0012"
 
 metadata: Final = MetaData()
 
