@@ -41,8 +41,8 @@ class Warden(Orders):
         inside, handed = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         inside.settimeout(30)
         with handed:
+            inside.sendall(wire.pack([verb, {}]))  # before it is refused, where it is one too many
             wire.send_command(self._socket, ["call", box], [handed.fileno()])
-        inside.sendall(wire.pack([verb, {}]))
         return inside
 
     def close(self) -> None:
