@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import msgspec
@@ -55,6 +56,17 @@ def open_calls() -> Iterator[ExitStack]:
         yield stack
 
 
+@contextmanager
+def no_more_descriptors() -> Iterator[None]:
+    """Lets this process open no files for the time of a block."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def said(sock: socket.socket) -> list[Any]:
     length = int.from_bytes(sock.recv(4, socket.MSG_WAITALL), "little")
     answer: list[Any] = msgspec.msgpack.decode(sock.recv(length, socket.MSG_WAITALL))
@@ -95,3 +107,19 @@ def test_boxes_that_have_all_calls_under_way_keep_no_other_from_two(open_calls: 
     with warden.call(hostile[0], "who") as sock:
         kind, told = said(sock)
         assert (kind, told["code"]) == ("error", "limit")
+
+
+def test_a_moment_without_descriptors_ends_the_calls_of_that_moment_alone(open_calls: ExitStack) -> None:
+    warden = Warden()
+    answering = Answering(warden, {"who": Verb(Nothing, None, lambda caller, _asked: caller.id)})
+    open_calls.callback(warden.close)
+    answering.admit(face := Face(), "box", plan(Box()), asks=lambda work: work)
+    inside, handed = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    inside.settimeout(30)
+    with inside, handed, no_more_descriptors():
+        wire.send_command(warden._socket, ["call", "box"], [handed.fileno()])
+        handed.close()
+        assert inside.recv(1) == b""
+    with warden.call("box", "who") as sock:
+        assert said(sock) == ["ok", "box"]
+    assert face

@@ -124,11 +124,24 @@ def test_a_part_of_one_provider_is_carried_and_named_to_the_other(ctx: Context):
     assert told == "what is this?[image of anthropic's format]"
 
 
-def test_arguments_that_are_no_json_are_kept_as_they_came(ctx: Context):
-    ctx.assistant("", tool_calls=[{"id": "c", "name": "f", "arguments": "{broken"}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "{broken",
+        '{"x": NaN}',
+        '{"x": 1e999}',
+        r'{"x": "\ud83d"}',
+        "[" * 100_000,
+        '{"x":' * 99 + "1" + "}" * 99,
+    ],
+    ids=["broken", "no number", "endless", "half a character", "deep and broken", "deep"],
+)
+def test_arguments_that_are_no_json_are_kept_as_they_came(ctx: Context, arguments: str):
+    ctx.assistant("", tool_calls=[{"id": "c", "name": "f", "arguments": arguments}])
     ctx.tool_result("c", "no")
-    assert ctx.prompt(500).messages[1]["content"][0]["input"] == {"arguments": "{broken"}
-    assert ctx.export("openai")[0]["tool_calls"][0]["function"]["arguments"] == "{broken"
+    assert ctx.prompt(500_000).messages[1]["content"][0]["input"] == {"arguments": arguments}
+    assert ctx.export("anthropic")[0]["content"][0]["input"] == {"arguments": arguments}
+    assert ctx.export("openai")[0]["tool_calls"][0]["function"]["arguments"] == arguments
 
 
 # -- budgets

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from kibo.context.canonical import canonical
+from kibo.context.canonical import canonical, checked_json
 from kibo.context.entries import ContextEntry, Memory, Note, Said, Summary, System, ToolResult
 from kibo.context.parts import Call, Format, Opaque, Part, Text, named, text_of
 from kibo.context.tokens import Tokenizer
 from kibo.context.units import Unit
+from kibo.model.errors import ContextInvalid
 
 #: What stands for the result of a call that got none.
 NO_RESULT: Final = "[no result: the call was given up]"
@@ -149,9 +150,9 @@ def _block(role: str, part: Part) -> Piece:
 def _input(call: Call) -> dict[str, Any]:
     """Returns a call's arguments as the object that Anthropic wants; what is none is put into one."""
     try:
-        value = json.loads(call.arguments)
-    except (ValueError, RecursionError):
-        value = None
+        value = checked_json(json.loads(call.arguments), "the arguments")
+    except (ValueError, RecursionError, ContextInvalid):
+        value = None  # also what JSON's reader takes and no writer: NaN, and halves of a character
     return value if isinstance(value, dict) else {"arguments": call.arguments}
 
 

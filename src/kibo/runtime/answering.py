@@ -167,7 +167,10 @@ class Answering:
             caller.end()
 
     def _hear(self, outside: socket.socket, coming: dict[int, _Call], poll: select.poll) -> None:
-        (what, instance), descriptors, _ = wire.receive_command(outside)
+        try:
+            (what, instance), descriptors, _ = wire.receive_command(outside)
+        except wire.FrameError:
+            return  # a call for which this process has no descriptor left: the kernel has closed it
         if what == "ended":
             with self._guard:
                 caller = self._callers.pop(instance, None)
