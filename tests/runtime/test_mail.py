@@ -203,6 +203,29 @@ def test_a_program_answers_a_request(main, calls: ThreadPoolExecutor) -> None:
     assert asked.result(SOON_S) == "!"
 
 
+def test_what_answers_a_message_that_asked_nothing_is_a_message(main, calls: ThreadPoolExecutor) -> None:
+    a, b, c = (main.spawn(Plain(), name=name) for name in "abc")
+    a.send_message(b, "news")
+    message = b.mail.receive(timeout_s=SOON_S)
+    assert message is not None
+    for other in (a, c):
+        b.send_message(other, "thanks", reply_to=message.id)
+        heard = other.mail.receive(timeout_s=SOON_S)
+        assert heard is not None
+        assert (heard.body, heard.reply_to) == ("thanks", message.id)
+        other.mail.done(heard)
+    b.mail.done(message)
+    asked = calls.submit(a.request, b, "?", timeout_s=SOON_S)
+    message = b.mail.receive(timeout_s=SOON_S)
+    assert message is not None
+    b.send_message(c, "who knows?", reply_to=message.id)  # the answer is somebody else's to hear
+    heard = c.mail.receive(timeout_s=SOON_S)
+    assert heard is not None
+    assert heard.body == "who knows?"
+    b.send_message(a, "!", reply_to=message.id)
+    assert asked.result(SOON_S) == "!"
+
+
 # -- events
 
 

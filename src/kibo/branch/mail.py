@@ -109,9 +109,9 @@ class Mail:
         to = self._living(other)
         if reply_to is not None:
             asked = self._received.get((reply_to, sender))
-            if asked is not None:
+            if asked is not None and await self.waiting.aside(lambda: self.post.asker(asked)) == to:
                 await self.waiting.aside(lambda: self.post.reply(asked, body, inside=inside))
-                del self._received[reply_to, sender]
+                self._received.pop((reply_to, sender), None)
                 return MessageId(reply_to)
         return await self._sent(
             lambda: self.post.send(sender, [(to, "")], body, key=key, reply_to=reply_to, inside=inside),

@@ -373,6 +373,10 @@ class Post:
         finally:
             self.let_go(letters)
 
+    def asker(self, letter: Letter) -> str:
+        """Returns who waits for the answer to a letter; empty where nobody does."""
+        return _asker(self._sent(letter))
+
     def reply(self, letter: Letter, body: Any, *, inside: bool = False) -> None:
         """Answers a letter whose sender waits, and notes that it has been handled, both or neither."""
         if self._late(letter):
@@ -630,6 +634,10 @@ def _places(letters: Iterable[Letter]) -> list[Place]:
     return [(each.message, each.number) for each in letters]
 
 
+def _asker(sent: Sent) -> str:
+    return sent.sender if sent.until and not sent.reply_to else ""
+
+
 def _message(entry: Entry, sent: Sent, to: str, attempt: int = 1) -> Message:
     return Message(
         sent.id,
@@ -639,7 +647,7 @@ def _message(entry: Entry, sent: Sent, to: str, attempt: int = 1) -> Message:
         sent.event,
         sent.key,
         sent.reply_to,
-        bool(sent.until) and not sent.reply_to,
+        bool(_asker(sent)),
         attempt,
         entry.seq,
         entry.at_s,
