@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kibo.cli.branches import counted, short
 from kibo.cli.output import duration, excerpt, size, visible
-from kibo.schedule.figures import Figures, NodeFigure, age_s
+from kibo.schedule.figures import Figures, NodeFigure
 from kibo.schedule.run import Run
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _run(run: Run, found: Figures) -> Sequence[str]:
     return (
         short(run.id),
         run.state,
-        duration(age_s(run, found.at)),
+        duration(run.age_s(found.at)),
         str(run.epoch) if run.epoch else "-",
         "-" if run.live is None else short(visible(run.live.node)),
         _name(run.request.tenant),

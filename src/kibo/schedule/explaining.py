@@ -17,9 +17,9 @@ from kibo.schedule import budgets, rows
 from kibo.schedule.advance import Deadline, deadline
 from kibo.schedule.encoding import unpacked
 from kibo.schedule.lifecycle import ENDED, MEANING, State
-from kibo.schedule.placement import Reason
+from kibo.schedule.placement import Node, Reason
 from kibo.schedule.rows import Wait
-from kibo.schedule.run import Run
+from kibo.schedule.run import Attempt, Run
 from kibo.schedule.survey import Survey, Surveyor
 from kibo.store.database import Store, Transaction
 from kibo.store.prepared import Prepared
@@ -114,7 +114,7 @@ def explain(known: Known, survey: Survey) -> Explanation:
     due = deadline(run, now)
     ended = run.state in ENDED
     return Explanation(
-        run.id, run.state, verdict, max(0.0, now.since_s(run.entered)), node, reasons,
+        run.id, run.state, verdict, run.age_s(now), node, reasons,
         None if due is None or ended else due.left_s, "" if due is None or ended else _then(run, due),
     )  # fmt: skip
 
@@ -207,7 +207,7 @@ def _troubles(known: Known, survey: Survey) -> Iterator[Reason]:
         yield Reason("lost", live.node, "that node is not there any more, so it is placed anew or fails")
 
 
-def _is_at(live: Any, node: Any) -> bool:
+def _is_at(live: Attempt, node: Node) -> bool:
     return (live.node, live.node_epoch) == (node.id, node.epoch)
 
 

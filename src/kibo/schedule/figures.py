@@ -146,15 +146,10 @@ def figures(survey: Survey) -> Figures:
     )
 
 
-def age_s(run: Run, now: Moment) -> float:
-    """Returns for how many seconds a run has been in its state."""
-    return max(0.0, now.since_s(run.entered))
-
-
 def _states(runs: Iterable[Run], now: Moment) -> Iterable[StateFigure]:
     ages: defaultdict[str, list[float]] = defaultdict(list)
     for run in runs:
-        ages[run.state].append(age_s(run, now))
+        ages[run.state].append(run.age_s(now))
     for state in STATES:
         if found := ages.get(state):
             yield StateFigure(state, len(found), max(found), median(found))
@@ -166,7 +161,7 @@ def _tenants(survey: Survey, shares: dict[str, float]) -> list[TenantFigure]:
         by_tenant[run.request.tenant].append(run)
     found = []
     for tenant, runs in by_tenant.items():
-        queued = [age_s(run, survey.at) for run in runs if run.state == "queued"]
+        queued = [run.age_s(survey.at) for run in runs if run.state == "queued"]
         working = sum(run.live is not None for run in runs)
         found.append(
             TenantFigure(

@@ -38,6 +38,10 @@ class LeaseRow(NamedTuple):
     epoch: int
     beat: int
 
+    def is_of(self, process: str) -> bool:
+        """Tells whether a process holds it, by the name that ends what its holder is called, in parentheses."""
+        return self.holder.endswith(f"({process})")
+
 
 _LEASE: Final = select(*leases.columns).where(leases.c.name == bindparam("lease"))
 _LOOK: Final = Prepared(_LEASE)

@@ -21,6 +21,9 @@ Event = Literal[
 #: What is told of an attempt on its way, and leads to no other state.
 Note = Literal["hold", "commit"]
 
+EVENTS: Final[tuple[Event, ...]] = get_args(Event)
+NOTES: Final[tuple[Note, ...]] = get_args(Note)
+
 STATES: Final[tuple[State, ...]] = get_args(State)
 
 MEANING: Final[dict[State, str]] = {

@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Final, get_args
+from typing import Final
 
 from kibo.model.histogram import Histogram
 from kibo.model.limits import MAX_METERED_TENANTS, MAX_WATCHED_TENANTS
-from kibo.schedule.lifecycle import ENDED, MOVES, Event, State
+from kibo.schedule.lifecycle import ENDED, EVENTS, MOVES, State
 from kibo.schedule.ranking import Ranked
 
 #: What tenants are called that have no name of their own here. One that is called so is one of them.
 OTHER: Final = "other"
-_EVENTS: Final = frozenset(get_args(Event))
 
 
 class Names:
@@ -140,7 +139,7 @@ class RunMeter:
             self.changes[self.names.of(tenant), kind, state] += 1
             return
         known = self._open.get(run)
-        then = None if known is None or kind not in _EVENTS else MOVES[known.state].get(kind)  # type: ignore[call-overload]
+        then = None if known is None or kind not in EVENTS else MOVES[known.state].get(kind)
         if known is None or then is None:
             return  # nothing that becomes of a run, such as a word about its progress
         name = self.names.of(tenant)

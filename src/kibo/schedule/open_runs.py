@@ -224,4 +224,4 @@ def _drop(of: defaultdict[K, set[V]], key: K, value: V) -> None:
 
 def _since(run: Run, now: Moment) -> float:
     """Since when it waits, by the steady clock of this machine."""
-    return now.up_s - max(0.0, now.since_s(run.entered))
+    return now.up_s - run.age_s(now)

@@ -87,6 +87,10 @@ class Run:
     pause_s: float = 0.0
     live: Attempt | None = None
 
+    def age_s(self, now: Moment) -> float:
+        """Returns for how many seconds it has been in its state."""
+        return max(0.0, now.since_s(self.entered))
+
     @property
     def ended(self) -> bool:
         """Whether nothing becomes of it any more."""

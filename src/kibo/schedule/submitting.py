@@ -293,11 +293,15 @@ class Submission:
             for position, kind, at, body in found
         ]
 
-    def trace(self, run: Run) -> str:
-        """Returns where a run belongs in a trace, as who submitted it has said; of a fork, where its origin does."""
+    def origin(self, run: Run) -> Run:
+        """Returns the run whose branch one has: of several that a run goes on as, that run's."""
         while run.fork and run.parent is not None:
             run = self.get(run.parent)
-        found = [each.told.get("traceparent") for each in self.events(run.id, most=1)]
+        return run
+
+    def trace(self, run: Run) -> str:
+        """Returns where a run belongs in a trace, as who submitted it has said; of a fork, where its origin does."""
+        found = [each.told.get("traceparent") for each in self.events(self.origin(run).id, most=1)]
         return str(found[0]) if found and is_trace(found[0]) else ""
 
     def counts(self) -> dict[str, int]:

@@ -108,7 +108,7 @@ class Surveyor:
 
 
 def _died(row: LeaseRow, dead: Collection[str]) -> bool:
-    return not row.holder or any(row.holder.endswith(f"({name})") for name in dead)
+    return not row.holder or any(row.is_of(name) for name in dead)
 
 
 def _holds(row: LeaseRow | None, node: Node) -> bool:

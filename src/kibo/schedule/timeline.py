@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from kibo.model.printable import duration
-from kibo.schedule.lifecycle import ENDED, MOVES, UNDOING, WRITING, State
+from kibo.schedule.lifecycle import ENDED, EVENTS, MOVES, NOTES, UNDOING, WRITING, State
 from kibo.schedule.submitting import Happened
 
 #: What a run is in is called as its state, but for these.
@@ -25,8 +25,7 @@ _BEGINNINGS: Final = frozenset(
 )
 #: No clock says this, some 30,000 years away.
 _NO_TIME_S: Final = 1e12
-_NOTES: Final = frozenset({"hold", "commit"})
-_EVENTS: Final = frozenset({"submit", *_NOTES, *(event for moves in MOVES.values() for event in moves)})
+_KNOWN: Final = frozenset({"submit", *NOTES, *EVENTS})
 
 
 class Span(NamedTuple):
@@ -217,12 +216,12 @@ class _Walk:
         self._time(event.at_s, event.kind)
         self.number += 1
         kind, was, words = event.kind, self.now, _words(event.kind, event.told)
-        if kind in _NOTES:
+        if kind in NOTES:
             # A node tells it again where a dispatcher was killed before it had forgotten it.
             if (kind, was.attempt) in self.noted:
                 return
             self.noted.add((kind, was.attempt))
-        self.strange = self.strange or kind not in _EVENTS
+        self.strange = self.strange or kind not in _KNOWN
         self.now = self._after(kind, event.told)
         self.tried = max(self.tried, self.now.attempt)
         if self.now != was or self.number == 1:
@@ -251,7 +250,7 @@ class _Walk:
         was = self.now
         if kind == "submit":
             return _In("waiting" if told.get("after") else "queued")
-        if kind in _NOTES:
+        if kind in NOTES:
             return was._replace(held=kind == "hold")
         state = MOVES[was.state].get(kind, was.state)  # type: ignore[call-overload]
         if self.strange and kind not in MOVES[was.state]:
@@ -262,7 +261,7 @@ class _Walk:
             attempt = epoch if type(epoch) is int and epoch > self.tried else self.tried + 1
             return _In(state, False, attempt, str(told.get("node", "")))
         lives = state in _LIVING or (state in UNDOING and kind in ("begin", "cancel"))
-        if kind not in _EVENTS or (lives and state == was.state):
+        if kind not in _KNOWN or (lives and state == was.state):
             return was
         return _In(state, False, was.attempt, was.node) if lives else _In(state)
 
@@ -304,6 +303,6 @@ def _words(kind: str, told: Mapping[str, Any]) -> str:
     for name in ("why", "by", "question", "variation", "fork", "fork_of"):
         if isinstance(value := told.get(name), str) and value:
             found.append(f"{name.replace('_', ' ')} {value}")
-    if kind not in _EVENTS:
+    if kind not in _KNOWN:
         found.append("not known to this Kibo")
     return "; ".join(found)

@@ -55,7 +55,7 @@ class Alive:
                 continue
             try:
                 for row in leases.all():
-                    if row.holder.endswith(f"({name})"):
+                    if row.is_of(name):
                         with suppress(PlaceTaken):
                             leases.take(row.name, "", row)
                 (self._directory / name).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from kibo.model.ids import RunId
 from kibo.schedule.explaining import Explanation
 from kibo.schedule.placement import Reason
 from kibo.schedule.submitting import Submission
-from kibo.wiring.run_branches import branch_of, origin_of
+from kibo.wiring.run_branches import branch_of
 
 if TYPE_CHECKING:
     from kibo.wiring.records import Records
@@ -31,7 +31,7 @@ def with_effects(found: Explanation, runs: Submission, records: Records) -> Expl
 
 
 def _effects(run: RunId, runs: Submission, records: Records) -> Iterator[Reason]:
-    origin = origin_of(runs, runs.get(run))
+    origin = runs.origin(runs.get(run))
     try:
         tree = records.history.tree(branch_of(origin.id))
     except BranchUnknown:

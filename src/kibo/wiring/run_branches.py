@@ -33,13 +33,6 @@ def branch_of(run: str) -> BranchId:
     return BranchId(BranchId.prefix + run.removeprefix(RunId.prefix))
 
 
-def origin_of(runs: Submission, run: Run) -> Run:
-    """Returns the run whose branch one has: of several that a run goes on as, that run's."""
-    while run.fork and run.parent is not None:
-        run = runs.get(run.parent)
-    return run
-
-
 @dataclass
 class _Held:
     root: RunningBranch
@@ -67,7 +60,7 @@ class RunBranches:
         Raises:
             BranchClosed: The run has ended.
         """
-        origin = origin_of(self._runs, record)
+        origin = self._runs.origin(record)
         name = branch_of(origin.id)
         with self._guard:
             held = self._held.get(name)

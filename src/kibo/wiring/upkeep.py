@@ -10,11 +10,12 @@ from typing import Final
 from kibo.model.clock import up_s
 from kibo.model.errors import HostDiskFull, StoreDamaged, StoreUnavailable
 from kibo.model.limits import CLOCK_LOOK_S, STORE_AGAIN_S
+from kibo.schedule.following import Bell
 from kibo.schedule.submitting import Submission
 from kibo.schedule.system_clock import SystemClock
 from kibo.schedule.triggering import Triggers
 from kibo.store.database import Store
-from kibo.store.wakeups import DirectoryBus, ringing
+from kibo.store.wakeups import DirectoryBus
 
 _log: Final = logging.getLogger(__name__)
 
@@ -37,8 +38,7 @@ class Upkeep:
         self._buses: Final = [DirectoryBus(each) for each in bells]
         for bus, bell in zip(self._buses, bells, strict=True):
             bus.listen(self._clock.ring)
-            with ringing(bell):
-                pass  # whoever writes rings where there is a bell
+            Bell(bell).ring()  # whoever writes rings where there is a bell
         self._thread: Final = threading.Thread(target=self._run, name="kibo-upkeep", daemon=True)
         self._thread.start()
 
