@@ -141,7 +141,7 @@ def test_each_trigger_is_due_once_whatever_others_there_are(
 
 
 def _row(one: Trigger) -> WantedRow:
-    return WantedRow(one.kind, one.name, 1, one.spec(), one.request.work, 0.0, 0, None, "")
+    return WantedRow(one.kind, one.name, one.spec(), one.request.work, 0.0, 0, None, "")
 
 
 SOME = st.lists(

@@ -152,16 +152,14 @@ class Wants:
             wanted_rows.begin_hearing(tx)
         elif heard and not hears:
             wanted_rows.end_hearing(tx)
-        if any(each.what != "unchanged" for each in found):
-            wanted_rows.changed(tx)
 
     def _row(self, tx: Transaction, one: Trigger, before: WantedRow | None, now: Moment) -> WantedRow:
         row = WantedRow(
-            one.kind, one.name, 1, one.spec(), one.request.work, now.at_s, _beginning(tx, one, now), None, ""
+            one.kind, one.name, one.spec(), one.request.work, now.at_s, _beginning(tx, one, now), None, ""
         )
         if before is None:
             return row
-        row = row._replace(version=before.version + 1, run=before.run)
+        row = row._replace(run=before.run)
         older = _known(before)
         same = older is not None and older.occasion == one.occasion
         return row._replace(done=before.done) if same else row

@@ -17,7 +17,6 @@ class WantedRow(NamedTuple):
 
     kind: str
     name: str
-    version: int
     spec: bytes
     work: bytes
     applied: float
@@ -64,9 +63,8 @@ _SETTLE: Final = Prepared(
     .values(done=bindparam("settled"), run=bindparam("newest"), problem=bindparam("why"))
 )
 _LOCK: Final = Prepared(
-    select(wanted_state.c.version).where(wanted_state.c.number == bindparam("n")).with_for_update()
+    select(wanted_state.c.number).where(wanted_state.c.number == bindparam("n")).with_for_update()
 )
-_CHANGED: Final = Prepared(update(wanted_state).values(version=wanted_state.c.version + 1))
 _POSITION: Final = Prepared(select(entries.c.position).order_by(entries.c.position.desc()).limit(1))
 _FORGET: Final = Prepared(delete(heard))
 _FORGET_GONE: Final = Prepared(
@@ -107,11 +105,6 @@ _HEARD_ON: Final = Prepared(
 def lock(tx: Transaction) -> None:
     """Has nobody else change what is wanted, or what was heard, until the transaction ends."""
     tx.row(_LOCK, n=1)
-
-
-def changed(tx: Transaction) -> None:
-    """Counts that what is wanted is another."""
-    tx.run(_CHANGED)
 
 
 def read_all(tx: Transaction) -> list[WantedRow]:

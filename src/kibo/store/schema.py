@@ -539,7 +539,6 @@ wanted: Final = Table(
     metadata,
     Column("kind", _key(), primary_key=True),
     Column("name", _text(63), primary_key=True),
-    Column("version", BigInteger, nullable=False, info=_COUNT),  # grows with every change of what is wanted
     Column("spec", LargeBinary, nullable=False),
     Column("work", LargeBinary, nullable=False),
     Column("applied", Double, nullable=False, info=_TIME),
@@ -550,12 +549,11 @@ wanted: Final = Table(
     Column("problem", Text, nullable=False),  # why it could not start the newest; empty where it could
 )
 
-#: Grows with what is wanted. One row, whose number is 1: whoever changes any of `wanted` or `heard` locks it first.
+#: One row, whose number is 1: whoever changes any of `wanted` or `heard` locks it first.
 wanted_state: Final = Table(
     "wanted_state",
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("version", BigInteger, nullable=False, info=_COUNT),
 )
 
 #: Up to where triggers have heard what is said in a root branch, and what its head was then. What it was `born` with,

@@ -37,7 +37,6 @@ def _tables(metadata: sa.MetaData) -> list[sa.Table]:
             metadata,
             sa.Column("kind", _key(), primary_key=True),
             sa.Column("name", _text(63), primary_key=True),
-            sa.Column("version", sa.BigInteger, nullable=False),
             sa.Column("spec", _bytes(), nullable=False),
             sa.Column("work", _bytes(), nullable=False),
             sa.Column("applied", sa.Double, nullable=False),
@@ -49,7 +48,6 @@ def _tables(metadata: sa.MetaData) -> list[sa.Table]:
             "wanted_state",
             metadata,
             sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
-            sa.Column("version", sa.BigInteger, nullable=False),
         ),
         sa.Table(
             "heard",
@@ -70,4 +68,4 @@ def upgrade() -> None:
         table.create(bind, checkfirst=True)
     state = tables[1]
     if bind.execute(sa.select(state.c.number)).first() is None:
-        bind.execute(state.insert().values(number=1, version=0))
+        bind.execute(state.insert().values(number=1))
